@@ -1,0 +1,21 @@
+"""Find defects in images after seeing only good ones (Bergmann et al., *Uninformed Students*, CVPR 2020).
+
+The command line is ``usad``; in Python, ``us_anomaly.load(run_dir)`` gives a :class:`~us_anomaly.detector.Detector`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from us_anomaly.detector import Detector, load
+
+__version__ = "0.1.0"
+__all__ = ["Detector", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the detector on first use, so that ``usad --help`` never loads torch."""
+    if name in ("Detector", "load"):
+        from us_anomaly import detector
+
+        return getattr(detector, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""From descriptors to maps, scores, thresholds and metrics."""

@@ -1,0 +1,133 @@
+"""Typed settings: the schema of everything that can be configured.
+
+The dataclasses are the schema; `configs/*.yaml` hold the values and are the only home of a default. Each class checks
+its values when it is built and quotes the key as the user types it. Nothing here knows Hydra or torch.
+"""
+
+from dataclasses import dataclass
+
+from us_anomaly.errors import SettingsError
+from us_anomaly.settings.checks import at_least, not_empty
+from us_anomaly.settings.dataset import (
+    AugmentationSettings,
+    BackboneSettings,
+    CsvData,
+    DataSettings,
+    DemoData,
+    EfficientNetLite0Backbone,
+    FolderData,
+    MvtecData,
+    OnBadImage,
+    SplitMode,
+    SplitSettings,
+    TimmBackbone,
+    TorchvisionBackbone,
+    TransformSettings,
+)
+from us_anomaly.settings.method import (
+    PATCH_SIZES,
+    CalibrationSettings,
+    ImageScore,
+    Normalization,
+    Schedule,
+    ScoringSettings,
+    StudentPositions,
+    StudentSettings,
+    TeacherPositions,
+    TeacherSettings,
+)
+from us_anomaly.settings.workflow import (
+    CheckpointSettings,
+    EvaluationSettings,
+    InferenceSettings,
+    MapResolution,
+    MetricAlgorithm,
+    Precision,
+    RuntimeSettings,
+    Tracker,
+    TrackingSettings,
+)
+
+__all__ = [
+    "AugmentationSettings",
+    "BackboneSettings",
+    "CalibrationSettings",
+    "CheckpointSettings",
+    "CsvData",
+    "DataSettings",
+    "DemoData",
+    "EfficientNetLite0Backbone",
+    "EvaluationSettings",
+    "FolderData",
+    "ImageScore",
+    "InferenceSettings",
+    "MapResolution",
+    "MetricAlgorithm",
+    "MvtecData",
+    "Normalization",
+    "OnBadImage",
+    "PATCH_SIZES",
+    "Precision",
+    "RuntimeSettings",
+    "Schedule",
+    "ScoringSettings",
+    "Settings",
+    "SplitMode",
+    "SplitSettings",
+    "StudentPositions",
+    "StudentSettings",
+    "TeacherPositions",
+    "TeacherSettings",
+    "TimmBackbone",
+    "TorchvisionBackbone",
+    "Tracker",
+    "TrackingSettings",
+    "TransformSettings",
+]
+
+
+@dataclass(kw_only=True, slots=True)
+class Settings:
+    """Everything one run is made of."""
+
+    run_dir: str
+    """Run directory: every command reads and writes its artifacts here."""
+    cache_dir: str
+    """Folder shared by all runs: demo pictures and generic teachers, by content."""
+    seed: int
+    """Decides the split, the initial weights and the order of the data."""
+    overwrite: bool
+    """Replace split, teacher and students that were made with other settings instead of refusing."""
+    scales: list[int]
+    """Patch sizes of the detector: 17, 33, 65 or any of them together."""
+    image_size: int
+    """Side of the network's input in pixels; the transform lists resize to it."""
+    data: DataSettings
+    split: SplitSettings
+    augmentation: AugmentationSettings
+    backbone: BackboneSettings
+    teacher: TeacherSettings
+    students: StudentSettings
+    scoring: ScoringSettings
+    calibration: CalibrationSettings
+    inference: InferenceSettings
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    runtime: RuntimeSettings
+    tracking: TrackingSettings
+
+    def __post_init__(self) -> None:
+        """Check what no single group can check."""
+        at_least("seed", self.seed, 0)
+        at_least("image_size", self.image_size, 16)
+        not_empty("scales", self.scales, "[33]")
+        for patch_size in self.scales:
+            if patch_size not in PATCH_SIZES:
+                raise SettingsError(f"`scales` may hold 17, 33 and 65, got {patch_size}")
+        if sorted(set(self.scales)) != self.scales:
+            raise SettingsError(f"`scales` must be ascending without repeats, got {self.scales}")
+        if len(self.scales) > 1 and self.scoring.normalization is Normalization.none:
+            raise SettingsError(
+                f"`scales` has {len(self.scales)} patch sizes, whose scores can only be averaged on a common scale: "
+                "add scoring.normalization=zscore (or quantile)"
+            )

@@ -1,0 +1,242 @@
+"""Settings of the method: teacher, students, scores and thresholds."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from us_anomaly.errors import SettingsError
+from us_anomaly.settings.checks import above, at_least, between
+
+PATCH_SIZES = (17, 33, 65)
+
+
+class TeacherPositions(Enum):
+    """Which positions of a training picture the teacher learns from."""
+
+    patches = "patches"
+    dense = "dense"
+
+
+class StudentPositions(Enum):
+    """Which positions of a training picture the students see in one step."""
+
+    grid = "grid"
+    dense = "dense"
+
+
+class Schedule(Enum):
+    """Course of the learning rate over the training steps."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
+@dataclass(kw_only=True, slots=True)
+class TeacherSettings:
+    """Distillation of the backbone into the patch network."""
+
+    images: Any
+    """What the teacher learns from: `train` (the training split), `generic` (photographs that installed packages carry
+    and procedural pictures; no download), a folder of any pictures, or a mix with weights such as
+    {train: 0.3, generic: 0.7}."""
+    checkpoint: str | None
+    """Reuse a teacher and skip distillation: a path, or `builtin` for the generic teacher that ships with the package."""
+    descriptor_dim: int
+    """Length of the descriptor."""
+    width: float
+    """Multiplies the channels of every hidden layer."""
+    positions: TeacherPositions
+    """`patches` distils one patch at a time against the backbone applied to that patch; `dense` distils every grid
+    position of a crop against the backbone's feature maps, fifty times cheaper per position."""
+    epochs: int
+    """One epoch draws `teacher.patches_per_image` random patches (`patches`) or one random crop (`dense`) from every
+    training picture."""
+    steps: int | None
+    """Number of optimiser steps; overrides `teacher.epochs`. Needed for `teacher.images=generic`, which has no end."""
+    patches_per_image: int
+    """Random patches that one epoch draws from each picture."""
+    batch_size: int
+    """Patches (`patches`) or crops (`dense`) per step."""
+    crop_size_px: int
+    """Side of the crops of `teacher.positions=dense`."""
+    learning_rate: float
+    """Learning rate of Adam."""
+    weight_decay: float
+    """Weight decay of Adam."""
+    schedule: Schedule
+    """Course of the learning rate."""
+    compactness_weight: float
+    """Weight of the compactness loss (sum of the off-diagonal correlations of descriptor dimensions)."""
+    metric_weight: float
+    """Weight of the triplet loss of the paper; 0 leaves it out."""
+    metric_margin: float
+    """Margin delta of the triplet loss."""
+    min_explained_variance: float
+    """A teacher that explains less of the backbone's variance than this is reported as not having learned."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self.image_sources()
+        between("teacher.descriptor_dim", self.descriptor_dim, 2, 4096)
+        between("teacher.width", self.width, 0.05, 8)
+        at_least("teacher.epochs", self.epochs, 1)
+        at_least("teacher.steps", self.steps, 1)
+        at_least("teacher.patches_per_image", self.patches_per_image, 1)
+        at_least("teacher.batch_size", self.batch_size, 2 if self.positions is TeacherPositions.patches else 1)
+        at_least("teacher.crop_size_px", self.crop_size_px, 32)
+        above("teacher.learning_rate", self.learning_rate, 0)
+        at_least("teacher.weight_decay", self.weight_decay, 0)
+        at_least("teacher.compactness_weight", self.compactness_weight, 0)
+        at_least("teacher.metric_weight", self.metric_weight, 0)
+        at_least("teacher.metric_margin", self.metric_margin, 0)
+        between("teacher.min_explained_variance", self.min_explained_variance, -1, 1)
+
+    def image_sources(self) -> dict[str, float]:
+        """Return the picture sources with their weights, which add up to 1.
+
+        Raises:
+            SettingsError: `teacher.images` is neither a name, a list of names nor a mapping of names to weights.
+        """
+        match self.images:
+            case str() if self.images:
+                weights = {self.images: 1.0}
+            case list() if self.images and all(isinstance(name, str) for name in self.images):
+                weights = dict.fromkeys(self.images, 1.0)
+            case dict() if self.images and all(
+                isinstance(name, str) and isinstance(weight, int | float) and weight > 0
+                for name, weight in self.images.items()
+            ):
+                weights = {name: float(weight) for name, weight in self.images.items()}
+            case _:
+                raise SettingsError(
+                    "`teacher.images` must be train, generic, a folder, or a mix with weights such as "
+                    f"{{train: 0.3, generic: 0.7}}, got {self.images!r}"
+                )
+        total = sum(weights.values())
+        return {name: weight / total for name, weight in weights.items()}
+
+
+@dataclass(kw_only=True, slots=True)
+class StudentSettings:
+    """Regression of the ensemble on the normalised teacher."""
+
+    num_students: int
+    """Number M of students."""
+    width: float | None
+    """Multiplies the channels of every hidden layer; null takes the teacher's width."""
+    epochs: int
+    """One epoch shows every training picture once."""
+    steps: int | None
+    """Number of optimiser steps; overrides `students.epochs`."""
+    batch_size: int
+    """Pictures per step."""
+    learning_rate: float
+    """Learning rate of Adam."""
+    weight_decay: float
+    """Weight decay of Adam."""
+    schedule: Schedule
+    """Course of the learning rate."""
+    positions: StudentPositions
+    """`grid` trains on a random phase of the stride-4 grid (same expected gradient, a sixth of the cost); `dense` trains
+    on every position."""
+    hard_fraction: float
+    """Only this fraction of the output elements, those with the largest error, trains; 1 trains all."""
+    penalty_images: str | None
+    """Pictures on which students must answer the mean descriptor, so that they do not imitate the teacher outside the
+    domain: `generic`, a folder, or null for none."""
+    penalty_weight: float
+    """Weight of that penalty."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least("students.num_students", self.num_students, 1)
+        if self.width is not None:
+            between("students.width", self.width, 0.05, 8)
+        at_least("students.epochs", self.epochs, 1)
+        at_least("students.steps", self.steps, 1)
+        at_least("students.batch_size", self.batch_size, 1)
+        above("students.learning_rate", self.learning_rate, 0)
+        at_least("students.weight_decay", self.weight_decay, 0)
+        above("students.hard_fraction", self.hard_fraction, 0)
+        between("students.hard_fraction", self.hard_fraction, 0, 1)
+        at_least("students.penalty_weight", self.penalty_weight, 0)
+
+
+class Normalization(Enum):
+    """How error and uncertainty maps are put on a common scale."""
+
+    none = "none"
+    zscore = "zscore"
+    quantile = "quantile"
+
+
+class ImageScore(Enum):
+    """How the anomaly map becomes one score per image."""
+
+    max = "max"
+    top_mean = "top_mean"
+    quantile = "quantile"
+
+
+@dataclass(kw_only=True, slots=True)
+class ScoringSettings:
+    """From descriptors to maps and image scores."""
+
+    normalization: Normalization
+    """`none`: e + v as computed; `zscore` and `quantile`: each map on a common scale by statistics of the validation
+    normals (required for several scales)."""
+    error_weight: float
+    """Weight of the regression error in the sum."""
+    uncertainty_weight: float
+    """Weight of the predictive uncertainty in the sum."""
+    stride_px: int
+    """Maps are computed at every position (1) or on a grid, then interpolated; in pixels of the network's input."""
+    smoothing_sigma_px: float
+    """Standard deviation of a Gaussian that smooths the anomaly map, in pixels of the network's input; 0 for none."""
+    image_score: ImageScore
+    """`max`; `top_mean`: mean of the highest `scoring.image_score_fraction` of the map; `quantile`: that upper quantile."""
+    image_score_fraction: float
+    """Fraction of the map that `top_mean` and `quantile` look at."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least("scoring.error_weight", self.error_weight, 0)
+        at_least("scoring.uncertainty_weight", self.uncertainty_weight, 0)
+        if self.error_weight + self.uncertainty_weight == 0:
+            raise SettingsError("`scoring.error_weight` and `scoring.uncertainty_weight` must not both be 0")
+        between("scoring.stride_px", self.stride_px, 1, 32)
+        at_least("scoring.smoothing_sigma_px", self.smoothing_sigma_px, 0)
+        above("scoring.image_score_fraction", self.image_score_fraction, 0)
+        between("scoring.image_score_fraction", self.image_score_fraction, 0, 1)
+
+
+THRESHOLD_RULES = ("f1", "max_false_positive_rate", "min_recall", "quantile")
+
+
+@dataclass(kw_only=True, slots=True)
+class CalibrationSettings:
+    """Choice of the thresholds, on train and validation only."""
+
+    threshold: Any
+    """Rule for the image threshold: `f1` (best on validation; falls back to `quantile` where validation has no anomaly),
+    `max_false_positive_rate`, `min_recall`, `quantile` (of the validation normals), or an explicit number."""
+    max_false_positive_rate: float
+    """The rule of this name lets at most this share of the validation normals through as anomalous."""
+    min_recall: float
+    """The rule of this name finds at least this share of the validation anomalies."""
+    quantile: float
+    """The rule of this name takes this quantile of the validation normals' image scores."""
+    pixel_quantile: float
+    """Pixel threshold and upper end of the calm colours: this quantile of the validation normals' pixel scores."""
+
+    def __post_init__(self) -> None:
+        """Check the rule and ranges."""
+        number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        if not number and self.threshold not in THRESHOLD_RULES:
+            raise SettingsError(
+                f"`calibration.threshold` must be one of {', '.join(THRESHOLD_RULES)} or a number, got {self.threshold!r}"
+            )
+        between("calibration.max_false_positive_rate", self.max_false_positive_rate, 0, 1)
+        between("calibration.min_recall", self.min_recall, 0, 1)
+        between("calibration.quantile", self.quantile, 0, 1)
+        between("calibration.pixel_quantile", self.pixel_quantile, 0, 1)

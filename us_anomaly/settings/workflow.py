@@ -1,0 +1,133 @@
+"""Settings of the work around the method: what is inferred, evaluated, saved, and on which hardware."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from us_anomaly.errors import SettingsError
+from us_anomaly.settings.checks import at_least, not_empty
+
+INFERENCE_SPLITS = ("train", "val", "test")
+
+
+@dataclass(kw_only=True, slots=True)
+class InferenceSettings:
+    """What `usad infer` scores and which pictures it writes."""
+
+    input: str | None
+    """A file, a folder or a glob to score instead of the data set; null scores `inference.splits`."""
+    splits: list[str]
+    """Splits of the data set to score: val, test, train."""
+    save_maps: bool
+    """Write float32 TIFF maps at the original resolution; pixel metrics need them."""
+    save_heatmaps: bool
+    """Write RGBA PNG heatmaps to lay over the images."""
+    save_uncertainty: bool
+    """Write RGBA PNG pictures of the predictive uncertainty."""
+
+    def __post_init__(self) -> None:
+        """Check the splits."""
+        not_empty("inference.splits", self.splits, "[val,test]")
+        for split in self.splits:
+            if split not in INFERENCE_SPLITS:
+                raise SettingsError(f"`inference.splits` may hold {', '.join(INFERENCE_SPLITS)}, got {split!r}")
+
+
+class MetricAlgorithm(Enum):
+    """How pixel metrics are computed."""
+
+    auto = "auto"
+    exact = "exact"
+    streaming = "streaming"
+
+
+class MapResolution(Enum):
+    """Resolution at which maps and masks are compared."""
+
+    original = "original"
+    network = "network"
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationSettings:
+    """How predictions are compared with the truth."""
+
+    algorithm: MetricAlgorithm
+    """`exact` sorts every pixel once; `streaming` uses histograms in bounded memory; `auto` picks by size."""
+    resolution: MapResolution
+    """`original`: as the images lie on disk (the official protocol); `network`: the size the network saw."""
+    bootstrap_samples: int
+    """Resamples for the confidence intervals of the image-level metrics; 0 leaves them out."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 0)
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointSettings:
+    """How often a training stage saves its state, from which it resumes after a crash."""
+
+    every_seconds: float
+    """Save after this much time has passed; 0 saves after every step."""
+    every_steps: int | None
+    """Also save after this many steps."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least("checkpoint.every_seconds", self.every_seconds, 0)
+        at_least("checkpoint.every_steps", self.every_steps, 1)
+
+
+class Precision(Enum):
+    """Number format of the network arithmetic."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass(kw_only=True, slots=True)
+class RuntimeSettings:
+    """Hardware and display; nothing here changes what is computed beyond rounding."""
+
+    device: str
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: Precision
+    """`auto` takes bfloat16 where the processor multiplies it in hardware, else float32."""
+    num_threads: int | None
+    """Threads of the arithmetic; null takes the physical cores that this process may use."""
+    num_workers: int
+    """Threads that decode images."""
+    progress: bool
+    """Show progress bars on a terminal, or a line now and then elsewhere."""
+    log_level: str
+    """debug, info, warning or error."""
+    compile: bool
+    """Compile the networks with torch.compile; pays on long runs on a GPU."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least("runtime.num_threads", self.num_threads, 1)
+        at_least("runtime.num_workers", self.num_workers, 0)
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.removeprefix("cuda:").isdigit():
+            raise SettingsError(f"`runtime.device` must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise SettingsError(f"`runtime.log_level` must be debug, info, warning or error, got {self.log_level!r}")
+
+
+class Tracker(Enum):
+    """Where scalars go besides the run directory."""
+
+    none = "none"
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackingSettings:
+    """Optional experiment tracker."""
+
+    tracker: Tracker
+    """none, tensorboard or mlflow."""
+    directory: str
+    """Folder of the tracker's files."""
