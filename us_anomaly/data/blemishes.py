@@ -1,7 +1,7 @@
-"""Small faults put into any picture, so that a teacher has seen what spots, scratches, cracks and stains look like.
+"""Small faults put into any picture, so that a teacher has seen spots, scratches, cracks and stains.
 
-They carry no masks and no labels: the teacher learns descriptors, not decisions. The defects of `data=demo` are made
-elsewhere, in another way.
+They carry no masks and no labels: the teacher learns descriptors, not decisions. The defects of `data=demo`
+are made elsewhere, in another way.
 """
 
 import math
@@ -10,22 +10,21 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from us_anomaly.data.photographs import Picture
+from us_anomaly.data.drawings import OVERSAMPLING, reduced
+from us_anomaly.data.noise import Field, clip_unit, log_uniform, spectral_noise
+from us_anomaly.data.photographs import Picture, to_bytes
 from us_anomaly.data.recolouring import random_colour
-from us_anomaly.data.textures import Field, log_uniform, spectral_noise
-
-OVERSAMPLING = 2
 
 
 def add_blemishes(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Put one to four faults of one or two kinds into a copy of a square picture of shape (side, side, 3)."""
+    """Return a copy of a square picture, shape (side, side, 3), with one or two faults."""
     for _ in range(int(rng.integers(1, 3))):
         picture = _blend(picture, rng) if rng.random() < 0.8 else _shift(picture, rng)
     return picture
 
 
 def _blend(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Blend a colour, or a darker or lighter version of the picture itself, through a mask of strokes or spots."""
+    """Blend a colour, or a darker or lighter version of the picture itself, through a mask of faults."""
     side = picture.shape[0]
     mask = _mask(rng, side)
     if rng.random() < 0.4:
@@ -35,7 +34,7 @@ def _blend(picture: Picture, rng: np.random.Generator) -> Picture:
         target = picture * np.float32(rng.choice([rng.uniform(0, 0.7), rng.uniform(1.3, 2.2)]))
     else:
         target = random_colour(rng)
-    return np.clip(picture + (target - picture) * opacity, 0, 255).astype(np.uint8)
+    return to_bytes(picture + (target - picture) * opacity)
 
 
 def _mask(rng: np.random.Generator, side: int) -> Field:
@@ -73,12 +72,12 @@ def _mask(rng: np.random.Generator, side: int) -> Field:
             row, column = rng.uniform(0, side, 2)
             radius = log_uniform(rng, side / 30, side / 5)
             distance = np.hypot(y - row, x - column) / radius + 0.35 * spectral_noise(rng, side, exponent=1.6)
-            return np.clip((1 - distance) * log_uniform(rng, 0.8, 12), 0, 1)
-    return np.asarray(image.reduce(OVERSAMPLING), dtype=np.float32) / 255
+            return clip_unit((1 - distance) * log_uniform(rng, 0.8, 12))
+    return reduced(image)
 
 
 def _shift(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Move a patch of the picture to another place of it: structure that is right in kind and wrong in place."""
+    """Move a patch of the picture to another place of it: structure right in kind, wrong in place."""
     side = picture.shape[0]
     high, wide = (int(log_uniform(rng, side / 25 + 1, side / 3)) for _ in range(2))
     top, left = int(rng.integers(0, side - high)), int(rng.integers(0, side - wide))

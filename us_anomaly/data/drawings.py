@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from us_anomaly.data.photographs import Picture
+from us_anomaly.data.noise import Field, log_uniform, spectral_noise
+from us_anomaly.data.photographs import Picture, to_bytes
 from us_anomaly.data.recolouring import random_colour, random_palette
-from us_anomaly.data.textures import Field, log_uniform, random_texture, spectral_noise
+from us_anomaly.data.textures import random_texture
 
 OVERSAMPLING = 2
 GLYPHS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-+=/()[]#%&@!?*<>"
@@ -23,8 +24,8 @@ Points = list[tuple[float, float]]
 def dead_leaves(rng: np.random.Generator, side_px: int) -> Picture:
     """Draw opaque shapes of all sizes over each other, each plain, shaded or filled with a texture.
 
-    Radii follow the density r^-3, which gives the scale-free statistics of natural pictures (Lee, Mumford & Huang,
-    "Occlusion models for natural images", 2001).
+    Radii follow the density r^-3, which gives the scale-free statistics of natural pictures (Lee, Mumford &
+    Huang, "Occlusion models for natural images", 2001).
     """
     count = int(log_uniform(rng, 20, 250))
     smallest, largest = log_uniform(rng, 1.5, 10), side_px * rng.uniform(0.15, 0.5)
@@ -44,17 +45,18 @@ def dead_leaves(rng: np.random.Generator, side_px: int) -> Picture:
         base = np.stack([random_colour(rng) for _ in range(count + 1)])
     fills = np.stack([_fill(rng, side_px) for _ in range(3)])  # (3, side, side), each about 0
     strength = rng.uniform(0, 90, count + 1) * (rng.random(count + 1) < rng.uniform(0.2, 1))
-    rows, columns = np.indices(leaf.shape, sparse=True)
+    rows, columns = np.arange(side_px)[:, None], np.arange(side_px)[None, :]
     texture = fills[rng.integers(0, 3, count + 1)[leaf], rows, columns] * strength[leaf]
     picture = base[leaf] + texture[..., None].astype(np.float32)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return to_bytes(picture)
 
 
 def _fill(rng: np.random.Generator, side_px: int) -> Field:
     field = (
         random_texture(rng, side_px) if rng.random() < 0.6 else spectral_noise(rng, side_px, exponent=1.8) / 4
     )
-    return field - field.mean()
+    centred: Field = field - field.mean()
+    return centred
 
 
 def _outline(
@@ -80,7 +82,7 @@ def _outline(
 
 
 def parts(rng: np.random.Generator, side_px: int) -> Picture:
-    """Draw one large part, a few or a regular array on a quiet ground, each with a surface, shading and a rim."""
+    """Draw one large part, a few or a regular array on a ground, each with a surface, shading and a rim."""
     size = side_px * OVERSAMPLING
     mask = Image.new("L", (size, size), 0)
     rim = Image.new("L", (size, size), 0)
@@ -89,13 +91,13 @@ def parts(rng: np.random.Generator, side_px: int) -> Picture:
     for outline in _part_outlines(rng, size):
         fill.polygon(outline, fill=255)
         edge.line([*outline, outline[0]], fill=255, width=rim_width)
-    inside = _reduced(mask)[..., None]
-    border = _reduced(rim)[..., None] * rng.uniform(-0.9, 0.9) * (rng.random() < 0.6)
+    inside = reduced(mask)[..., None]
+    border = reduced(rim)[..., None] * rng.uniform(-0.9, 0.9) * (rng.random() < 0.6)
     ground, surface = (_surface(rng, side_px) for _ in range(2))
     y, x = np.mgrid[-1 : 1 : side_px * 1j, -1 : 1 : side_px * 1j].astype(np.float32)
     light = 1 + rng.normal(0, 0.2) * x + rng.normal(0, 0.2) * y
     picture = (ground + (surface * light[..., None] - ground) * inside) * (1 + border)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return to_bytes(picture)
 
 
 def _part_outlines(rng: np.random.Generator, size: int) -> list[Points]:
@@ -164,7 +166,9 @@ def lines(rng: np.random.Generator, side_px: int) -> Picture:
         box = (x - reach / 2, y - reach / 2, x + reach / 2, y + reach / 2)
         match int(rng.integers(4)) if style < 0.6 else int(style * 100) % 4:
             case 0:
-                steps = rng.normal(0, reach / 3, (int(rng.integers(2, 7)), 2)).cumsum(axis=0) + (x, y)
+                steps = rng.normal(0, reach / 3, (int(rng.integers(2, 7)), 2)).cumsum(axis=0) + np.array(
+                    [x, y]
+                )
                 draw.line([(float(a), float(b)) for a, b in steps], fill=255, width=width, joint="curve")
             case 1:
                 start = rng.uniform(0, 360)
@@ -181,13 +185,14 @@ def lines(rng: np.random.Generator, side_px: int) -> Picture:
 
 def _ink(rng: np.random.Generator, side_px: int, mask: Image.Image) -> Picture:
     """Put ink of one surface, through an oversampled mask, on a ground of another."""
-    covered = _reduced(mask)[..., None] * rng.uniform(0.4, 1)
+    covered = reduced(mask)[..., None] * rng.uniform(0.4, 1)
     ground, ink = _surface(rng, side_px), random_colour(rng)
     if float(np.abs(ground.mean(axis=(0, 1)) - ink).max()) < 25:  # ink that cannot be seen
         ink = 255 - ink
-    return np.clip(ground + (ink - ground) * covered, 0, 255).astype(np.uint8)
+    return to_bytes(ground + (ink - ground) * covered)
 
 
-def _reduced(mask: Image.Image) -> Field:
+def reduced(mask: Image.Image) -> Field:
     """Average an oversampled mask down; values from 0 to 1."""
-    return np.asarray(mask.reduce(OVERSAMPLING), dtype=np.float32) / 255
+    field: Field = np.asarray(mask.reduce(OVERSAMPLING), dtype=np.float32) / np.float32(255)
+    return field

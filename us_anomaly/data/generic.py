@@ -1,4 +1,4 @@
-"""Endless sources of pictures that have nothing to do with the data set: what a generic teacher learns from."""
+"""Endless sources of pictures that have nothing to do with the data set, from which teachers learn."""
 
 import functools
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def draw_batch(source: PictureSource, rng: np.random.Generator, *, count: int) -
 
 
 class GenericPictures:
-    """The built-in source `generic`: crops of packaged photographs and procedural pictures, recoloured and mixed."""
+    """The built-in source `generic`: packaged photographs and procedural pictures, recoloured and mixed."""
 
     def __init__(
         self, *, side_px: int, photograph_fraction: float = 0.6, photographs: list[Picture] | None = None
@@ -44,8 +44,8 @@ class GenericPictures:
         Args:
             side_px: Side of the pictures, at least 32.
             photograph_fraction: Share of crops of photographs; the rest is drawn.
-            photographs: What to crop from; None takes `load_photographs()`, which leaves out the textures that
-                `data=demo` is made of.
+            photographs: What to crop from; None takes `load_photographs()`, which leaves out the textures
+                that `data=demo` is made of.
 
         Raises:
             UsadError: The photographs are wanted and their packages are not installed.
@@ -88,7 +88,7 @@ class GenericPictures:
 
 
 class FolderPictures:
-    """Crops of the photographs of a folder, which are read when they are needed and kept while memory is granted."""
+    """Crops of the photographs of a folder; the 128 used last stay decoded."""
 
     def __init__(self, paths: Sequence[Path], *, side_px: int, max_pixels: int = 1_000_000_000) -> None:
         """Prepare the stream.

@@ -1,11 +1,11 @@
-"""Two pictures made into one: halves, mosaics, cut and paste through masks, stripes, and transparent overlays."""
+"""Two pictures made into one: halves, mosaics, cut and paste through masks, transparent overlays."""
 
 import math
 
 import numpy as np
 
+from us_anomaly.data.noise import Field, clip_unit, log_uniform, spectral_noise
 from us_anomaly.data.photographs import Picture
-from us_anomaly.data.textures import Field, log_uniform, spectral_noise
 
 
 def mix(first: Picture, second: Picture, rng: np.random.Generator) -> Picture:
@@ -65,7 +65,7 @@ def _veil(rng: np.random.Generator, side_px: int) -> Field:
 
 def _soft(distance: Field, width: float) -> Field:
     """Return 0 well below 0, 1 well above it, and a ramp of the given width between."""
-    return np.clip(distance / width + 0.5, 0, 1).astype(np.float32)
+    return clip_unit(distance / width + 0.5)
 
 
 _MASKS = (_half, _mosaic, _patch, _patch, _islands, _veil)

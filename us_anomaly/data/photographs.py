@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +44,9 @@ PACKAGED_PHOTOGRAPHS = {
     ),
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
 }
-"""Folder and files inside each package. Logos, chessboards, phantoms and silhouettes are left out as no photographs;
-brick, grass and gravel are left out because `data=demo` is made of them: a teacher that had seen them would make the
-demonstration easier than real work."""
+"""Folder and files inside each package. Logos, chessboards, phantoms and silhouettes are left out, being no
+photographs; brick, grass and gravel are left out because `data=demo` is made of them: a teacher that had seen
+them would make the demonstration easier than real work."""
 
 SMALLEST_CROP_PX = 24
 
@@ -53,8 +54,8 @@ SMALLEST_CROP_PX = 24
 def load_photographs() -> list[Picture]:
     """Return the photographs inside scikit-image and scikit-learn, in a fixed order.
 
-    Files are found inside the installed packages; nothing is downloaded. The textures brick, grass and gravel, from
-    which `data=demo` is made, are not among them.
+    Files are found inside the installed packages; nothing is downloaded. The textures brick, grass and
+    gravel, of which `data=demo` is made, are not among them.
 
     Raises:
         UsadError: scikit-image is not installed, or was installed without its pictures.
@@ -65,7 +66,7 @@ def load_photographs() -> list[Picture]:
         present = [root / name for name in names if (root / name).is_file()]
         if not present:
             raise UsadError(
-                f"the built-in pictures (`generic`) need the photographs of {package}, and {root} holds none of them: "
+                f"the built-in pictures (`generic`) need the photographs of {package}; {root} holds none: "
                 "pip install --force-reinstall 'us-anomaly[offline]'"
             )
         if len(present) < len(names):
@@ -89,6 +90,12 @@ def _package_folder(package: str) -> Path:
     return Path(spec.origin).parent
 
 
+def to_bytes(values: npt.NDArray[Any]) -> Picture:
+    """Clip values to 0..255 and drop their fractions."""
+    picture: Picture = np.clip(values, 0, 255).astype(np.uint8)
+    return picture
+
+
 def multi_scale_crop(
     photograph: Image.Image, rng: np.random.Generator, *, side_px: int, smallest_px: int | None = None
 ) -> Picture:
@@ -98,8 +105,8 @@ def multi_scale_crop(
         photograph: RGB picture of any size.
         rng: Decides side, place, turn and flips.
         side_px: Side of the result.
-        smallest_px: Shortest side of the square in the photograph; the side is log-uniform between it and the whole
-            picture. None stands for 0.3 `side_px`.
+        smallest_px: Shortest side of the square in the photograph; the side is log-uniform between it and the
+            whole picture. None stands for 0.3 `side_px`.
 
     Returns:
         Shape (side_px, side_px, 3).

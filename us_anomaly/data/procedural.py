@@ -1,4 +1,4 @@
-"""Pictures drawn on the fly: coloured textures, lit reliefs, quiet surfaces, leaves, parts, text and lines."""
+"""Pictures drawn on the fly: coloured textures, lit reliefs, quiet surfaces, leaves, parts, text, lines."""
 
 import math
 from collections.abc import Callable
@@ -7,9 +7,10 @@ import numpy as np
 
 from us_anomaly.data.blemishes import add_blemishes
 from us_anomaly.data.drawings import dead_leaves, lines, parts, text
-from us_anomaly.data.photographs import Picture
+from us_anomaly.data.noise import Field, log_uniform, spectral_noise
+from us_anomaly.data.photographs import Picture, to_bytes
 from us_anomaly.data.recolouring import random_colour, random_palette, recolour
-from us_anomaly.data.textures import Field, log_uniform, random_texture, spectral_noise
+from us_anomaly.data.textures import random_texture
 
 SMALLEST_SIDE_PX = 32
 
@@ -31,11 +32,11 @@ def coloured_fractal(rng: np.random.Generator, side_px: int) -> Picture:
     spread = rng.uniform(15, 60)
     mixing = np.linalg.qr(rng.standard_normal((3, 3)))[0] * [1, rng.uniform(0, 1), rng.uniform(0, 1)]
     picture = random_colour(rng) * 0.6 + 50 + spread * np.stack(fields, axis=2) @ mixing.T
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return to_bytes(picture)
 
 
 def relief(rng: np.random.Generator, side_px: int) -> Picture:
-    """Draw a matt or glossy surface whose height is a texture, lit from one side: leather, plaster, embossing."""
+    """Draw a matt or glossy surface whose height is a texture, lit from one side: leather, plaster."""
     height = random_texture(rng, side_px) + rng.uniform(0, 0.15) * spectral_noise(
         rng, side_px, exponent=rng.uniform(0.3, 1.2)
     )
@@ -57,7 +58,7 @@ def relief(rng: np.random.Generator, side_px: int) -> Picture:
         picture = random_palette(rng)[(height.clip(0, 1) * 255).astype(np.uint8)] * (0.3 + shade)[..., None]
     else:
         picture = albedo * (0.25 + shade)[..., None]
-    return np.clip(picture + gloss[..., None], 0, 255).astype(np.uint8)
+    return to_bytes(picture + gloss[..., None])
 
 
 def quiet_surface(rng: np.random.Generator, side_px: int) -> Picture:
@@ -67,7 +68,7 @@ def quiet_surface(rng: np.random.Generator, side_px: int) -> Picture:
     light = rng.normal(0, 12) * x + rng.normal(0, 12) * y + rng.normal(0, 8) * (x**2 + y**2)
     noise = rng.uniform(0.3, 4) * rng.standard_normal((side_px, side_px), dtype=np.float32)
     sheet = log_uniform(rng, 1.5, 30) * faint + light + noise
-    return np.clip(random_colour(rng) + sheet[..., None], 0, 255).astype(np.uint8)
+    return to_bytes(random_colour(rng) + sheet[..., None])
 
 
 PAINTERS: dict[Callable[[np.random.Generator, int], Picture], float] = {

@@ -4,14 +4,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from us_anomaly.data.photographs import Picture
+from us_anomaly.data.photographs import Picture, to_bytes
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 LEVELS = np.linspace(0, 1, 256, dtype=np.float32)
 
 
 def recolour(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Recolour strongly: grey or one tint (about half of the time), swapped or mixed channels, contrast, inversion.
+    """Recolour strongly: grey or one tint (half of the time), swapped or mixed channels, contrast, inversion.
 
     Args:
         picture: Shape (height, width, 3).
@@ -53,11 +53,12 @@ def random_colour(rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Return a colour (3 values from 0 to 255); greyish ones are as frequent as saturated ones."""
     value = rng.uniform(10, 245)
     colour = value + rng.normal(0, 1, 3) * rng.choice([4.0, 25.0, 70.0])
-    return np.clip(colour, 0, 255).astype(np.float32)
+    clipped: npt.NDArray[np.float32] = np.clip(colour, 0, 255).astype(np.float32)
+    return clipped
 
 
 def random_palette(rng: np.random.Generator) -> Picture:
-    """Return 256 colours that lead through two to four random ones: shades of one material, or unrelated colours.
+    """Return 256 colours that lead through two to four random ones: shades of one material, or unrelated.
 
     Returns:
         Shape (256, 3).
@@ -79,7 +80,7 @@ def random_palette(rng: np.random.Generator) -> Picture:
         stops = stops[::-1]
     positions = np.linspace(0, 1, len(stops))
     channels = [np.interp(LEVELS, positions, stops[:, channel]) for channel in range(3)]
-    return np.clip(np.stack(channels, axis=1), 0, 255).astype(np.uint8)
+    return to_bytes(np.stack(channels, axis=1))
 
 
 def _grey(picture: Picture, rng: np.random.Generator) -> Picture:
@@ -91,11 +92,11 @@ def _grey(picture: Picture, rng: np.random.Generator) -> Picture:
 def _mix_channels(picture: Picture, rng: np.random.Generator) -> Picture:
     matrix = np.eye(3) + rng.normal(0, 0.35, (3, 3))
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 0.3)  # white stays about white
-    return np.clip(picture @ matrix.T.astype(np.float32), 0, 255).astype(np.uint8)
+    return to_bytes(picture @ matrix.T.astype(np.float32))
 
 
 def _map_levels(picture: Picture, rng: np.random.Generator, *, spread: float, inversion: float) -> Picture:
-    """Send each channel through a curve: gamma, gain, contrast about the mean, perhaps inversion; a table look-up."""
+    """Send each channel through a curve: gamma, gain, contrast about the mean, perhaps inversion."""
     gamma = np.exp(spread * (rng.normal(0, 0.3) + rng.normal(0, 0.1, 3)))
     curves = LEVELS[:, None] ** gamma.astype(np.float32)  # (256, 3)
     mean = float(curves[round(float(picture.mean()))].mean())
@@ -105,7 +106,7 @@ def _map_levels(picture: Picture, rng: np.random.Generator, *, spread: float, in
     curves *= np.exp(spread * rng.normal(0, 0.06, 3))
     if rng.random() < inversion:
         curves = 1 - curves
-    table = np.clip(curves * 255, 0, 255).astype(np.uint8)
+    table = to_bytes(curves * 255)
     return np.stack([table[:, channel][picture[..., channel]] for channel in range(3)], axis=2)
 
 
@@ -117,5 +118,5 @@ def _degrade(picture: Picture, rng: np.random.Generator, *, probability: float) 
     if rng.random() < probability:
         channels = 1 if rng.random() < 0.5 else 3
         noise = rng.standard_normal((*picture.shape[:2], channels), dtype=np.float32) * rng.uniform(1, 9)
-        picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
+        picture = to_bytes(picture + noise)
     return picture

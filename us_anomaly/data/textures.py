@@ -7,72 +7,17 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import irfft2, rfftfreq
 from scipy.ndimage import gaussian_filter
 
-Field = npt.NDArray[np.float32]
-
-
-def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """Draw a number whose logarithm is uniform."""
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
-def spectral_noise(
-    rng: np.random.Generator, side_px: int, *, exponent: float, stretch: float = 1.0, angle: float = 0.0
-) -> Field:
-    """Return Gaussian noise with amplitude spectrum 1/f^exponent; zero mean, unit deviation, periodic.
-
-    Args:
-        rng: Decides the phases and amplitudes.
-        side_px: Side of the field.
-        exponent: 0 is white, 1 natural pictures, 2 clouds.
-        stretch: Ratio of the lengths of structures along and across `angle`.
-        angle: Direction of the long structures in radians.
-    """
-    down = np.fft.fftfreq(side_px).astype(np.float32)[:, None]
-    right = rfftfreq(side_px).astype(np.float32)[None, :]
-    along = (right * math.cos(angle) + down * math.sin(angle)) * math.sqrt(stretch)
-    across = (down * math.cos(angle) - right * math.sin(angle)) / math.sqrt(stretch)
-    radius = np.sqrt(along**2 + across**2) + np.float32(0.5 / side_px)
-    return _from_spectrum(rng, radius ** np.float32(-exponent), side_px)
-
-
-def band_noise(rng: np.random.Generator, side_px: int, *, wavelength_px: float, width: float = 0.25) -> Field:
-    """Return noise around one wavelength (relative bandwidth `width`); zero mean, unit deviation, periodic."""
-    down = np.fft.fftfreq(side_px).astype(np.float32)[:, None]
-    right = rfftfreq(side_px).astype(np.float32)[None, :]
-    centre = 1 / wavelength_px
-    radius = np.sqrt(down**2 + right**2)
-    return _from_spectrum(rng, np.exp(-0.5 * ((radius - centre) / (width * centre)) ** 2), side_px)
-
-
-def _from_spectrum(rng: np.random.Generator, amplitude: Field, side_px: int) -> Field:
-    noise = rng.standard_normal((2, *amplitude.shape), dtype=np.float32)
-    spectrum = (noise[0] + 1j * noise[1]) * amplitude
-    spectrum[0, 0] = 0
-    field = irfft2(spectrum, s=(side_px, side_px))
-    return (field / (field.std() + 1e-12)).astype(np.float32)
-
-
-def to_unit(field: Field, *, deviations: float = 2.2) -> Field:
-    """Bring a field to 0..1 so that `deviations` standard deviations about the mean fill the range."""
-    return np.clip(0.5 + (field - field.mean()) / (2 * deviations * (field.std() + 1e-6)), 0, 1)
-
-
-def turned_coordinates(
-    rng: np.random.Generator, side_px: int, *, warp_px: float = 0.0
-) -> tuple[Field, Field]:
-    """Return pixel coordinates (u, v) turned by a random angle and moved by a random offset, perhaps warped by noise."""
-    angle = float(rng.choice([0.0, math.pi / 2])) if rng.random() < 0.4 else rng.uniform(0, 2 * math.pi)
-    y, x = np.mgrid[0:side_px, 0:side_px].astype(np.float32)
-    u = math.cos(angle) * x + math.sin(angle) * y + rng.uniform(0, 1000)
-    v = math.cos(angle) * y - math.sin(angle) * x + rng.uniform(0, 1000)
-    if warp_px > 0:
-        exponent = rng.uniform(1.6, 2.6)
-        u = u + warp_px * spectral_noise(rng, side_px, exponent=exponent)
-        v = v + warp_px * spectral_noise(rng, side_px, exponent=exponent)
-    return u.astype(np.float32), v.astype(np.float32)
+from us_anomaly.data.noise import (
+    Field,
+    band_noise,
+    clip_unit,
+    log_uniform,
+    spectral_noise,
+    to_unit,
+    turned_coordinates,
+)
 
 
 def clouds(rng: np.random.Generator, side_px: int) -> Field:
@@ -83,10 +28,10 @@ def clouds(rng: np.random.Generator, side_px: int) -> Field:
     )
     match int(rng.integers(4)):
         case 0:
-            return 1 - to_unit(np.abs(noise))
+            return clip_unit(1 - to_unit(np.abs(noise)))
         case 1:
             levels = int(rng.integers(2, 7))
-            return (np.floor(to_unit(noise) * levels * 0.999) / max(levels - 1, 1)).astype(np.float32)
+            return clip_unit(np.floor(to_unit(noise) * levels * 0.999) / max(levels - 1, 1))
         case _:
             return to_unit(noise)
 
@@ -129,7 +74,7 @@ def granite(rng: np.random.Generator, side_px: int) -> Field:
         grains = band_noise(rng, side_px, wavelength_px=log_uniform(rng, 3, 30), width=rng.uniform(0.3, 0.8))
         field[grains > rng.uniform(0.2, 1.6)] = rng.uniform(0, 1)
     mottle = spectral_noise(rng, side_px, exponent=rng.uniform(0, 0.6))
-    return np.clip(field + rng.uniform(0, 0.12) * mottle, 0, 1)
+    return clip_unit(field + rng.uniform(0, 0.12) * mottle)
 
 
 def speckles(rng: np.random.Generator, side_px: int) -> Field:
@@ -142,14 +87,14 @@ def speckles(rng: np.random.Generator, side_px: int) -> Field:
     field = gaussian_filter(seeds, sigma, mode="wrap", truncate=3)
     field = np.clip(field / (field.max() + 1e-6) * rng.uniform(1, 2.5), 0, 1)
     ground = spectral_noise(rng, side_px, exponent=rng.uniform(0.2, 1.8))
-    return np.clip(0.85 * field + 0.08 + rng.uniform(0.01, 0.08) * ground, 0, 1)
+    return clip_unit(0.85 * field + 0.08 + rng.uniform(0.01, 0.08) * ground)
 
 
 def turing(rng: np.random.Generator, side_px: int) -> Field:
     """Draw spots or labyrinths of one width, with hard or soft edges."""
     noise = band_noise(rng, side_px, wavelength_px=log_uniform(rng, 5, 50), width=rng.uniform(0.08, 0.35))
     sharpness = log_uniform(rng, 0.8, 12)
-    return (1 / (1 + np.exp(-sharpness * (noise - rng.uniform(-1.2, 1.2))))).astype(np.float32)
+    return clip_unit(1 / (1 + np.exp(-sharpness * (noise - rng.uniform(-1.2, 1.2)))))
 
 
 def grating(rng: np.random.Generator, side_px: int) -> Field:
@@ -179,11 +124,11 @@ def _wave(rng: np.random.Generator, phase: Field) -> Field:
             wave = np.abs(2 * position - 1)
         case _:
             wave = position
-    return wave.astype(np.float32)
+    return clip_unit(wave)
 
 
 def weave(rng: np.random.Generator, side_px: int) -> Field:
-    """Draw woven fabric: rounded yarns that cross over and under, plain or twill, with uneven yarns and fibres."""
+    """Draw woven fabric: rounded yarns, plain or twill, uneven in brightness, with fibres."""
     warp = rng.uniform(0.2, 2) if rng.random() < 0.7 else 0.0
     u, v = turned_coordinates(rng, side_px, warp_px=warp)
     pitch = log_uniform(rng, 4, 28)
@@ -201,7 +146,7 @@ def weave(rng: np.random.Generator, side_px: int) -> Field:
     yarns = rng.normal(0, rng.uniform(0, 0.15), 257)
     field = field + np.where(over, yarns[column % 257], yarns[row % 257])
     fibres = spectral_noise(rng, side_px, exponent=0.3)
-    return np.clip(field * 0.9 + rng.uniform(0, 0.1) * fibres, 0, 1).astype(np.float32)
+    return clip_unit(field * 0.9 + rng.uniform(0, 0.1) * fibres)
 
 
 def motif(rng: np.random.Generator, side_px: int) -> Field:
@@ -235,13 +180,13 @@ def cells(rng: np.random.Generator, side_px: int) -> Field:
         case _:
             border = np.clip((second - nearest) / rng.uniform(0.1, 0.25), 0, 1)
             field = border * (0.4 + 0.6 * rng.uniform(0, 1, 1024)[owner])
-    return field.astype(np.float32)
+    return clip_unit(field)
 
 
 def _voronoi(rng: np.random.Generator, u: Field, v: Field) -> tuple[Field, Field, npt.NDArray[np.intp]]:
     """Return distances to the nearest and second point and the number (under 1024) of the nearest one.
 
-    One point per unit square, moved inside it by up to the whole square; only the 3 x 3 squares around are searched.
+    One point per unit square, moved inside it at random; only the 3 x 3 squares around are searched.
     """
     jitter = rng.uniform(0.15, 1)
     points = (0.5 + jitter * rng.uniform(-0.5, 0.5, (2, 1024))).astype(np.float32)
