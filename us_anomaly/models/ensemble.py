@@ -1,0 +1,49 @@
+"""The ensemble of students: M patch networks that differ in their initial weights only.
+
+Shapes: M students, B images, D descriptor dimensions, R S rows and columns of the output grid.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from us_anomaly.models.dense import dense_descriptors
+from us_anomaly.models.patch_network import PatchNetwork
+
+
+class StudentEnsemble(nn.Module):
+    """Hold M students of one architecture."""
+
+    def __init__(self, num_students: int, *, patch_size: int, descriptor_dim: int, width: float, seed: int) -> None:
+        """Build students with independent initial weights.
+
+        Args:
+            num_students: Number M of students.
+            patch_size: 17, 33 or 65.
+            descriptor_dim: Length D of the descriptor.
+            width: Multiplies the channels of every hidden layer.
+            seed: Decides all initial weights; student k gets its own draw.
+        """
+        super().__init__()
+        self.students = nn.ModuleList()
+        for student in range(num_students):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed * 1_000_003 + student)
+                self.students.append(PatchNetwork(patch_size, descriptor_dim=descriptor_dim, width=width))
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the patch in pixels."""
+        return self.networks[0].patch_size
+
+    @property
+    def networks(self) -> list[PatchNetwork]:
+        """The students."""
+        return list(self.students)  # type: ignore[arg-type]
+
+    def dense(self, images: Tensor, *, stride: int = 1, offset: int | None = None) -> Tensor:
+        """Return every student's descriptors at every position, or on a grid.
+
+        Returns:
+            (M, B, D, R, S).
+        """
+        return torch.stack([dense_descriptors(net, images, stride=stride, offset=offset) for net in self.networks])

@@ -1,0 +1,118 @@
+"""The patch networks that teacher and students share: a p x p patch in, one descriptor out.
+
+Shapes: B images or patches, C channels, H W pixels, D descriptor dimensions.
+
+Source of the architectures: Bergmann et al., *Uninformed Students* (CVPR 2020), appendix; two misprints of the table for
+p = 65 are resolved as a 3x3-free network of 128, 128, 256, 256 channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from us_anomaly.errors import SettingsError
+
+LEAKY_SLOPE = 5e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A convolution without padding; `channels` None stands for the descriptor dimension."""
+
+    kernel: int
+    channels: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A 2x2 max-pooling with stride 2 that drops the last odd row and column."""
+
+
+ARCHITECTURES: dict[int, tuple[Conv | Pool, ...]] = {
+    17: (Conv(6, 128), Conv(5, 256), Conv(5, 256), Conv(4, None)),
+    33: (Conv(5, 128), Pool(), Conv(5, 256), Pool(), Conv(2, 256), Conv(4, None)),
+    65: (Conv(5, 128), Pool(), Conv(5, 128), Pool(), Conv(5, 256), Pool(), Conv(4, 256), Conv(1, None)),
+}
+
+
+class PatchNetwork(nn.Module):
+    """Describe patches of `patch_size` x `patch_size` pixels.
+
+    Called on patches it gives one descriptor each; `us_anomaly.models.dense.dense_descriptors` applies it to every
+    position of a whole image.
+    """
+
+    def __init__(self, patch_size: int, *, descriptor_dim: int, width: float = 1.0, in_channels: int = 3) -> None:
+        """Build a network with freshly drawn weights.
+
+        Args:
+            patch_size: 17, 33 or 65.
+            descriptor_dim: Length D of the descriptor.
+            width: Multiplies the channels of every hidden layer (rounded to a multiple of 8, at least 8).
+            in_channels: Channels of the picture.
+
+        Raises:
+            SettingsError: There is no architecture for `patch_size`.
+        """
+        super().__init__()
+        if patch_size not in ARCHITECTURES:
+            raise SettingsError(f"there is no patch network for {patch_size} pixels: choose from {sorted(ARCHITECTURES)}")
+        self.patch_size = patch_size
+        self.descriptor_dim = descriptor_dim
+        self.width = width
+        self.layers = nn.ModuleList()
+        channels = in_channels
+        for layer in ARCHITECTURES[patch_size]:
+            if isinstance(layer, Pool):
+                self.layers.append(nn.MaxPool2d(2, stride=2))
+                continue
+            out_channels = descriptor_dim if layer.channels is None else max(8, round(layer.channels * width / 8) * 8)
+            self.layers.append(nn.Conv2d(channels, out_channels, layer.kernel))
+            channels = out_channels
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Draw He-normal weights, which keep the variance through leaky ReLU layers."""
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Return the descriptors of whole patches.
+
+        Args:
+            patches: (B, C, p, p), normalised pictures.
+
+        Returns:
+            (B, D).
+        """
+        features = patches
+        for index in range(len(self.layers)):
+            features = self.apply_layer(index, features)
+        return features.flatten(1)  # (B, D)
+
+    def apply_layer(self, index: int, features: Tensor, *, stride: int = 1) -> Tensor:
+        """Apply layer `index` and the activation that follows it.
+
+        Args:
+            index: Position in `layers`.
+            features: (B, C, H, W).
+            stride: Stride of a convolution, for maps on a grid; ignored by pooling.
+        """
+        layer = self.layers[index]
+        if not isinstance(layer, nn.Conv2d):
+            return nn.functional.max_pool2d(features, 2, stride=2)
+        features = nn.functional.conv2d(features, layer.weight, layer.bias, stride=stride)
+        if index == len(self.layers) - 1:
+            return features
+        inplace = not (torch.is_grad_enabled() and features.requires_grad)
+        return nn.functional.leaky_relu(features, LEAKY_SLOPE, inplace=inplace)
+
+    @property
+    def strided_layer(self) -> int:
+        """Index of the last convolution that looks at more than one position: a grid's stride is taken there."""
+        return max(
+            index for index, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+        )

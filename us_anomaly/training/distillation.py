@@ -1,0 +1,235 @@
+"""Distillation: the patch network learns to give the backbone's descriptor of a patch.
+
+Shapes: B patches or crops, C = 3 channels, P target dimensions, D descriptor dimensions, N = B or B * R * S positions.
+
+Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from us_anomaly.models.backbones import Backbone
+from us_anomaly.models.compute import Compute
+from us_anomaly.models.dense import dense_descriptors_of_padded
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.settings import TeacherPositions, TeacherSettings
+from us_anomaly.training.checkpoint import TrainingCheckpoint
+from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate
+
+GRID_STRIDE_PX = 4
+NUM_STATISTICS_BATCHES = 16
+NUM_HELD_OUT_BATCHES = 8
+
+Batches = Callable[[int], Tensor]
+"""From the number of a step to its normalised pictures (B, 3, H, W); negative numbers are batches no step sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatistics:
+    """Mean and standard deviation of each target dimension: the target is standardised before it is learned."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Distillation(nn.Module):
+    """Teacher, decoder and backbone together: what one step of the distillation computes."""
+
+    def __init__(self, teacher: PatchNetwork, backbone: Backbone, settings: TeacherSettings) -> None:
+        """Add the decoder that exists during distillation only; it is the identity where dimensions agree."""
+        super().__init__()
+        self.teacher = teacher
+        self.backbone = backbone
+        self.settings = settings
+        same = teacher.descriptor_dim == backbone.descriptor_dim
+        self.decoder: nn.Module = nn.Identity() if same else nn.Linear(teacher.descriptor_dim, backbone.descriptor_dim)
+        self.register_buffer("target_mean", torch.zeros(backbone.descriptor_dim))
+        self.register_buffer("target_std", torch.ones(backbone.descriptor_dim))
+        self.target_mean: Tensor
+        self.target_std: Tensor
+
+    def targets(self, images: Tensor) -> Tensor:
+        """Return the standardised targets (N, P) of all positions of a batch."""
+        with torch.no_grad():
+            if self.settings.positions is TeacherPositions.patches:
+                raw = self.backbone.describe(images).float()
+            else:
+                rows, cols = self.grid(images)
+                raw = self.backbone.describe_positions(images, rows=rows, cols=cols)
+                raw = raw.permute(0, 2, 3, 1).flatten(0, 2)
+            return (raw - self.target_mean) / self.target_std
+
+    def descriptors(self, images: Tensor, *, shift: tuple[int, int] = (0, 0)) -> Tensor:
+        """Return the teacher's descriptors (N, D) of all positions of a batch, optionally shifted by some pixels."""
+        if self.settings.positions is TeacherPositions.patches:
+            return self.teacher(_shifted(images, shift)).float()
+        margin = self.teacher.patch_size // 2
+        height, width = images.shape[-2:]
+        rows = (GRID_STRIDE_PX // 2 + shift[0], height - 2 * margin - GRID_STRIDE_PX // 2 + 1 + shift[0])
+        cols = (GRID_STRIDE_PX // 2 + shift[1], width - 2 * margin - GRID_STRIDE_PX // 2 + 1 + shift[1])
+        maps = dense_descriptors_of_padded(self.teacher, images, rows=rows, cols=cols, stride=GRID_STRIDE_PX)
+        return maps.permute(0, 2, 3, 1).flatten(0, 2).float()
+
+    def grid(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pixel rows and columns whose patches lie inside the crop, as `descriptors` takes them."""
+        margin = self.teacher.patch_size // 2
+        first = GRID_STRIDE_PX // 2
+        rows, cols = (
+            margin + torch.arange(first, side - 2 * margin - first + 1, GRID_STRIDE_PX, device=images.device)
+            for side in images.shape[-2:]
+        )
+        return rows, cols
+
+    def losses(self, images: Tensor, *, shift: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss by name."""
+        descriptors = self.descriptors(images)
+        terms = {"distillation": distillation_loss(self.decoder(descriptors), self.targets(images))}
+        if self.settings.compactness_weight:
+            terms["compactness"] = self.settings.compactness_weight * compactness_loss(descriptors)
+        if self.settings.metric_weight:
+            noisy = images + 0.1 * torch.randn_like(images)
+            positive = self.descriptors(noisy, shift=shift)
+            negative = descriptors.roll(len(descriptors) // len(images), dims=0)  # the same position of another picture
+            triplet = metric_loss(descriptors, positive, negative, margin=self.settings.metric_margin)
+            terms["metric"] = self.settings.metric_weight * triplet
+        return terms
+
+
+def distillation_loss(decoded: Tensor, target: Tensor) -> Tensor:
+    """Return L_k: the squared distance between decoded descriptor and target, as a mean over dimensions.
+
+    The paper takes the sum over dimensions; the mean keeps the weights of the terms independent of P.
+
+    Args:
+        decoded: (N, P).
+        target: (N, P).
+    """
+    return (decoded - target).square().mean()
+
+
+def compactness_loss(descriptors: Tensor) -> Tensor:
+    """Return L_c: the mean absolute correlation between different descriptor dimensions over a batch.
+
+    Paper: the sum of |c_ij| over i != j, with c the D x D correlation matrix of descriptor dimensions; here divided by the
+    number of its terms. A dimension that is constant over the batch correlates with nothing.
+
+    Args:
+        descriptors: (N, D) with N >= 2.
+    """
+    centred = descriptors - descriptors.mean(dim=0)
+    scaled = centred / (centred.norm(dim=0) + 1e-6)
+    correlation = scaled.T @ scaled  # (D, D)
+    dims = correlation.shape[0]
+    return (correlation.abs().sum() - correlation.diagonal().abs().sum()) / (dims * (dims - 1))
+
+
+def metric_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float) -> Tensor:
+    """Return L_m: the triplet loss max(0, margin + d+ - d-) with d- the smaller of both distances to the negative.
+
+    Args:
+        anchor: (N, D) descriptors.
+        positive: (N, D) descriptors of slightly shifted, noisy patches.
+        negative: (N, D) descriptors of patches of other pictures.
+        margin: The paper's delta.
+    """
+    near = (anchor - positive).square().sum(dim=1)
+    far = torch.minimum((anchor - negative).square().sum(dim=1), (positive - negative).square().sum(dim=1))
+    return (margin + near - far).clamp(min=0).mean()
+
+
+def distil(
+    distillation: Distillation,
+    batches: Batches,
+    *,
+    steps: int,
+    compute: Compute,
+    optimizer: torch.optim.Optimizer,
+    checkpoint: TrainingCheckpoint,
+    on_step: OnStep,
+) -> float:
+    """Train the teacher; return its explained variance on batches that no step saw.
+
+    Args:
+        distillation: Teacher, decoder and backbone; the teacher is trained in place.
+        batches: Pictures of each step.
+        steps: Number of optimiser steps.
+        compute: Device and number format.
+        optimizer: Of teacher and decoder.
+        checkpoint: Saves and resumes; holds the parts `distillation` and `optimizer`.
+        on_step: Called after every step.
+
+    Raises:
+        TrainingError: A loss is not finite.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+    """
+    settings = distillation.settings
+    distillation.to(compute.device, memory_format=torch.channels_last)
+    start = checkpoint.resume()
+    if start == 0:
+        _set_target_statistics(distillation, batches, compute)
+    largest_shift = (distillation.teacher.patch_size - 1) // 4
+    with checkpoint.guard():
+        for step in range(start, steps):
+            images = _on_device(batches(step), compute)  # seeds torch's generator for this step
+            shift = tuple(int(value) for value in torch.randint(-largest_shift, largest_shift + 1, (2,)))
+            with compute.autocast():
+                terms = distillation.losses(images, shift=(shift[0], shift[1]))
+            loss = torch.stack(list(terms.values())).sum()
+            set_learning_rate(
+                optimizer, learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps)
+            )
+            values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
+            if all(map(_is_finite, values.values())):
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            checkpoint.after_step(step + 1, values, total=steps)
+            on_step(step + 1, values)
+    checkpoint.finish()
+    return explained_variance(distillation, batches, compute=compute)
+
+
+@torch.no_grad()
+def explained_variance(distillation: Distillation, batches: Batches, *, compute: Compute) -> float:
+    """Return 1 - (squared error) / (variance of the target) over batches that no step saw; 1 is a perfect teacher."""
+    error = total = 0.0
+    for number in range(NUM_HELD_OUT_BATCHES):
+        images = _on_device(batches(-1 - NUM_STATISTICS_BATCHES - number), compute)
+        with compute.autocast():
+            decoded = distillation.decoder(distillation.descriptors(images)).float()
+            target = distillation.targets(images)
+        error += float((decoded - target).square().sum())
+        total += float((target - target.mean(dim=0)).square().sum())
+    return 1 - error / max(total, 1e-12)
+
+
+def _set_target_statistics(distillation: Distillation, batches: Batches, compute: Compute) -> None:
+    """Measure mean and standard deviation of the targets on batches that no step sees."""
+    raw = []
+    for number in range(NUM_STATISTICS_BATCHES):
+        with compute.autocast():
+            raw.append(distillation.targets(_on_device(batches(-1 - number), compute)).double())
+    targets = torch.cat(raw)
+    distillation.target_mean.copy_(targets.mean(dim=0))
+    distillation.target_std.copy_(targets.std(dim=0).clamp(min=1e-3))
+
+
+def _on_device(images: Tensor, compute: Compute) -> Tensor:
+    return images.to(compute.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _shifted(patches: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Move the content of patches by some pixels; what enters at the border is the reflected rest of the patch."""
+    if shift == (0, 0):
+        return patches
+    row, col = shift
+    padded = nn.functional.pad(patches, (abs(col), abs(col), abs(row), abs(row)), mode="reflect")
+    height, width = patches.shape[-2:]
+    return padded[..., abs(row) + row : abs(row) + row + height, abs(col) + col : abs(col) + col + width]

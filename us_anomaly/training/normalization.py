@@ -1,0 +1,96 @@
+"""Teacher statistics: mean and standard deviation of each descriptor dimension over the normal training pictures.
+
+Shapes: B images, D descriptor dimensions, R S rows and columns of the output grid.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from us_anomaly.models.compute import Compute
+from us_anomaly.models.dense import dense_descriptors
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.settings import StudentPositions
+
+GRID_STRIDE_PX = 4
+MIN_STD_FRACTION = 1e-4
+"""A dimension whose deviation is below this fraction of the median deviation counts as constant."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherStatistics:
+    """Mean and standard deviation of each descriptor dimension, both (D,) float32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def normalize(self, descriptors: Tensor) -> Tensor:
+        """Return (T - mu) / sigma for descriptors (B, D, R, S)."""
+        mean, std = (value.to(descriptors.device)[:, None, None] for value in (self.mean, self.std))
+        return (descriptors.float() - mean) / std
+
+
+class RunningMoments:
+    """Mean and variance of a stream, in float64, merged block by block.
+
+    Source: Chan, Golub, LeVeque, *Updating Formulae and a Pairwise Algorithm for Computing Sample Variances*, 1979. A sum of
+    squares minus a squared sum would lose all digits where the mean is large against the deviation.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self.count = 0
+        self.mean: Tensor = torch.zeros((), dtype=torch.float64)
+        self._squares: Tensor = torch.zeros((), dtype=torch.float64)
+
+    def update(self, block: Tensor) -> None:
+        """Add a block of values (N, D) with N >= 1."""
+        values = block.double()
+        count = values.shape[0]
+        mean = values.mean(dim=0)
+        squares = (values - mean).square().sum(dim=0)
+        total = self.count + count
+        delta = mean - self.mean
+        self._squares = self._squares + squares + delta.square() * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    @property
+    def std(self) -> Tensor:
+        """Population standard deviation (D,)."""
+        return (self._squares / max(1, self.count)).sqrt()
+
+
+@torch.no_grad()
+def teacher_statistics(
+    teacher: PatchNetwork, images: Iterable[Tensor], *, positions: StudentPositions, compute: Compute
+) -> TeacherStatistics:
+    """Measure the statistics over the training pictures.
+
+    Args:
+        teacher: The distilled patch network.
+        images: Normalised pictures (3, H, W), one at a time.
+        positions: `dense` looks at every position; `grid` at the stride-4 grid, whose phase goes round from picture to
+            picture, so that all positions are seen alike at a tenth of the cost.
+        compute: Device and number format.
+
+    Returns:
+        Statistics whose `std` has no zero: a dimension that is constant on the training pictures gets the median deviation,
+        so that it counts as little as it says instead of dividing by zero.
+    """
+    moments = RunningMoments()
+    for number, image in enumerate(images):
+        batch = image[None].to(compute.device).contiguous(memory_format=torch.channels_last)
+        with compute.autocast():
+            if positions is StudentPositions.dense:
+                descriptors = dense_descriptors(teacher, batch)
+            else:
+                phase = min(number * 5 % GRID_STRIDE_PX**2 // GRID_STRIDE_PX, min(batch.shape[-2:]) - 1)
+                descriptors = dense_descriptors(teacher, batch, stride=GRID_STRIDE_PX, offset=phase)
+        moments.update(descriptors.permute(0, 2, 3, 1).flatten(0, 2))
+    std = moments.std
+    constant = std <= std.median() * MIN_STD_FRACTION
+    typical = std[~constant].median() if bool((~constant).any()) else torch.ones((), dtype=torch.float64)
+    return TeacherStatistics(moments.mean.float().cpu(), torch.where(constant, typical, std).float().cpu())

@@ -1,0 +1,129 @@
+"""Students' regression: the ensemble learns to give the normalised teacher's descriptors on normal pictures.
+
+Shapes: M students, B images, D descriptor dimensions, R S rows and columns of the output grid.
+
+Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.2; the hard-element loss and the penalty on generic
+pictures follow Batzner et al., *EfficientAD* (WACV 2024), section 3.2.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from us_anomaly.models.compute import Compute
+from us_anomaly.models.dense import dense_descriptors
+from us_anomaly.models.ensemble import StudentEnsemble
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.settings import StudentPositions, StudentSettings
+from us_anomaly.training.checkpoint import TrainingCheckpoint
+from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate
+from us_anomaly.training.normalization import GRID_STRIDE_PX, TeacherStatistics
+
+Batches = Callable[[int], Tensor]
+"""From the number of a step to its normalised pictures (B, 3, H, W)."""
+
+
+def regression_loss(student: Tensor, target: Tensor, *, hard_fraction: float) -> Tensor:
+    """Return the mean squared error of one student over the hardest elements.
+
+    Args:
+        student: (B, D, R, S).
+        target: (B, D, R, S) normalised teacher.
+        hard_fraction: Share of the elements, those with the largest error, that enters the mean; 1 takes all.
+    """
+    errors = (student - target).square()
+    if hard_fraction >= 1:
+        return errors.mean()
+    num_easy = int((1 - hard_fraction) * errors.numel())
+    if num_easy == 0:
+        return errors.mean()
+    limit = errors.detach().flatten().kthvalue(num_easy).values
+    return errors[errors > limit].mean() if bool((errors > limit).any()) else errors.mean()
+
+
+def regress(
+    ensemble: StudentEnsemble,
+    teacher: PatchNetwork,
+    statistics: TeacherStatistics,
+    batches: Batches,
+    *,
+    penalty_batches: Batches | None,
+    settings: StudentSettings,
+    steps: int,
+    compute: Compute,
+    optimizer: torch.optim.Optimizer,
+    checkpoint: TrainingCheckpoint,
+    on_step: OnStep,
+) -> None:
+    """Train all students in place, one picture batch per step for all of them.
+
+    Args:
+        ensemble: The students.
+        teacher: The distilled patch network.
+        statistics: Its mean and deviation over the training pictures.
+        batches: Pictures of each step.
+        penalty_batches: Pictures on which students must answer the mean descriptor; None for no penalty.
+        settings: How the students learn.
+        steps: Number of optimiser steps.
+        compute: Device and number format.
+        optimizer: Of all students.
+        checkpoint: Saves and resumes; holds the parts `ensemble` and `optimizer`.
+        on_step: Called after every step.
+
+    Raises:
+        TrainingError: A loss is not finite.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+    """
+    for network in (ensemble, teacher):
+        network.to(compute.device, memory_format=torch.channels_last)
+    start = checkpoint.resume()
+    with checkpoint.guard():
+        for step in range(start, steps):
+            images = _on_device(batches(step), compute)  # seeds torch's generator for this step
+            stride, offset = _grid(settings, images)
+            with torch.no_grad(), compute.autocast():
+                target = statistics.normalize(dense_descriptors(teacher, images, stride=stride, offset=offset))
+            optimizer.zero_grad(set_to_none=True)
+            losses = []
+            for student in ensemble.networks:  # one after the other: the memory of one backward pass is enough
+                with compute.autocast():
+                    answer = dense_descriptors(student, images, stride=stride, offset=offset).float()
+                loss = regression_loss(answer, target, hard_fraction=settings.hard_fraction)
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.item())
+            values = {"loss": sum(losses) / len(losses)}
+            if penalty_batches is not None:
+                values["penalty"] = _penalize(ensemble, _on_device(penalty_batches(step), compute), settings, compute)
+            set_learning_rate(
+                optimizer, learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps)
+            )
+            if all(value - value == 0 for value in values.values()):
+                optimizer.step()
+            checkpoint.after_step(step + 1, values, total=steps)
+            on_step(step + 1, values)
+    checkpoint.finish()
+
+
+def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettings, compute: Compute) -> float:
+    """Add the gradient of the mean squared answer on pictures outside the domain; return its mean over students."""
+    total = 0.0
+    for student in ensemble.networks:
+        with compute.autocast():
+            answer = dense_descriptors(student, images, stride=GRID_STRIDE_PX).float()
+        penalty = settings.penalty_weight * answer.square().mean()
+        penalty.backward()  # type: ignore[no-untyped-call]
+        total += penalty.item()
+    return total / len(ensemble.networks)
+
+
+def _grid(settings: StudentSettings, images: Tensor) -> tuple[int, int]:
+    """Return stride and offset of the positions of this step."""
+    if settings.positions is StudentPositions.dense:
+        return 1, 0
+    largest = min(GRID_STRIDE_PX, *images.shape[-2:])
+    return GRID_STRIDE_PX, int(torch.randint(largest, ()))
+
+
+def _on_device(images: Tensor, compute: Compute) -> Tensor:
+    return images.to(compute.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
