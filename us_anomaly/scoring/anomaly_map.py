@@ -122,7 +122,9 @@ def _bands(
         crop = padded[..., rows[0] : end + teacher.patch_size - 1, :].to(compute.device)
         crop = crop.contiguous(memory_format=torch.channels_last)
         span = (0, end - rows[0])
-        target = statistics.normalize(dense_descriptors_of_padded(teacher, crop, rows=span, cols=cols, stride=stride))
+        target = statistics.normalize(
+            dense_descriptors_of_padded(teacher, crop, rows=span, cols=cols, stride=stride)
+        )
         mean = torch.zeros_like(target)
         answers = []
         for student in ensemble.networks:
@@ -170,7 +172,9 @@ def combine(
             known = statistics[patch_size]
             error = known["error"].normalize(error, normalization=settings.normalization)
             uncertainty = known["uncertainty"].normalize(uncertainty, normalization=settings.normalization)
-        total = total + (settings.error_weight * error + settings.uncertainty_weight * uncertainty) / len(maps)
+        total = total + (settings.error_weight * error + settings.uncertainty_weight * uncertainty) / len(
+            maps
+        )
         doubt = doubt + uncertainty / len(maps)
     assert isinstance(total, Tensor)
     assert isinstance(doubt, Tensor)
@@ -186,7 +190,9 @@ def smooth(values: Tensor, *, sigma_px: float) -> Tensor:
     kernel = torch.exp(-0.5 * (axis / sigma_px) ** 2)
     kernel = kernel / kernel.sum()
     padded = reflect_pad(values[None, None], radius)
-    return nn.functional.conv2d(nn.functional.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[0, 0]
+    return nn.functional.conv2d(
+        nn.functional.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None]
+    )[0, 0]
 
 
 def image_score(anomaly_map: Tensor, *, settings: ScoringSettings) -> float:

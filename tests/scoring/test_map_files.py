@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from us_anomaly.errors import ArtifactError
+from us_anomaly.scoring.map_files import map_size, read_map, write_map
+
+VALUES = np.random.default_rng(0).lognormal(size=(37, 53)).astype(np.float32)
+VALUES[0, :4] = [0.0, -1.5, 3.4e38, 1e-40]
+
+
+def test_a_map_comes_back_bit_for_bit(tmp_path):
+    path = tmp_path / "maps" / "test" / "broken" / "000.tiff"
+    write_map(path, VALUES)
+    assert read_map(path).dtype == np.float32
+    assert np.array_equal(read_map(path), VALUES)
+    assert map_size(path) == (37, 53)
+
+
+def test_the_reader_of_the_official_evaluation_sees_the_same_map(tmp_path):
+    path = tmp_path / "000.tiff"
+    write_map(path, VALUES)
+    official = tifffile.imread(path)
+    assert official.dtype == np.float32
+    assert np.array_equal(official, VALUES)
+
+
+def test_a_float64_map_is_stored_as_float32(tmp_path):
+    path = tmp_path / "000.tiff"
+    write_map(path, VALUES.astype(np.float64))
+    assert np.array_equal(read_map(path), VALUES)
+
+
+def test_a_map_that_another_program_wrote_with_compression_is_read(tmp_path):
+    path = tmp_path / "000.tiff"
+    tifffile.imwrite(path, VALUES, compression="zlib")
+    assert np.array_equal(read_map(path), VALUES)
+
+
+def test_only_two_dimensions_are_written(tmp_path):
+    with pytest.raises(ValueError, match="two dimensions"):
+        write_map(tmp_path / "000.tiff", VALUES[None])
+
+
+def test_a_missing_map_is_named_with_the_command_that_makes_it(tmp_path):
+    with pytest.raises(
+        ArtifactError, match=r"cannot read the map .*000.tiff \(it does not exist\); run `usad infer"
+    ):
+        read_map(tmp_path / "000.tiff")
+    with pytest.raises(ArtifactError, match="it does not exist"):
+        map_size(tmp_path / "000.tiff")
+
+
+def test_a_truncated_map_is_named(tmp_path):
+    path = tmp_path / "000.tiff"
+    write_map(path, VALUES)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ArtifactError, match=r"cannot read the map .*000.tiff"):
+        read_map(path)
+
+
+def test_a_picture_of_bytes_is_no_map(tmp_path):
+    path = tmp_path / "000.tiff"
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(path)
+    with pytest.raises(ArtifactError, match=r"mode L, not a float32 map"):
+        read_map(path)
+
+
+def test_a_map_with_not_a_number_is_named(tmp_path):
+    path = tmp_path / "000.tiff"
+    broken = VALUES.copy()
+    broken[3, 3] = np.nan
+    write_map(path, broken)
+    with pytest.raises(ArtifactError, match=r"000.tiff holds values that are not finite"):
+        read_map(path)
