@@ -16,6 +16,7 @@ from us_anomaly.settings.dataset import (
     DemoData,
     EfficientNetLite0Backbone,
     FolderData,
+    KolektorSddData,
     MvtecData,
     OnBadImage,
     SplitMode,
@@ -23,6 +24,7 @@ from us_anomaly.settings.dataset import (
     TimmBackbone,
     TorchvisionBackbone,
     TransformSettings,
+    VisaData,
 )
 from us_anomaly.settings.method import (
     PATCH_SIZES,
@@ -61,6 +63,7 @@ __all__ = [
     "FolderData",
     "ImageScore",
     "InferenceSettings",
+    "KolektorSddData",
     "MapResolution",
     "MetricAlgorithm",
     "MvtecData",
@@ -83,6 +86,7 @@ __all__ = [
     "Tracker",
     "TrackingSettings",
     "TransformSettings",
+    "VisaData",
 ]
 
 

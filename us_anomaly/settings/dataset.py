@@ -67,6 +67,23 @@ class MvtecData(DataSettings):
 
     category: str | None
     """Category folder under `data.root`; null when `data.root` is the category itself."""
+    normal: str
+    """Name of the folders with good parts: `good`, or `ok` in BTAD."""
+
+
+@dataclass(kw_only=True, slots=True)
+class VisaData(DataSettings):
+    """Layout *visa*: VisA as downloaded, `<category>/Data/Images/{Normal,Anomaly}` and the table with the split."""
+
+    category: str | None
+    """Category folder under `data.root`."""
+    table: str
+    """Table of the split under `data.root`; where it is missing, pictures are divided by `split.ratios`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class KolektorSddData(DataSettings):
+    """Layout *kolektor_sdd*: KolektorSDD as downloaded, `kos01/Part0.jpg` with `kos01/Part0_label.bmp`."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,0 +1,255 @@
+"""From a file to the RGB picture a person sees, with every fault told as one line.
+
+The format is taken from the content, not from the name. The first frame of an animated or multi-page file counts.
+Colour profiles are not applied. Legend: `H W` pixels after the EXIF orientation.
+"""
+
+import errno
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from us_anomaly.data.images.brightness import channels_of_16_bits, to_8_bits
+from us_anomaly.errors import BadImageError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""Endings, in lower case, of the files that count as pictures; upper case counts as well."""
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_ORIENTATION_TAG = 0x0112
+_MAGIC = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"RIFF": "WebP",
+}
+
+T = TypeVar("T")
+Opened = tuple[Image.Image, BinaryIO]
+
+
+def read_image(path: Path, *, max_pixels: int) -> NDArray[np.uint8]:
+    """Read a picture as uint8 RGB of shape (H, W, 3), the way a person sees it.
+
+    Transparency is composited over white; what is fully opaque keeps its exact values. Pictures of more than 8 bits per
+    channel are scaled by `brightness.white_level`. The EXIF orientation is applied.
+
+    Raises:
+        BadImageError: The file is missing, unreadable, empty, truncated, not a picture, has more than `max_pixels`
+            pixels (told from the header, before decoding), or holds not-a-number.
+    """
+    return decode(path, _rgb, max_pixels=max_pixels)
+
+
+def image_size(path: Path, *, max_pixels: int) -> tuple[int, int]:
+    """Return height and width of what `read_image` would give, from the header alone.
+
+    Raises:
+        BadImageError: As `read_image`, as far as the header tells.
+    """
+    return decode(path, lambda opened: _upright_size(opened[0]), max_pixels=max_pixels)
+
+
+def decode(path: Path, work: Callable[[Opened], T], *, max_pixels: int) -> T:
+    """Open a picture, refuse it by its header if it is too large, and return what `work` makes of it.
+
+    Pillow's own limit (`Image.MAX_IMAGE_PIXELS`) stays in force for everybody else: it is lifted only around a picture
+    that exceeds it and that `max_pixels` allows.
+
+    Raises:
+        BadImageError: One line that names the file and the reason.
+    """
+    try:
+        with _quiet_pillow():
+            try:
+                return _open_and(path, work, max_pixels)
+            except Image.DecompressionBombError:
+                with _pillow_limit_lifted():
+                    return _open_and(path, work, max_pixels)
+    except (BadImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly everything for damaged files
+        raise BadImageError(f"{path}: {_reason(error, path)}") from error
+
+
+def upright(pixels: NDArray[T], orientation: int) -> NDArray[T]:  # type: ignore[type-var]
+    """Turn an array of shape (H, W, ...) from the stored to the upright position by its EXIF orientation, 1 to 8."""
+    match orientation:
+        case 2:
+            turned = pixels[:, ::-1]
+        case 3:
+            turned = pixels[::-1, ::-1]
+        case 4:
+            turned = pixels[::-1]
+        case 5:
+            turned = pixels.swapaxes(0, 1)
+        case 6:
+            turned = pixels[::-1].swapaxes(0, 1)
+        case 7:
+            turned = pixels[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            turned = pixels[:, ::-1].swapaxes(0, 1)
+        case _:
+            turned = pixels
+    return np.ascontiguousarray(turned)
+
+
+def stored_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation that is left to apply after loading, 1 to 8.
+
+    It is read before the pixels, so that size and picture always agree. Pillow turns TIFF files itself.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 1
+    return _valid_orientation(lambda: Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
+
+
+def loaded(image: Image.Image) -> Image.Image:
+    """Decode the pixels; TIFF files come out upright with every version of Pillow."""
+    image.load()
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _open_and(path: Path, work: Callable[[Opened], T], max_pixels: int) -> T:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise BadImageError(f"{path}: it is a folder, not a picture")
+    if not stat.S_ISREG(mode):  # opening a named pipe would wait forever
+        raise BadImageError(f"{path}: it is not a regular file")
+    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        height, width = _upright_size(image)
+        if height * width > max_pixels:
+            raise BadImageError(
+                f"{path}: {width} x {height} pixels are more than data.max_image_pixels={max_pixels} allows"
+            )
+        if height * width == 0:
+            raise BadImageError(f"{path}: it has no pixels ({width} x {height})")
+        return work((image, file))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    if isinstance(
+        image, TiffImagePlugin.TiffImageFile
+    ):  # whether Pillow's own size is turned depends on its version
+        width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
+        orientation = _valid_orientation(lambda: image.tag_v2.get(_ORIENTATION_TAG, 1))
+    else:
+        width, height = image.size
+        orientation = stored_orientation(image)
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def _valid_orientation(read: Callable[[], object]) -> int:
+    """Return an orientation from 1 to 8; damaged EXIF data means upright."""
+    try:
+        value = read()
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _rgb(opened: Opened) -> NDArray[np.uint8]:
+    """Return the upright picture as uint8, shape (H, W, 3)."""
+    image, file = opened
+    orientation = stored_orientation(image)
+    deep = channels_of_16_bits(image, file)
+    if deep is not None:
+        return upright(_over_white(deep), orientation)
+    image = loaded(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = to_8_bits(np.asarray(image))
+        return upright(np.repeat(grey[..., None], 3, axis=2), orientation)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return upright(_over_white(np.asarray(image.convert("RGBA"))), orientation)
+    return upright(np.asarray(image.convert("RGB")), orientation)
+
+
+def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Composite (H, W, 4) over white and return (H, W, 3); rounded to nearest, exact where opaque."""
+    colour, alpha = rgba[..., :3], rgba[..., 3:]
+    if (alpha == 255).all():
+        return colour
+    wide = alpha.astype(np.uint32)
+    return ((colour * wide + 255 * (255 - wide) + 127) // 255).astype(np.uint8)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Say in words why a file cannot be read."""
+    match error:
+        case FileNotFoundError():
+            return "it does not exist"
+        case UnidentifiedImageError():
+            return _unidentified(path)
+        case OSError() if error.errno == errno.ELOOP:
+            return "it is a link that leads back to itself"
+        case OSError() if error.errno in (errno.EACCES, errno.EPERM):
+            return "permission to read it is denied"
+        case OSError() if error.strerror:
+            return error.strerror
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"it is damaged or incomplete ({text})"
+
+
+def _unidentified(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        return "it is empty"
+    for magic, name in _MAGIC.items():
+        if start.startswith(magic):
+            return f"it begins like a {name} file but is damaged or incomplete"
+    return "it is not a PNG, JPEG, BMP, TIFF or WebP picture, whatever its name says"
+
+
+_lock = threading.Lock()
+_limit_lock = threading.Lock()
+_num_quiet = 0
+_PILLOW_MODULES = r"PIL\."
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings while any thread decodes; `warnings.catch_warnings` would not survive threads."""
+    global _num_quiet
+    with _lock:
+        warnings.filterwarnings(
+            "ignore", module=_PILLOW_MODULES
+        )  # moves to the front, never twice in the list
+        entry = warnings.filters[0]
+        _num_quiet += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_quiet -= 1
+            if _num_quiet == 0:
+                with suppress(ValueError):  # somebody reset the filters meanwhile
+                    warnings.filters.remove(entry)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _pillow_limit_lifted() -> Iterator[None]:
+    with _limit_lock:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

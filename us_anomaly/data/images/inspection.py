@@ -1,0 +1,150 @@
+"""A look at every picture and mask of a data set before anything is made of them."""
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from us_anomaly.data.images.decoding import read_image
+from us_anomaly.data.images.masks import load_mask
+from us_anomaly.data.sample import Sample
+from us_anomaly.errors import BadImageError, DataError
+from us_anomaly.settings import OnBadImage
+
+log = logging.getLogger(__name__)
+MAX_NAMED = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadImage:
+    """A sample that cannot be used because its picture or its mask cannot be read."""
+
+    filename: str
+    """The picture of the sample."""
+    reason: str
+    """Why; it names the mask if that is the bad file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """What a look at one sample found."""
+
+    sample: Sample
+    """The sample."""
+    reason: str | None
+    """Why it cannot be used; None if it can."""
+    content_hash: str | None
+    """Hash of the upright RGB pixels and their size: equal for the same picture in two files of any format."""
+    remarks: tuple[str, ...]
+    """What is odd about its mask, as sentences without a subject."""
+
+
+def inspect_images(
+    root: Path, samples: Sequence[Sample], *, max_pixels: int, num_workers: int
+) -> list[Inspection]:
+    """Decode every picture and mask, in `num_workers` threads (0 or 1: this one), and say what was found, in order."""
+
+    def inspect(sample: Sample) -> Inspection:
+        return _inspect(root, sample, max_pixels)
+
+    if num_workers <= 1:
+        return [inspect(sample) for sample in samples]
+    with ThreadPoolExecutor(max_workers=num_workers) as pool:
+        return list(pool.map(inspect, samples))
+
+
+def keep_good(
+    inspections: Iterable[Inspection], *, on_bad_image: OnBadImage
+) -> tuple[list[Sample], list[BadImage]]:
+    """Divide samples into those that can be used and those that cannot; warn about odd masks.
+
+    Raises:
+        DataError: `on_bad_image` is `error` and there are bad ones (all of them are counted, the first 20 named), or
+            every picture is bad.
+    """
+    good, bad, remarks = [], [], defaultdict(list)
+    for inspection in inspections:
+        filename = inspection.sample.filename
+        if inspection.reason is None:
+            good.append(inspection.sample)
+        else:
+            bad.append(BadImage(filename=filename, reason=inspection.reason))
+        for remark in inspection.remarks:
+            remarks[remark].append(filename)
+    if bad and (on_bad_image is OnBadImage.error or not good):
+        raise DataError(_complaint(bad, nothing_left=not good))
+    for remark, filenames in remarks.items():
+        log.warning("%d of the masks %s, for example that of %s", len(filenames), remark, filenames[0])
+    return good, bad
+
+
+def check_images(
+    root: Path, samples: Sequence[Sample], *, on_bad_image: OnBadImage, max_pixels: int, num_workers: int
+) -> tuple[list[Sample], list[BadImage]]:
+    """Decode every picture and mask and return the samples that can be used and the others with their reasons.
+
+    Raises:
+        DataError: As `keep_good`.
+    """
+    inspections = inspect_images(root, samples, max_pixels=max_pixels, num_workers=num_workers)
+    return keep_good(inspections, on_bad_image=on_bad_image)
+
+
+def find_duplicates(inspections: Iterable[Inspection]) -> list[list[str]]:
+    """Return groups of filenames that show the very same picture, groups and names sorted."""
+    by_content = defaultdict(list)
+    for inspection in inspections:
+        if inspection.content_hash is not None:
+            by_content[inspection.content_hash].append(inspection.sample.filename)
+    return sorted(sorted(names) for names in by_content.values() if len(names) > 1)
+
+
+def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
+    path = root / sample.filename
+    try:
+        pixels = read_image(path, max_pixels=max_pixels)
+    except BadImageError as error:
+        return Inspection(sample=sample, reason=_without_path(error, path), content_hash=None, remarks=())
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=20)
+    digest.update(pixels)
+    remarks: tuple[str, ...] = ()
+    if sample.mask_path is not None:
+        try:
+            remarks = _mask_remarks(root / sample.mask_path, sample, pixels.shape[:2], max_pixels)
+        except BadImageError as error:
+            return Inspection(
+                sample=sample, reason=f"its mask {error}", content_hash=digest.hexdigest(), remarks=()
+            )
+    return Inspection(sample=sample, reason=None, content_hash=digest.hexdigest(), remarks=remarks)
+
+
+def _mask_remarks(path: Path, sample: Sample, size: tuple[int, ...], max_pixels: int) -> tuple[str, ...]:
+    mask = load_mask(path, max_pixels=max_pixels)
+    has_defect = bool(mask.pixels.any())
+    remarks = {
+        "are not binary: half of their range and above counts as defect": not mask.is_binary,
+        "have another size than their picture": mask.pixels.shape != size,
+        "mark nothing although the picture is labelled anomalous": sample.is_anomalous and not has_defect,
+        "mark a defect although the picture is labelled normal": not sample.is_anomalous and has_defect,
+    }
+    return tuple(remark for remark, applies in remarks.items() if applies)
+
+
+def _without_path(error: BadImageError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _complaint(bad: Sequence[BadImage], *, nothing_left: bool) -> str:
+    count = "1 picture cannot" if len(bad) == 1 else f"{len(bad)} pictures cannot"
+    named = [f"  {image.filename}: {image.reason}" for image in bad[:MAX_NAMED]]
+    if len(bad) > MAX_NAMED:
+        named.append(f"  and {len(bad) - MAX_NAMED} more")
+    way_out = (
+        "none is left"
+        if nothing_left
+        else "repair or remove them, or leave them out with data.on_bad_image=skip"
+    )
+    return "\n".join([f"{count} be used ({way_out}):", *named])

@@ -1,0 +1,149 @@
+"""Masks: which pixels of a picture show the defect, whatever way the mask was stored.
+
+The rule for one mask picture, in this order (values are the brightest channel; transparency counts as black):
+
+1. JPEG: 128 and above, because lossy compression leaves noise around both values.
+2. One or two different values: everything that is not 0, or the larger of two values.
+3. A palette, or whole numbers that all lie below 32: they number the kinds of defects, so everything that is not 0.
+4. Anything else is not a binary mask: half of its full scale (`brightness.white_level`) and above; `Mask.is_binary` says so.
+
+A folder of mask pictures (MVTec LOCO) is their union, and there every value but 0 counts, because the values number the
+kinds of defects.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from us_anomaly.data.images.brightness import channels_of_16_bits, white_level
+from us_anomaly.data.images.decoding import (
+    IMAGE_SUFFIXES,
+    Opened,
+    decode,
+    image_size,
+    loaded,
+    stored_orientation,
+    upright,
+)
+from us_anomaly.errors import BadImageError
+
+MAX_LABEL = 31
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A mask and how it was stored."""
+
+    pixels: NDArray[np.bool_]
+    """True where the defect is, shape (H, W)."""
+    is_binary: bool
+    """False where the stored values had to be cut at half of their range."""
+
+
+def read_mask(path: Path, *, max_pixels: int) -> NDArray[np.bool_]:
+    """Read a mask picture, or unite a folder of them, as bool of shape (H, W); the module tells the rule.
+
+    Raises:
+        BadImageError: A file cannot be read (see `read_image`), or the folder holds no picture or several sizes.
+    """
+    return load_mask(path, max_pixels=max_pixels).pixels
+
+
+def load_mask(path: Path, *, max_pixels: int) -> Mask:
+    """Read a mask and tell whether it was binary; otherwise as `read_mask`."""
+    if path.is_dir():
+        return Mask(_united(path, max_pixels), is_binary=True)
+    return decode(path, _mask, max_pixels=max_pixels)
+
+
+def mask_size(path: Path, *, max_pixels: int) -> tuple[int, int]:
+    """Return height and width of a mask from the header of its (first) picture.
+
+    Raises:
+        BadImageError: As `read_mask`, as far as the header tells.
+    """
+    return image_size(_pictures(path)[0] if path.is_dir() else path, max_pixels=max_pixels)
+
+
+def _united(folder: Path, max_pixels: int) -> NDArray[np.bool_]:
+    union: NDArray[np.bool_] | None = None
+    for picture in _pictures(folder):
+        marked = decode(picture, lambda opened: _values(opened) != 0, max_pixels=max_pixels)
+        if union is None:
+            union = marked
+        elif marked.shape != union.shape:
+            raise BadImageError(
+                f"{picture}: its size {_sizes(marked)} differs from {_sizes(union)} of the masks beside it"
+            )
+        else:
+            union |= marked
+    assert union is not None
+    return union
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    pictures = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not pictures:
+        raise BadImageError(f"{folder}: a folder of masks without any picture in it")
+    return pictures
+
+
+def _mask(opened: Opened) -> Mask:
+    values = _values(opened)
+    image = opened[0]
+    if image.format in ("JPEG", "MPO"):
+        return Mask(values >= 128, is_binary=not ((values > 0) & (values < 255)).any())
+    low, high = values.min(), values.max()
+    if low == high:
+        return Mask(values != 0, is_binary=True)
+    if ((values == low) | (values == high)).all():
+        return Mask(values == high, is_binary=True)
+    are_labels = image.mode == "P" or (
+        np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= MAX_LABEL
+    )
+    if are_labels:
+        return Mask(values != 0, is_binary=True)
+    black, white = white_level(values)
+    return Mask(values.astype(np.float64) - black >= (white - black) / 2, is_binary=False)
+
+
+def _values(opened: Opened) -> NDArray[Any]:
+    """Return the upright stored values as one channel, shape (H, W); colours by their brightest channel.
+
+    Raises:
+        ValueError: A value is infinite or not a number.
+    """
+    image, file = opened
+    orientation = stored_orientation(image)
+    deep = channels_of_16_bits(image, file)
+    if deep is not None:
+        return upright(_brightest(deep), orientation)
+    image = loaded(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        white_level(values)  # refuses not-a-number
+        return upright(values, orientation)
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return upright(np.asarray(image.convert("L")), orientation)
+    if image.mode == "La":
+        image = image.convert("LA")
+    return upright(_brightest(np.asarray(image.convert("RGBA"))), orientation)
+
+
+def _brightest(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the brightest channel over black, (H, W, 4) to (H, W); a picture that is black all over is its own alpha."""
+    colour: NDArray[np.uint8] = rgba[..., :3].max(axis=2)
+    alpha = rgba[..., 3]
+    if (alpha == 255).all():
+        return colour
+    if not colour.any():
+        return alpha
+    return (colour.astype(np.uint32) * alpha // 255).astype(np.uint8)
+
+
+def _sizes(pixels: NDArray[Any]) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"

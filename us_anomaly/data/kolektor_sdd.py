@@ -1,0 +1,69 @@
+"""Layout *kolektor_sdd*: KolektorSDD as it is downloaded, one folder per part, `kos01/Part0.jpg` with `Part0_label.bmp`."""
+
+from pathlib import Path
+
+from us_anomaly.data.images import read_mask
+from us_anomaly.data.listing import contents, list_images, refuse_outside, some, subfolders
+from us_anomaly.data.sample import NORMAL_TYPE, Sample
+from us_anomaly.data.table import ANOMALOUS_TYPE
+from us_anomaly.errors import BadImageError, DataError
+
+_LABEL = "_label"
+
+
+def read_kolektor_sdd(root: Path, *, max_pixels: int, allow_outside_root: bool = False) -> list[Sample]:
+    """Return all pictures, sorted by filename; those whose label picture marks anything are anomalous.
+
+    The folder is the group, because its pictures show one physical part.
+
+    Raises:
+        DataError: There are no pictures, a label picture is missing or unreadable, or a path leaves `root`.
+    """
+    pairs: list[tuple[str, str, str]] = []
+    unlabelled = []
+    for part in subfolders(root):
+        files = {path.with_suffix("").relative_to(root).as_posix(): path for path in list_images(root / part)}
+        for key, path in files.items():
+            filename = path.relative_to(root).as_posix()
+            if key.endswith(_LABEL):
+                continue
+            label = files.get(key + _LABEL)
+            if label is None:
+                unlabelled.append(filename)
+            else:
+                pairs.append((part, filename, label.relative_to(root).as_posix()))
+    if not pairs:
+        raise DataError(
+            f"data.root={root}: looked for kos01/Part0.jpg with kos01/Part0_label.bmp, but {contents(root)}"
+        )
+    if unlabelled:
+        raise DataError(
+            f"{len(unlabelled)} pictures in {root} have no <name>_label picture: {some(unlabelled)}"
+        )
+    refuse_outside(root, [path for pair in pairs for path in pair[1:]], allow_outside_root=allow_outside_root)
+    return sorted(_labelled(root, pairs, max_pixels), key=lambda sample: sample.filename)
+
+
+def _labelled(root: Path, pairs: list[tuple[str, str, str]], max_pixels: int) -> list[Sample]:
+    samples = []
+    unreadable = []
+    for part, filename, label in pairs:
+        try:
+            is_anomalous = bool(read_mask(root / label, max_pixels=max_pixels).any())
+        except BadImageError as error:
+            unreadable.append(str(error))
+            continue
+        samples.append(
+            Sample(
+                filename=filename,
+                is_anomalous=is_anomalous,
+                defect_type=ANOMALOUS_TYPE if is_anomalous else NORMAL_TYPE,
+                mask_path=label if is_anomalous else None,
+                group=part,
+            )
+        )
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} label pictures cannot be read, so it is not known what they label: {some(unreadable)}"
+        )
+    return samples

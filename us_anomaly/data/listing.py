@@ -1,0 +1,120 @@
+"""Finding picture files in folders: always in the same order, never out of the data set, never in circles."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from us_anomaly.data.images import IMAGE_SUFFIXES
+from us_anomaly.errors import DataError
+
+MAX_NAMED = 20
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return all pictures below `folder`, sorted by their path with forward slashes.
+
+    Links to folders are followed, but every folder on the disk is visited once, so that circles end. Real folders come
+    before links to them. Names that begin with a dot and `__MACOSX` are left out. A missing folder holds no pictures.
+    """
+    found: list[Path] = []
+    visited: set[str] = set()
+    links = [folder]
+    while links:
+        linked = [link for link in links if os.path.realpath(link) not in visited]
+        links = []
+        for start in sorted(linked):
+            _walk(start, visited, found, links)
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the visible folders in `folder`, sorted; none if it does not exist."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if is_visible(entry.name) and entry.is_dir())
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a file or folder of this name counts; what operating systems leave behind does not."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def is_image(path: Path) -> bool:
+    """Return whether the name looks like a picture's."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def refuse_outside(root: Path, paths: Iterable[str], *, allow_outside_root: bool) -> None:
+    """Refuse paths relative to `root` that leave it, by `..`, by being absolute, or through a link.
+
+    Raises:
+        DataError: Some leave it; the first 20 are named.
+    """
+    if allow_outside_root:
+        return
+    real_root = Path(os.path.realpath(root))
+    outside = []
+    for path in paths:
+        real = Path(os.path.realpath(root / path))
+        if not real.is_relative_to(real_root):
+            outside.append(f"{path} (is {real})")
+    if outside:
+        raise DataError(
+            f"{some(outside)} outside data.root={root}: copy what is meant into it, "
+            "or allow it with data.allow_outside_root=true"
+        )
+
+
+def some(names: list[str]) -> str:
+    """Return the first names in a row, with the count of the others."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def contents(folder: Path) -> str:
+    """Say in words what a folder holds, for error messages."""
+    if not folder.exists():
+        return "it does not exist"
+    if not folder.is_dir():
+        return "it is a file, not a folder"
+    names = subfolders(folder)
+    files = [entry for entry in folder.iterdir() if is_visible(entry.name) and entry.is_file()]
+    pictures = sum(is_image(file) for file in files)
+    parts = []
+    if names:
+        parts.append(f"{len(names)} folder{'s' * (len(names) > 1)}: {some(names)}")
+    if pictures:
+        parts.append(f"{pictures} picture{'s' * (pictures > 1)}")
+    if len(files) > pictures:
+        others = sorted(file.name for file in files if not is_image(file))
+        parts.append(f"{len(others)} other file{'s' * (len(others) > 1)}: {some(others)}")
+    return "found " + "; ".join(parts) if parts else "it is empty"
+
+
+def _walk(folder: Path, visited: set[str], found: list[Path], links: list[Path]) -> None:
+    """Collect pictures below `folder` without following links to folders, which are collected in `links`."""
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        real = os.path.realpath(current)
+        if real in visited or not current.is_dir():
+            continue
+        visited.add(real)
+        for entry in os.scandir(current):
+            path = current / entry.name
+            if not is_visible(entry.name):
+                continue
+            if not _is_folder(entry):
+                if is_image(path):
+                    found.append(path)
+            elif entry.is_symlink():
+                links.append(path)
+            else:
+                pending.append(path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False

@@ -1,0 +1,84 @@
+"""Layout *mvtec*: train/good, test/good, test/<defect>, ground_truth/<defect>; also MVTec LOCO and BTAD."""
+
+from pathlib import Path
+
+from us_anomaly.data.categories import category_folder
+from us_anomaly.data.listing import contents, list_images, refuse_outside, some, subfolders
+from us_anomaly.data.mask_lookup import MaskIndex
+from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
+from us_anomaly.errors import DataError
+
+_FOLDERS: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "val"), ("test", "test"))
+
+
+def read_mvtec(
+    root: Path, *, category: str | None = None, normal: str = "good", allow_outside_root: bool = False
+) -> list[Sample]:
+    """Return the pictures of one category with the split that its folders prescribe, sorted by filename.
+
+    Masks are `ground_truth/<defect>/<stem>_mask.*`, `<stem>.*` or a folder `<stem>/` of several that are united.
+
+    Args:
+        root: Folder that filenames are relative to.
+        category: Folder of the category below `root`; None if `root` itself is the category.
+        normal: Name of the folders with good pictures.
+        allow_outside_root: Accept links that leave `root`.
+
+    Raises:
+        DataError: The category cannot be found (the message lists those there are), `train` holds anything but
+            good pictures, or a path leaves `root`.
+    """
+    folder = category_folder(root, category, mvtec_categories(root, normal=normal))
+    if not (folder / "train" / normal).is_dir():
+        raise DataError(_nothing_usable(root, folder, normal))
+    stray = [
+        kind
+        for kind in subfolders(folder / "train")
+        if kind != normal and list_images(folder / "train" / kind)
+    ]
+    if stray:
+        raise DataError(
+            f"{folder / 'train'} holds {some(stray)} besides {normal}: anomalous pictures never train, "
+            "move them to test/"
+        )
+    index = MaskIndex(root, folder / "ground_truth")
+    samples = []
+    for name, split in _FOLDERS:
+        for kind in subfolders(folder / name):
+            for path in list_images(folder / name / kind):
+                key = path.relative_to(folder / name).with_suffix("").as_posix()
+                samples.append(
+                    Sample(
+                        filename=path.relative_to(root).as_posix(),
+                        is_anomalous=kind != normal,
+                        defect_type=NORMAL_TYPE if kind == normal else kind,
+                        mask_path=index.find(key) if split == "test" or kind != normal else None,
+                        split=split,
+                    )
+                )
+    if not samples:
+        raise DataError(
+            f"data.root={root}: no pictures in the folders train, validation and test of {folder}"
+        )
+    index.warn_about_unused()
+    paths = [path for sample in samples for path in (sample.filename, sample.mask_path) if path is not None]
+    refuse_outside(root, paths, allow_outside_root=allow_outside_root)
+    return sorted(samples, key=lambda sample: sample.filename)
+
+
+def mvtec_categories(root: Path, *, normal: str = "good") -> list[str]:
+    """Return the names of the folders below `root` that are categories, sorted."""
+    return [name for name in subfolders(root) if (root / name / "train" / normal).is_dir()]
+
+
+def _nothing_usable(root: Path, folder: Path, normal: str) -> str:
+    categories = mvtec_categories(root, normal=normal) if folder == root else []
+    if categories:
+        return (
+            f"data.root={root} holds {len(categories)} categories: {some(categories)}. "
+            f"Choose one, for example data.category={categories[0]}, or all of them in turn with -m data.category=all"
+        )
+    return (
+        f"data.root={root}: looked for train/{normal}/ and test/ in {folder}, but {contents(folder)}. "
+        "Choose another layout: data=folder, data=csv"
+    )
