@@ -15,6 +15,11 @@ class RunDir:
         """Labels and splits of every picture."""
         return self.root / "split.jsonl"
 
+    @property
+    def bad_images(self) -> Path:
+        """Pictures that `usad split` left out and why; absent if there are none."""
+        return self.root / "bad_images.json"
+
     def scale(self, patch_size: int) -> Path:
         """Folder of one patch size."""
         return self.root / f"p{patch_size}"

@@ -1,0 +1,113 @@
+"""`usad split`: check every picture of the data set and divide it into train, val and test."""
+
+import dataclasses
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from us_anomaly.data.images import BadImage, find_duplicates, inspect_images, keep_good
+from us_anomaly.data.sample import SPLITS, Sample, dump_labels
+from us_anomaly.data.sources import read_samples
+from us_anomaly.data.splitting import split_samples
+from us_anomaly.errors import StaleArtifactError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import write_json, write_text
+from us_anomaly.run_dir.provenance import Recipe, record, state
+from us_anomaly.settings import Settings
+
+log = logging.getLogger(__name__)
+MAX_NAMED = 5
+_UNDECIDING = ("name", "max_image_pixels", "allow_outside_root")
+"""Keys of `data` that refuse pictures or name things, but never change a split."""
+
+
+def run(settings: Settings) -> None:
+    """Write `split.jsonl`, unless the one that is there is what these settings make of these pictures.
+
+    Raises:
+        DataError: The data set cannot be used.
+        StaleArtifactError: There is a split made from something else, and `overwrite` is false.
+    """
+    started = time.monotonic()
+    run_dir = RunDir(settings.run_dir)
+    samples = read_samples(settings.data)
+    recipe = split_recipe(settings, samples)
+    condition, reason = state(run_dir, run_dir.split, recipe)
+    if condition == "current":
+        log.info("%s is up to date", run_dir.split)
+        return
+    if condition == "stale" and not settings.overwrite:
+        raise StaleArtifactError(
+            f"{run_dir.split} was made from something else than what is in force: {reason}. "
+            "Give the settings it was made with, replace it with overwrite=true, or choose another run_dir="
+        )
+    inspections = inspect_images(
+        Path(settings.data.root),
+        samples,
+        max_pixels=settings.data.max_image_pixels,
+        num_workers=settings.runtime.num_workers,
+    )
+    good, bad = keep_good(inspections, on_bad_image=settings.data.on_bad_image)
+    divided = split_samples(good, settings=settings.split, seed=settings.seed)
+    _warn_about_duplicates(find_duplicates(inspections), divided)
+    _write_bad_images(run_dir, bad)
+    write_text(run_dir.split, dump_labels(divided))
+    record(run_dir, run_dir.split, recipe, seconds=time.monotonic() - started)
+    console = Console()
+    console.print(_table(divided))
+    console.print(f"Split: {run_dir.split}", soft_wrap=True, highlight=False)
+    console.print("Next: usad distill-teacher, with the same settings", highlight=False)
+
+
+def split_recipe(settings: Settings, samples: Sequence[Sample]) -> Recipe:
+    """Return what decides the split: settings, seed, and which pictures with which labels there are."""
+    flat: dict[str, Any] = {"seed": settings.seed}
+    for group in ("data", "split"):
+        for key, value in dataclasses.asdict(getattr(settings, group)).items():
+            if (group, key) not in {("data", name) for name in _UNDECIDING}:
+                flat[f"{group}.{key}"] = value.value if isinstance(value, Enum) else value
+    flat["data.root"] = str(Path(settings.data.root).resolve())
+    listing = hashlib.sha256(dump_labels(samples).encode("utf-8", "surrogateescape")).hexdigest()
+    return Recipe(command="split", settings=flat, inputs={"list of pictures": listing})
+
+
+def _write_bad_images(run_dir: RunDir, bad: Sequence[BadImage]) -> None:
+    if bad:
+        write_json(run_dir.bad_images, [dataclasses.asdict(image) for image in bad])
+        first = f"{bad[0].filename}: {bad[0].reason}"
+        log.warning("%d pictures are left out, for example %s; all in %s", len(bad), first, run_dir.bad_images)
+    else:
+        run_dir.bad_images.unlink(missing_ok=True)
+
+
+def _warn_about_duplicates(groups: Sequence[Sequence[str]], divided: Sequence[Sample]) -> None:
+    """Warn about the same picture in two splits, which makes figures look better than they are."""
+    split_of = {sample.filename: sample.split for sample in divided}
+    crossing = [group for group in groups if len({split_of[name] for name in group if name in split_of}) > 1]
+    for group in crossing[:MAX_NAMED]:
+        log.warning("the same picture in more than one split: %s", ", ".join(group))
+    if len(crossing) > MAX_NAMED:
+        log.warning("and %d more pictures that are in more than one split", len(crossing) - MAX_NAMED)
+
+
+def _table(samples: Sequence[Sample]) -> Table:
+    """Return the counts per split and kind of picture."""
+    table = Table(title="Pictures")
+    table.add_column("")
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    counts = Counter((sample.split, sample.is_anomalous, sample.defect_type) for sample in samples)
+    totals = Counter((sample.split, sample.is_anomalous) for sample in samples)
+    table.add_row("normal", *(str(totals[split, False]) for split in SPLITS))
+    table.add_row("anomalous", *(str(totals[split, True]) for split in SPLITS))
+    for kind in sorted({sample.defect_type for sample in samples if sample.is_anomalous}):
+        table.add_row(f"  {kind}", *(str(counts[split, True, kind]) for split in SPLITS))
+    return table
