@@ -83,7 +83,7 @@ def _write_bad_images(run_dir: RunDir, bad: Sequence[BadImage]) -> None:
     if bad:
         write_json(run_dir.bad_images, [dataclasses.asdict(image) for image in bad])
         first = f"{bad[0].filename}: {bad[0].reason}"
-        log.warning("%d pictures are left out, for example %s; all in %s", len(bad), first, run_dir.bad_images)
+        log.warning("%d pictures left out, for example %s; all in %s", len(bad), first, run_dir.bad_images)
     else:
         run_dir.bad_images.unlink(missing_ok=True)
 

@@ -23,7 +23,7 @@ def category_folder(root: Path, category: str | None, categories: Sequence[str])
 
 
 def choose(root: Path, wanted: str | None, categories: Sequence[str]) -> list[str]:
-    """Return the categories that `wanted` means: null or `all`, names with commas between, or patterns such as `m*`.
+    """Return the categories that `wanted` means: null or `all`, or names and patterns with commas between.
 
     The order is that of `categories`, without repeats.
 

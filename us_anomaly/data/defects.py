@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 DefectType = Literal["hole", "patch", "scratch", "stain"]
 DEFECT_TYPES: tuple[DefectType, ...] = get_args(DefectType)
 MIN_DIFFERENCE = 8
-"""Every marked pixel differs from the clean picture by at least this many grey levels; no other pixel differs."""
+"""Marked pixels differ from the clean picture by at least this many grey levels; no other pixel differs."""
 
 Picture = NDArray[np.uint8]
 Field = NDArray[np.float64]
 Random = np.random.RandomState
-"""The frozen generator of NumPy: the same numbers with every version, which `default_rng` does not promise."""
+"""NumPy's frozen generator: the same numbers with every version, which `default_rng` does not promise."""
 
 
 def draw_defect(
@@ -26,8 +26,8 @@ def draw_defect(
 
     Args:
         clean: The picture.
-        defect_type: *scratch*, a thin bright or dark curve; *stain*, a soft-edged spot that veils the texture; *hole*, one
-            to three dark holes with a bright rim; *patch*, a piece of another material.
+        defect_type: *scratch*, a thin bright or dark curve; *stain*, a soft spot that veils the texture;
+            *hole*, one to three dark holes with a bright rim; *patch*, a piece of another material.
         random: Where and how.
         foreign: Another texture of the same shape, for *patch*.
     """
@@ -75,7 +75,7 @@ def _holes(clean: Picture, random: Random) -> tuple[Field, NDArray[np.bool_]]:
     drawn = clean.astype(np.float64)
     mask = np.zeros((side, side), dtype=bool)
     for _ in range(random.randint(1, 4)):
-        distance = _blob(side, random, 0.05, 0.08)
+        distance = _blob(side, random, 0.05, 0.08, waviness=0.05)
         inside, rim = distance < 0.8, (distance >= 0.8) & (distance < 1)
         drawn[rim] = 225.0
         drawn[inside] = 12.0
@@ -83,20 +83,23 @@ def _holes(clean: Picture, random: Random) -> tuple[Field, NDArray[np.bool_]]:
     return drawn + random.normal(0, 4, size=(side, side)), mask
 
 
-def _blob(side: int, random: Random, smallest: float, largest: float) -> Field:
-    """Return the distance from a random centre in units of a wavy radius, (S, S): below 1 inside, 1 on the edge.
+def _blob(side: int, random: Random, smallest: float, largest: float, *, waviness: float = 0.12) -> Field:
+    """Return the distance from a random centre in units of a wavy radius, (S, S); it is 1 on the edge.
 
     Args:
         side: S.
         random: Centre, radius and waves.
         smallest: Smallest mean radius as a fraction of the side.
         largest: Largest mean radius.
+        waviness: Largest height of each of three waves as a fraction of the radius.
     """
     centre_row, centre_column = random.uniform(0.25, 0.75, size=2) * side
     radius = random.uniform(smallest, largest) * side
     rows, columns = np.mgrid[:side, :side].astype(np.float64)
     angle = np.arctan2(rows - centre_row, columns - centre_column)
-    waves = sum(random.uniform(0, 0.12) * np.cos(k * angle + random.uniform(0, 2 * np.pi)) for k in (2, 3, 5))
+    waves = sum(
+        random.uniform(0, waviness) * np.cos(k * angle + random.uniform(0, 2 * np.pi)) for k in (2, 3, 5)
+    )
     distance: Field = np.hypot(rows - centre_row, columns - centre_column) / (radius * (1 + waves))
     return distance
 

@@ -1,9 +1,9 @@
-"""Layout *demo*: real textures that scikit-image ships, with drawn defects and exact masks, without any download.
+"""Layout *demo*: real textures that scikit-image ships, with drawn defects and exact masks; no download.
 
-Three photographs of 512 x 512 pixels (brick, grass, gravel) are mixed in one category. A strip of 192 columns of each
-is kept for testing, so no pixel of a training picture is ever seen in a test picture. The strip of the brick wall lies
-in the middle, because its joints lean to different sides left and right. Every picture is a square of 128 to 160 pixels
-of the photograph, resized.
+Three photographs of 512 x 512 pixels (brick, grass, gravel) are mixed in one category. A strip of 192 columns
+of each is kept for testing, so no pixel of a training picture is ever seen in a test picture. The strip of
+the brick wall lies in the middle, because its joints lean to different sides left and right. Every picture is
+a square of 128 to 160 pixels of the photograph, resized.
 """
 
 import importlib.util
@@ -45,11 +45,9 @@ def read_demo(
         num_test_anomalous=num_test_anomalous,
     )
     samples = read_mvtec(root, category=folder.name)
-    expected = num_train + num_test_normal + num_test_anomalous
-    if len(samples) != expected:
-        raise DataError(
-            f"{folder} holds {len(samples)} of the {expected} demo pictures: delete the folder, it is drawn again"
-        )
+    num_masks = sum(sample.mask_path is not None for sample in samples)
+    if len(samples) != num_train + num_test_normal + num_test_anomalous or num_masks != num_test_anomalous:
+        raise DataError(f"pictures or masks are missing in {folder}: delete it, it is drawn again")
     return samples
 
 
@@ -58,9 +56,9 @@ def make_demo(
 ) -> Path:
     """Draw the demo in MVTec layout and return its folder; a folder that is there is taken as it is.
 
-    The folder below `root` is named after the parameters. It appears all at once, also when several processes draw it:
-    each draws into a folder of its own, and the first to finish gives it the name. The same parameters give the same
-    pixels.
+    The folder below `root` is named after the parameters. It appears all at once, also when several processes
+    draw it: each draws into a folder of its own, and the first to finish gives it the name. The same
+    parameters give the same pixels.
 
     Raises:
         DataError: scikit-image, whose textures are used, is missing.
@@ -108,12 +106,14 @@ def _photograph(texture: str) -> Picture:
     spec = importlib.util.find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
-            "the demo is made of photographs inside scikit-image, which is not installed: pip install 'us-anomaly[offline]'"
+            "the demo is made of photographs inside scikit-image, which is not installed: "
+            "pip install 'us-anomaly[offline]'"
         )
     path = Path(spec.submodule_search_locations[0]) / "data" / f"{texture}.png"
     if not path.is_file():
         raise DataError(
-            f"the demo needs {path}, which this scikit-image lacks: pip install --upgrade 'us-anomaly[offline]'"
+            f"the demo needs {path}, which this scikit-image lacks: "
+            "pip install --upgrade 'us-anomaly[offline]'"
         )
     with Image.open(path) as image:
         return np.asarray(image.convert("L"))

@@ -1,12 +1,11 @@
-"""Layout *folder*: one subfolder of good pictures, one per kind of defect, masks beside them if there are any."""
+"""Layout *folder*: one subfolder of good pictures, one per kind of defect, and masks if there are any."""
 
 from collections import defaultdict
 from pathlib import Path
 
-from us_anomaly.data.listing import contents, list_images, refuse_outside, some, subfolders
-from us_anomaly.data.mask_lookup import MaskIndex
-from us_anomaly.data.sample import NORMAL_TYPE, Sample
-from us_anomaly.errors import DataError
+from us_anomaly.data.listing import contents, list_images, refuse_hidden_defect, refuse_outside, some,
+subfolders from us_anomaly.data.mask_lookup import MaskIndex from us_anomaly.data.sample import NORMAL_TYPE,
+Sample from us_anomaly.errors import DataError
 
 
 def read_folder(
@@ -14,22 +13,24 @@ def read_folder(
 ) -> list[Sample]:
     """Return the pictures of `images/<normal>/` and `images/<defect>/` below `root`, sorted by filename.
 
-    The mask of `images/<defect>/<path>.png` is `masks/<defect>/<path>.*` (or `..._mask.*`, or a folder of that name);
-    where there is none, the mask of that name anywhere in `masks/`, if picture and mask are the only ones so called.
+    The mask of `images/<defect>/<path>.png` is `masks/<defect>/<path>.*` (or `..._mask.*`, or a folder of
+    that name); where there is none, the mask of that name anywhere in `masks/`, if picture and mask are the
+    only ones so called.
 
     Raises:
-        DataError: There is nothing usable (the message says what was looked for and found), a path leaves `root`, or
-            masks cannot be told apart.
+        DataError: There is nothing usable (the message says what was looked for and found), a path leaves
+            `root`, or masks cannot be told apart.
     """
     image_folder = root / images
     kinds = subfolders(image_folder)
     if normal not in kinds:
         found_in = image_folder if image_folder.is_dir() else root
         raise DataError(
-            f"data.root={root}: looked for good pictures in {images}/{normal}/ and defects in {images}/<defect>/, "
+            f"data.root={root}: looked for {images}/{normal}/ (good pictures) and {images}/<defect>/, "
             f"but in {found_in} {contents(found_in)}. Name the folders with data.images= and data.normal=, "
             "or choose another layout: data=mvtec, data=csv"
         )
+    refuse_hidden_defect(image_folder, kinds, normal)
     pictures = {kind: list_images(image_folder / kind) for kind in kinds}
     if not any(pictures.values()):
         raise DataError(f"data.root={root}: no pictures in {image_folder} (its folders: {some(kinds)})")

@@ -1,4 +1,4 @@
-"""Layout *kolektor_sdd*: KolektorSDD as it is downloaded, one folder per part, `kos01/Part0.jpg` with `Part0_label.bmp`."""
+"""Layout *kolektor_sdd*: KolektorSDD as downloaded, `kos01/Part0.jpg` with `kos01/Part0_label.bmp`."""
 
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def _labelled(root: Path, pairs: list[tuple[str, str, str]], max_pixels: int) ->
         )
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} label pictures cannot be read, so it is not known what they label: {some(unreadable)}"
+            f"{len(unreadable)} label pictures cannot be read, so their pictures have no label: "
+            f"{some(unreadable)}"
         )
     return samples

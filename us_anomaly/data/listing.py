@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from us_anomaly.data.images import IMAGE_SUFFIXES
+from us_anomaly.data.sample import NORMAL_TYPE
 from us_anomaly.errors import DataError
 
 MAX_NAMED = 20
@@ -13,8 +14,9 @@ MAX_NAMED = 20
 def list_images(folder: Path) -> list[Path]:
     """Return all pictures below `folder`, sorted by their path with forward slashes.
 
-    Links to folders are followed, but every folder on the disk is visited once, so that circles end. Real folders come
-    before links to them. Names that begin with a dot and `__MACOSX` are left out. A missing folder holds no pictures.
+    Links to folders are followed, but every folder on the disk is visited once, so that circles end. Real
+    folders come before links to them. Names that begin with a dot and `__MACOSX` are left out. A missing
+    folder holds no pictures.
     """
     found: list[Path] = []
     visited: set[str] = set()
@@ -31,12 +33,20 @@ def subfolders(folder: Path) -> list[str]:
     """Return the names of the visible folders in `folder`, sorted; none if it does not exist."""
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in folder.iterdir() if is_visible(entry.name) and entry.is_dir())
+    return sorted(entry.name for entry in _entries(folder) if is_visible(entry.name) and _is_folder(entry))
 
 
 def is_visible(name: str) -> bool:
     """Return whether a file or folder of this name counts; what operating systems leave behind does not."""
     return not name.startswith(".") and name != "__MACOSX"
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is something of this name, also for names that no file system takes."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def is_image(path: Path) -> bool:
@@ -65,6 +75,18 @@ def refuse_outside(root: Path, paths: Iterable[str], *, allow_outside_root: bool
         )
 
 
+def refuse_hidden_defect(folder: Path, kinds: Iterable[str], normal: str) -> None:
+    """Refuse a folder of defects called `good` where good pictures are called something else.
+
+    Raises:
+        DataError: There is such a folder.
+    """
+    if normal != NORMAL_TYPE and NORMAL_TYPE in kinds:
+        raise DataError(
+            f"{folder} holds {NORMAL_TYPE}/ besides data.normal={normal}: it cannot be the name of a defect"
+        )
+
+
 def some(names: list[str]) -> str:
     """Return the first names in a row, with the count of the others."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
@@ -73,22 +95,26 @@ def some(names: list[str]) -> str:
 
 def contents(folder: Path) -> str:
     """Say in words what a folder holds, for error messages."""
-    if not folder.exists():
+    if not exists(folder):
         return "it does not exist"
     if not folder.is_dir():
         return "it is a file, not a folder"
+    files = [Path(entry) for entry in _entries(folder) if is_visible(entry.name) and not _is_folder(entry)]
+    others = sorted(file.name for file in files if not is_image(file))
+    num_pictures = len(files) - len(others)
     names = subfolders(folder)
-    files = [entry for entry in folder.iterdir() if is_visible(entry.name) and entry.is_file()]
-    pictures = sum(is_image(file) for file in files)
     parts = []
     if names:
-        parts.append(f"{len(names)} folder{'s' * (len(names) > 1)}: {some(names)}")
-    if pictures:
-        parts.append(f"{pictures} picture{'s' * (pictures > 1)}")
-    if len(files) > pictures:
-        others = sorted(file.name for file in files if not is_image(file))
-        parts.append(f"{len(others)} other file{'s' * (len(others) > 1)}: {some(others)}")
+        parts.append(f"{_counted(len(names), 'folder')}: {some(names)}")
+    if num_pictures:
+        parts.append(_counted(num_pictures, "picture"))
+    if others:
+        parts.append(f"{_counted(len(others), 'other file')}: {some(others)}")
     return "found " + "; ".join(parts) if parts else "it is empty"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _walk(folder: Path, visited: set[str], found: list[Path], links: list[Path]) -> None:
@@ -100,7 +126,7 @@ def _walk(folder: Path, visited: set[str], found: list[Path], links: list[Path])
         if real in visited or not current.is_dir():
             continue
         visited.add(real)
-        for entry in os.scandir(current):
+        for entry in _entries(current):
             path = current / entry.name
             if not is_visible(entry.name):
                 continue
@@ -111,6 +137,14 @@ def _walk(folder: Path, visited: set[str], found: list[Path], links: list[Path])
                 links.append(path)
             else:
                 pending.append(path)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be listed: {error.strerror}") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -61,8 +61,9 @@ class MaskIndex:
         claimants = sorted(owners)
         if len(masks) > 1 or len(claimants) > 1:
             raise DataError(
-                f"masks are matched by name, but {some(masks)} and the pictures {some(claimants)} share the name {stem!r}: "
-                f"put masks at the same relative path as their pictures, as in {self._folder}/<defect>/{stem}.png"
+                f"masks are matched by name, but the masks {some(masks)} and the pictures {some(claimants)} "
+                f"share the name {stem!r}: put masks at the same relative path as their pictures, "
+                f"as in {self._folder}/<defect>/{stem}.png"
             )
         self._used.add(masks[0])
         return masks[0]

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from us_anomaly.data.categories import category_folder
-from us_anomaly.data.listing import contents, list_images, refuse_outside, some, subfolders
-from us_anomaly.data.mask_lookup import MaskIndex
-from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
-from us_anomaly.errors import DataError
+from us_anomaly.data.listing import contents, list_images, refuse_hidden_defect, refuse_outside, some,
+subfolders from us_anomaly.data.mask_lookup import MaskIndex from us_anomaly.data.sample import NORMAL_TYPE,
+Sample, Split from us_anomaly.errors import DataError
 
 _FOLDERS: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "val"), ("test", "test"))
 
@@ -16,7 +15,8 @@ def read_mvtec(
 ) -> list[Sample]:
     """Return the pictures of one category with the split that its folders prescribe, sorted by filename.
 
-    Masks are `ground_truth/<defect>/<stem>_mask.*`, `<stem>.*` or a folder `<stem>/` of several that are united.
+    Masks are `ground_truth/<defect>/<stem>_mask.*`, `<stem>.*` or a folder `<stem>/` of several that are
+    united.
 
     Args:
         root: Folder that filenames are relative to.
@@ -25,8 +25,8 @@ def read_mvtec(
         allow_outside_root: Accept links that leave `root`.
 
     Raises:
-        DataError: The category cannot be found (the message lists those there are), `train` holds anything but
-            good pictures, or a path leaves `root`.
+        DataError: The category cannot be found (the message lists those there are), `train` holds anything
+            but good pictures, or a path leaves `root`.
     """
     folder = category_folder(root, category, mvtec_categories(root, normal=normal))
     if not (folder / "train" / normal).is_dir():
@@ -44,7 +44,9 @@ def read_mvtec(
     index = MaskIndex(root, folder / "ground_truth")
     samples = []
     for name, split in _FOLDERS:
-        for kind in subfolders(folder / name):
+        kinds = subfolders(folder / name)
+        refuse_hidden_defect(folder / name, kinds, normal)
+        for kind in kinds:
             for path in list_images(folder / name / kind):
                 key = path.relative_to(folder / name).with_suffix("").as_posix()
                 samples.append(
@@ -76,7 +78,8 @@ def _nothing_usable(root: Path, folder: Path, normal: str) -> str:
     if categories:
         return (
             f"data.root={root} holds {len(categories)} categories: {some(categories)}. "
-            f"Choose one, for example data.category={categories[0]}, or all of them in turn with -m data.category=all"
+            f"Choose one, for example data.category={categories[0]}, "
+            "or all of them in turn with -m data.category=all"
         )
     return (
         f"data.root={root}: looked for train/{normal}/ and test/ in {folder}, but {contents(folder)}. "

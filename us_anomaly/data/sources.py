@@ -1,13 +1,15 @@
 """Where pictures come from: the data set that the settings describe, or what a user points at."""
 
 import glob
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from us_anomaly.data.categories import choose
 from us_anomaly.data.demo import read_demo
 from us_anomaly.data.folder import read_folder
 from us_anomaly.data.kolektor_sdd import read_kolektor_sdd
-from us_anomaly.data.listing import contents, is_image, list_images
+from us_anomaly.data.listing import contents, exists, is_image, list_images, some
 from us_anomaly.data.mvtec import mvtec_categories, read_mvtec
 from us_anomaly.data.sample import Sample
 from us_anomaly.data.table import read_table
@@ -28,12 +30,23 @@ def read_samples(data: DataSettings) -> list[Sample]:
     """Return the pictures of the data set, sorted by filename, whatever its layout.
 
     Raises:
-        DataError: There is nothing usable under `data.root`; the message says what was looked for and what was found.
+        DataError: There is nothing usable under `data.root`; the message says what was looked for and what
+            was found.
     """
     root = Path(data.root)
-    allow = data.allow_outside_root
-    if not root.is_dir() and not isinstance(data, DemoData):
+    if not isinstance(data, DemoData) and not (exists(root) and root.is_dir()):
         raise DataError(f"data.root={root}: {contents(root)}")
+    samples = _read(root, data)
+    unwritable = [repr(sample.filename) for sample in samples if not _is_utf8(sample.filename)]
+    if unwritable:
+        raise DataError(
+            f"file names that are not UTF-8 cannot be written down, rename them: {some(unwritable)}"
+        )
+    return samples
+
+
+def _read(root: Path, data: DataSettings) -> list[Sample]:
+    allow = data.allow_outside_root
     match data:
         case FolderData():
             return read_folder(
@@ -61,8 +74,16 @@ def read_samples(data: DataSettings) -> list[Sample]:
             )
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def list_categories(data: DataSettings) -> list[str]:
-    """Return the categories that `data.category` means: null or `all`, a name, names with commas, or a pattern.
+    """Return the categories that `data.category` means: null or `all`, or names and patterns with commas.
 
     Raises:
         DataError: `data.root` holds none, or none that is meant.
@@ -83,32 +104,49 @@ def list_categories(data: DataSettings) -> list[str]:
 def find_images(path_or_glob: str) -> list[Path]:
     """Return the pictures that a file name, a folder (with all below it) or a glob pattern means, sorted.
 
-    What exists under the very name is taken first, so that brackets in file names do no harm.
+    What exists under the very name is taken first, so that brackets in file names do no harm. `**` stands for
+    any number of folders.
 
     Raises:
         DataError: It matches no picture.
     """
     path = Path(path_or_glob).expanduser()
-    if _exists(path):
+    if path_or_glob and exists(path):
         if not path.is_dir():
             return [path]
         found = list_images(path)
         if not found:
             raise DataError(f"inference.input={path_or_glob}: no pictures in this folder, {contents(path)}")
         return found
-    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (absolute patterns)
-    found = [match for match in matches if match.is_file() and is_image(match)]
-    for match in matches:
-        if match.is_dir():
-            found += list_images(match)
+    found = _matching(path)
     if not found:
-        reason = f"its {len(matches)} matches hold no picture" if matches else "no such file, folder or match"
-        raise DataError(f"inference.input={path_or_glob}: {reason}")
+        raise DataError(f"inference.input={path_or_glob}: no such file or folder, and no picture matches it")
     return sorted(set(found), key=lambda match: match.as_posix())
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+def _matching(pattern: Path) -> list[Path]:
+    """Return the pictures that match, and those in folders that match."""
+    if "**" not in pattern.parts:
+        found = []
+        for match in map(Path, glob.glob(str(pattern))):  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            found += list_images(match) if match.is_dir() else [match] if is_image(match) else []
+        return found
+    fixed = pattern.parts[: pattern.parts.index("**")]  # glob would follow links in circles for hours
+    base = Path(*fixed)
+    folders = [Path(match) for match in glob.glob(str(base))]  # noqa: PTH207
+    rest = pattern.parts[len(fixed) :]
+    return [
+        path
+        for folder in folders
+        for path in list_images(folder)
+        if _matches(path.relative_to(folder).parts, rest)
+    ]
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Return whether the parts of a path match the parts of a pattern, where `**` takes any number of parts."""
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_matches(names[start:], patterns[1:]) for start in range(len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])

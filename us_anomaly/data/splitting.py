@@ -1,4 +1,4 @@
-"""Dividing a data set into train, val and test without letting an anomaly or half a part slip into training."""
+"""Dividing a data set into train, val and test: no anomaly in train, no part in two splits."""
 
 import hashlib
 import logging
@@ -36,20 +36,22 @@ class _Part:
 
 
 def split_samples(samples: Sequence[Sample], *, settings: SplitSettings, seed: int) -> list[Sample]:
-    """Return the samples with their split, sorted by filename; the seed decides, the order of the input does not.
+    """Return the samples with their split, sorted by filename; the seed decides, the input's order does not.
 
-    *Ratio*: the normal pictures are divided train : val : test by largest remainder; anomalous ones go to val and test
-    as val : test, stratified by defect type. Pictures of one group stay together, so with groups the counts are as
-    close as whole groups allow; a group that holds an anomalous picture never trains.
-    *Predefined*: the data set's own train and test; where it has no val, `split.validation_fraction` of train.
+    *Ratio*: the normal pictures are divided train : val : test by largest remainder; anomalous ones go to val
+    and test as val : test, stratified by defect type. Pictures of one group stay together, so with groups the
+    counts are as close as whole groups allow; a group that holds an anomalous picture never trains.
+    *Predefined*: the data set's own train and test; where it has no val, `split.validation_fraction` of
+    train.
 
     Raises:
-        DataError: There are no normal pictures, too few of them, an anomalous one in train, or no split to keep.
+        DataError: There are no normal pictures, too few of them, an anomalous one in train, or no split to
+            keep.
     """
     ordered = sorted(samples, key=lambda sample: sample.filename)
     if all(sample.is_anomalous for sample in ordered):
         raise DataError(
-            f"none of the {len(ordered)} pictures is normal: the detector learns from good parts, add some of them"
+            f"none of the {len(ordered)} pictures is normal: the detector learns from good parts, add some"
         )
     if _is_predefined(ordered, settings.mode):
         divided = _keep_predefined(ordered, settings.validation_fraction, seed)
@@ -59,7 +61,7 @@ def split_samples(samples: Sequence[Sample], *, settings: SplitSettings, seed: i
 
 
 def largest_remainder(total: int, weights: Sequence[int]) -> list[int]:
-    """Divide `total` in proportion to `weights` into whole numbers; of equal remainders the first is rounded up."""
+    """Divide `total` in proportion to `weights`; of equal remainders, the first is rounded up."""
     whole = sum(weights)
     counts = [total * weight // whole for weight in weights]
     remainders = [total * weight % whole for weight in weights]
@@ -86,8 +88,8 @@ def _is_predefined(samples: Sequence[Sample], mode: SplitMode) -> bool:
         )
     if mode is SplitMode.predefined and missing:
         raise DataError(
-            f"split.mode=predefined keeps the data set's own split, but it has no {' and no '.join(sorted(missing))}: "
-            "use split.mode=ratio"
+            "split.mode=predefined keeps the data set's own split, "
+            f"but it has no {' and no '.join(sorted(missing))}: use split.mode=ratio"
         )
     return not missing
 
@@ -96,7 +98,8 @@ def _keep_predefined(samples: Sequence[Sample], validation_fraction: float, seed
     anomalous = [sample.filename for sample in samples if sample.is_anomalous and sample.split == "train"]
     if anomalous:
         raise DataError(
-            f"{len(anomalous)} anomalous pictures are in train, where only normal ones may be: {some(anomalous)}"
+            f"{len(anomalous)} anomalous pictures are in train, which takes normal ones only: "
+            f"{some(anomalous)}"
         )
     _refuse_crossing(samples)
     train = [sample for sample in samples if sample.split == "train"]
@@ -141,8 +144,8 @@ def _targets(
 ) -> dict[str, Counts]:
     """Return how many pictures of each kind each split should get.
 
-    For defect types, every count is its exact share rounded up or down, and so is the sum over all types: rounding each
-    type alone would send every type with one picture to the same side.
+    For defect types, every count is its exact share rounded up or down, and so is the sum over all types:
+    rounding each type alone would send every type with one picture to the same side.
     """
     counts = Counter(_kind(sample) for sample in samples)
     normal = largest_remainder(counts.pop(_NORMAL, 0), [percentages[split] for split in SPLITS])
@@ -187,8 +190,8 @@ def _assign(
 ) -> list[Sample]:
     """Give every part to the split that lacks most of what it holds.
 
-    Parts with anomalous pictures come first, because they have the smaller choice, then large ones before small ones,
-    so that single pictures fill the gaps: without groups the targets are met exactly.
+    Parts with anomalous pictures come first, because they have the smaller choice, then large ones before
+    small ones, so that single pictures fill the gaps: without groups the targets are met exactly.
     """
     lacking = {kind: Counter(counts) for kind, counts in targets.items()}
     chosen: dict[Split, list[_Part]] = {split: [] for split in normal_splits}
@@ -212,7 +215,7 @@ def _assign(
 
 
 def _fill_empty(chosen: dict[Split, list[_Part]]) -> None:
-    """Give an empty split the smallest normal group of the split with most parts; single pictures follow the ratio."""
+    """Give an empty split the smallest normal group of the split with most parts; single pictures stay."""
     for given in chosen.values():
         donor = max(chosen.values(), key=len)
         groups = [part for part in donor if len(part.members) > 1 and not part.is_anomalous]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from us_anomaly.data.listing import MAX_NAMED, contents, refuse_outside
+from us_anomaly.data.listing import MAX_NAMED, contents, exists, refuse_outside
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.errors import DataError
 
@@ -38,12 +38,13 @@ class Row:
 def read_table(root: Path, *, file: str, allow_outside_root: bool = False) -> list[Sample]:
     """Return the pictures that the table `file` lists, sorted by filename.
 
-    Columns: `filename`, `is_anomalous` (0, 1, true, false) and, where known, `mask_path`, `defect_type`, `split` (train,
-    val, test), `group`; others are ignored. Paths are relative to the table's folder or to `root`.
+    Columns: `filename`, `is_anomalous` (0, 1, true, false) and, where known, `mask_path`, `defect_type`,
+    `split` (train, val, test), `group`; others are ignored. Paths are relative to the table's folder or to
+    `root`.
 
     Raises:
-        DataError: The table cannot be read, rows are wrong (all of them are told, with their line numbers), files do
-            not exist, or paths leave `root`.
+        DataError: The table cannot be read, rows are wrong (all of them are told, with their line numbers),
+            files do not exist, or paths leave `root`.
     """
     table = root / file
     rows = read_rows(table, required=("filename", "is_anomalous"))
@@ -175,7 +176,7 @@ class _RowReader:
         """Return `path` relative to the root (absolute if outside), or None if it exists nowhere."""
         for folder in self._folders:
             candidate = Path(os.path.abspath(folder / path))  # noqa: PTH100 (resolve() would follow links)
-            if _exists(candidate):
+            if exists(candidate):
                 root = Path(os.path.abspath(self._root))  # noqa: PTH100
                 return (
                     candidate.relative_to(root) if candidate.is_relative_to(root) else candidate
@@ -184,20 +185,13 @@ class _RowReader:
         return None
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # names that no file system takes: too long, with a zero byte
-        return False
-
-
 def _columns(table: Path, cells: list[str], required: tuple[str, ...]) -> list[str]:
     columns = [cell.strip().lower() for cell in cells]
     missing = [name for name in required if name not in columns]
     if missing:
         raise DataError(
-            f"{table}, line 1: no column {' and no column '.join(missing)}; the first line must name the columns, "
-            f"it holds: {', '.join(columns)}"
+            f"{table}, line 1: no column {' and no column '.join(missing)}; "
+            f"the first line must name the columns, it holds: {', '.join(columns)}"
         )
     named = [name for name in columns if name]
     repeated = sorted({name for name in named if columns.count(name) > 1})

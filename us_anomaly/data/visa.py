@@ -1,4 +1,4 @@
-"""Layout *visa*: VisA as it is downloaded, `<category>/Data/Images/{Normal,Anomaly}` with tables in `split_csv/`."""
+"""Layout *visa*: VisA as downloaded: `<category>/Data/Images/{Normal,Anomaly}` and tables in `split_csv/`."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ def read_visa(
 ) -> list[Sample]:
     """Return the pictures of one category, sorted by filename.
 
-    The split is the one of `table` (columns object, split, label, image, mask); where that file does not exist,
-    pictures have no split and `usad split` divides them by ratio.
+    The split is the one of `table` (columns object, split, label, image, mask); where that file does not
+    exist, pictures have no split and `usad split` divides them by ratio.
 
     Raises:
         DataError: The category is not given or not there, the table has wrong rows, or a path leaves `root`.
@@ -45,9 +45,10 @@ def visa_categories(root: Path) -> list[str]:
 def _from_table(root: Path, table: Path, category: str) -> list[Sample]:
     samples = []
     faults: list[str] = []
+    seen: dict[str, int] = {}
     for row in read_rows(table, required=_COLUMNS):
         if row.cells["object"] == category:
-            fault = _fault(root, row)
+            fault = _fault(root, row, seen)
             if fault:
                 faults.append(f"line {row.line}: {fault}")
             else:
@@ -65,7 +66,8 @@ def _from_table(root: Path, table: Path, category: str) -> list[Sample]:
     return samples
 
 
-def _fault(root: Path, row: Row) -> str | None:
+def _fault(root: Path, row: Row, seen: dict[str, int]) -> str | None:
+    """Return what is wrong with a row; `seen` remembers the line of each picture."""
     cells = row.cells
     if cells["split"] not in _SPLITS:
         return f"split must be train or test, got {cells['split']!r}"
@@ -73,6 +75,9 @@ def _fault(root: Path, row: Row) -> str | None:
         return f"label must be normal or anomaly, got {cells['label']!r}"
     if not cells["image"]:
         return "image is empty"
+    first = seen.setdefault(cells["image"], row.line)
+    if first != row.line:
+        return f"{cells['image']} is already in line {first}"
     missing = [path for path in (cells["image"], cells["mask"]) if path and not (root / path).is_file()]
     return f"{some(missing)} does not exist in {root}" if missing else None
 
@@ -101,5 +106,6 @@ def _no_category(root: Path, categories: list[str]) -> str:
         return f"data.root={root}: looked for <category>/Data/Images/Normal/, but {contents(root)}"
     return (
         f"data.root={root} holds {len(categories)} categories: {some(categories)}. "
-        f"Choose one, for example data.category={categories[0]}, or all of them in turn with -m data.category=all"
+        f"Choose one, for example data.category={categories[0]}, "
+        "or all of them in turn with -m data.category=all"
     )

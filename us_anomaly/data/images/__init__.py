@@ -1,7 +1,7 @@
 """Pictures and masks from files: one door for everything that reads pixels.
 
-`decoding` opens files and guards against hostile ones, `brightness` brings pictures of more than 8 bits to 8, `masks`
-turns masks into yes or no per pixel, `inspection` checks a whole data set.
+`decoding` opens files and guards against hostile ones, `brightness` brings pictures of more than 8 bits to 8,
+`masks` turns masks into yes or no per pixel, `inspection` checks a whole data set.
 """
 
 from us_anomaly.data.images.decoding import IMAGE_SUFFIXES, image_size, read_image

@@ -1,24 +1,23 @@
 """From a file to the RGB picture a person sees, with every fault told as one line.
 
-The format is taken from the content, not from the name. The first frame of an animated or multi-page file counts.
-Colour profiles are not applied. Legend: `H W` pixels after the EXIF orientation.
+The format is taken from the content, not from the name. The first frame of an animated or multi-page file
+counts. Colour profiles are not applied. Legend: `H W` pixels after the EXIF orientation.
 """
 
 import errno
-import re
 import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from us_anomaly.data.images.brightness import channels_of_16_bits, to_8_bits
+from us_anomaly.data.images.brightness import deep_channels, deep_grey
 from us_anomaly.errors import BadImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -44,12 +43,12 @@ Opened = tuple[Image.Image, BinaryIO]
 def read_image(path: Path, *, max_pixels: int) -> NDArray[np.uint8]:
     """Read a picture as uint8 RGB of shape (H, W, 3), the way a person sees it.
 
-    Transparency is composited over white; what is fully opaque keeps its exact values. Pictures of more than 8 bits per
-    channel are scaled by `brightness.white_level`. The EXIF orientation is applied.
+    Transparency is composited over white; what is fully opaque keeps its exact values. Pictures of more than
+    8 bits per channel are scaled by `brightness.value_range`. The EXIF orientation is applied.
 
     Raises:
-        BadImageError: The file is missing, unreadable, empty, truncated, not a picture, has more than `max_pixels`
-            pixels (told from the header, before decoding), or holds not-a-number.
+        BadImageError: The file is missing, unreadable, empty, truncated, not a picture, has more than
+            `max_pixels` pixels (told from the header, before decoding), or holds not-a-number.
     """
     return decode(path, _rgb, max_pixels=max_pixels)
 
@@ -66,8 +65,8 @@ def image_size(path: Path, *, max_pixels: int) -> tuple[int, int]:
 def decode(path: Path, work: Callable[[Opened], T], *, max_pixels: int) -> T:
     """Open a picture, refuse it by its header if it is too large, and return what `work` makes of it.
 
-    Pillow's own limit (`Image.MAX_IMAGE_PIXELS`) stays in force for everybody else: it is lifted only around a picture
-    that exceeds it and that `max_pixels` allows.
+    Pillow's own limit (`Image.MAX_IMAGE_PIXELS`) stays in force for everybody else: it is lifted only around
+    a picture that exceeds it and that `max_pixels` allows.
 
     Raises:
         BadImageError: One line that names the file and the reason.
@@ -85,8 +84,8 @@ def decode(path: Path, work: Callable[[Opened], T], *, max_pixels: int) -> T:
         raise BadImageError(f"{path}: {_reason(error, path)}") from error
 
 
-def upright(pixels: NDArray[T], orientation: int) -> NDArray[T]:  # type: ignore[type-var]
-    """Turn an array of shape (H, W, ...) from the stored to the upright position by its EXIF orientation, 1 to 8."""
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn an array (H, W, ...) from the stored to the upright position by its EXIF orientation, 1 to 8."""
     match orientation:
         case 2:
             turned = pixels[:, ::-1]
@@ -167,18 +166,19 @@ def _rgb(opened: Opened) -> NDArray[np.uint8]:
     """Return the upright picture as uint8, shape (H, W, 3)."""
     image, file = opened
     orientation = stored_orientation(image)
-    deep = channels_of_16_bits(image, file)
-    if deep is not None:
-        return upright(_over_white(deep), orientation)
-    image = loaded(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = to_8_bits(np.asarray(image))
-        return upright(np.repeat(grey[..., None], 3, axis=2), orientation)
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        return upright(_over_white(np.asarray(image.convert("RGBA"))), orientation)
-    return upright(np.asarray(image.convert("RGB")), orientation)
+    rgba = deep_channels(image, file)
+    if rgba is None:
+        image = loaded(image)
+        rgba = deep_grey(image)
+    if rgba is None and image.has_transparency_data:
+        rgba = np.asarray(straight_alpha(image).convert("RGBA"))
+    colour = np.asarray(image.convert("RGB")) if rgba is None else _over_white(rgba)
+    return upright(colour, orientation)
+
+
+def straight_alpha(image: Image.Image) -> Image.Image:
+    """Undo premultiplied grey, which Pillow converts to nothing else."""
+    return image.convert("LA") if image.mode == "La" else image
 
 
 def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -187,7 +187,8 @@ def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if (alpha == 255).all():
         return colour
     wide = alpha.astype(np.uint32)
-    return ((colour * wide + 255 * (255 - wide) + 127) // 255).astype(np.uint8)
+    composited: NDArray[np.uint8] = ((colour * wide + 255 * (255 - wide) + 127) // 255).astype(np.uint8)
+    return composited
 
 
 def _reason(error: Exception, path: Path) -> str:
@@ -226,7 +227,7 @@ _PILLOW_MODULES = r"PIL\."
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings while any thread decodes; `warnings.catch_warnings` would not survive threads."""
+    """Silence Pillow's warnings while any thread decodes; `warnings.catch_warnings` is not for threads."""
     global _num_quiet
     with _lock:
         warnings.filterwarnings(

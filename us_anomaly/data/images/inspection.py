@@ -37,7 +37,7 @@ class Inspection:
     reason: str | None
     """Why it cannot be used; None if it can."""
     content_hash: str | None
-    """Hash of the upright RGB pixels and their size: equal for the same picture in two files of any format."""
+    """Hash of size and upright RGB pixels: equal for the same picture in files of any lossless format."""
     remarks: tuple[str, ...]
     """What is odd about its mask, as sentences without a subject."""
 
@@ -45,7 +45,7 @@ class Inspection:
 def inspect_images(
     root: Path, samples: Sequence[Sample], *, max_pixels: int, num_workers: int
 ) -> list[Inspection]:
-    """Decode every picture and mask, in `num_workers` threads (0 or 1: this one), and say what was found, in order."""
+    """Decode every picture and mask in `num_workers` threads (0 or 1: in this one); keep the order."""
 
     def inspect(sample: Sample) -> Inspection:
         return _inspect(root, sample, max_pixels)
@@ -62,8 +62,8 @@ def keep_good(
     """Divide samples into those that can be used and those that cannot; warn about odd masks.
 
     Raises:
-        DataError: `on_bad_image` is `error` and there are bad ones (all of them are counted, the first 20 named), or
-            every picture is bad.
+        DataError: `on_bad_image` is `error` and there are bad ones (all of them are counted, the first 20
+            named), or every picture is bad.
     """
     good, bad, remarks = [], [], defaultdict(list)
     for inspection in inspections:
@@ -84,7 +84,7 @@ def keep_good(
 def check_images(
     root: Path, samples: Sequence[Sample], *, on_bad_image: OnBadImage, max_pixels: int, num_workers: int
 ) -> tuple[list[Sample], list[BadImage]]:
-    """Decode every picture and mask and return the samples that can be used and the others with their reasons.
+    """Decode every picture and mask; return the samples that can be used, and the others with the reasons.
 
     Raises:
         DataError: As `keep_good`.
@@ -109,7 +109,7 @@ def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
     except BadImageError as error:
         return Inspection(sample=sample, reason=_without_path(error, path), content_hash=None, remarks=())
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=20)
-    digest.update(pixels)
+    digest.update(pixels.data.cast("B"))
     remarks: tuple[str, ...] = ()
     if sample.mask_path is not None:
         try:

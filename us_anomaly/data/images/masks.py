@@ -4,11 +4,13 @@ The rule for one mask picture, in this order (values are the brightest channel; 
 
 1. JPEG: 128 and above, because lossy compression leaves noise around both values.
 2. One or two different values: everything that is not 0, or the larger of two values.
-3. A palette, or whole numbers that all lie below 32: they number the kinds of defects, so everything that is not 0.
-4. Anything else is not a binary mask: half of its full scale (`brightness.white_level`) and above; `Mask.is_binary` says so.
+3. A palette, or whole numbers that all lie below 32: they number the kinds of defects, so everything that is
+    not 0.
+4. Anything else is not a binary mask: half of its full scale (`brightness.value_range`) and above;
+   `Mask.is_binary` says so.
 
-A folder of mask pictures (MVTec LOCO) is their union, and there every value but 0 counts, because the values number the
-kinds of defects.
+A folder of mask pictures (MVTec LOCO) is their union, and there every value but 0 counts, because the values
+number the kinds of defects.
 """
 
 from dataclasses import dataclass
@@ -18,14 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from us_anomaly.data.images.brightness import channels_of_16_bits, white_level
+from us_anomaly.data.images.brightness import deep_channels, is_deep_grey, value_range
 from us_anomaly.data.images.decoding import (
     IMAGE_SUFFIXES,
     Opened,
     decode,
-    image_size,
     loaded,
     stored_orientation,
+    straight_alpha,
     upright,
 )
 from us_anomaly.errors import BadImageError
@@ -47,7 +49,8 @@ def read_mask(path: Path, *, max_pixels: int) -> NDArray[np.bool_]:
     """Read a mask picture, or unite a folder of them, as bool of shape (H, W); the module tells the rule.
 
     Raises:
-        BadImageError: A file cannot be read (see `read_image`), or the folder holds no picture or several sizes.
+        BadImageError: A file cannot be read (see `read_image`), or the folder holds no picture or several
+            sizes.
     """
     return load_mask(path, max_pixels=max_pixels).pixels
 
@@ -57,15 +60,6 @@ def load_mask(path: Path, *, max_pixels: int) -> Mask:
     if path.is_dir():
         return Mask(_united(path, max_pixels), is_binary=True)
     return decode(path, _mask, max_pixels=max_pixels)
-
-
-def mask_size(path: Path, *, max_pixels: int) -> tuple[int, int]:
-    """Return height and width of a mask from the header of its (first) picture.
-
-    Raises:
-        BadImageError: As `read_mask`, as far as the header tells.
-    """
-    return image_size(_pictures(path)[0] if path.is_dir() else path, max_pixels=max_pixels)
 
 
 def _united(folder: Path, max_pixels: int) -> NDArray[np.bool_]:
@@ -102,13 +96,16 @@ def _mask(opened: Opened) -> Mask:
         return Mask(values != 0, is_binary=True)
     if ((values == low) | (values == high)).all():
         return Mask(values == high, is_binary=True)
-    are_labels = image.mode == "P" or (
-        np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= MAX_LABEL
-    )
-    if are_labels:
+    if _are_labels(values, has_palette=image.mode == "P"):
         return Mask(values != 0, is_binary=True)
-    black, white = white_level(values)
+    black, white = value_range(values)
     return Mask(values.astype(np.float64) - black >= (white - black) / 2, is_binary=False)
+
+
+def _are_labels(values: NDArray[Any], *, has_palette: bool) -> bool:
+    if has_palette:
+        return len(np.unique(values)) <= MAX_LABEL + 1
+    return bool(np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() <= MAX_LABEL)
 
 
 def _values(opened: Opened) -> NDArray[Any]:
@@ -119,23 +116,21 @@ def _values(opened: Opened) -> NDArray[Any]:
     """
     image, file = opened
     orientation = stored_orientation(image)
-    deep = channels_of_16_bits(image, file)
+    deep = deep_channels(image, file)
     if deep is not None:
         return upright(_brightest(deep), orientation)
     image = loaded(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if is_deep_grey(image):
         values = np.asarray(image)
-        white_level(values)  # refuses not-a-number
+        value_range(values)  # refuses not-a-number
         return upright(values, orientation)
     if image.mode in ("1", "L") and not image.has_transparency_data:
         return upright(np.asarray(image.convert("L")), orientation)
-    if image.mode == "La":
-        image = image.convert("LA")
-    return upright(_brightest(np.asarray(image.convert("RGBA"))), orientation)
+    return upright(_brightest(np.asarray(straight_alpha(image).convert("RGBA"))), orientation)
 
 
 def _brightest(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the brightest channel over black, (H, W, 4) to (H, W); a picture that is black all over is its own alpha."""
+    """Return the brightest channel over black, (H, W, 4) to (H, W); if all is black, alpha is the mask."""
     colour: NDArray[np.uint8] = rgba[..., :3].max(axis=2)
     alpha = rgba[..., 3]
     if (alpha == 255).all():
