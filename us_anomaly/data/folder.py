@@ -3,9 +3,17 @@
 from collections import defaultdict
 from pathlib import Path
 
-from us_anomaly.data.listing import contents, list_images, refuse_hidden_defect, refuse_outside, some,
-subfolders from us_anomaly.data.mask_lookup import MaskIndex from us_anomaly.data.sample import NORMAL_TYPE,
-Sample from us_anomaly.errors import DataError
+from us_anomaly.data.listing import (
+    contents,
+    list_images,
+    refuse_hidden_defect,
+    refuse_outside,
+    some,
+    subfolders,
+)
+from us_anomaly.data.mask_lookup import MaskIndex
+from us_anomaly.data.sample import NORMAL_TYPE, Sample
+from us_anomaly.errors import DataError
 
 
 def read_folder(

@@ -144,7 +144,7 @@ def _matching(pattern: Path) -> list[Path]:
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Return whether the parts of a path match the parts of a pattern, where `**` takes any number of parts."""
+    """Return whether the parts of a path match those of a pattern, where `**` takes any number of parts."""
     if not patterns:
         return not names
     if patterns[0] == "**":
