@@ -1,6 +1,5 @@
 """Endless sources of pictures that have nothing to do with the data set, from which teachers learn."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from us_anomaly.data.blemishes import add_blemishes
+from us_anomaly.data.images import read_image
 from us_anomaly.data.mixing import mix
 from us_anomaly.data.photographs import Picture, load_photographs, multi_scale_crop
 from us_anomaly.data.procedural import ProceduralPictures
@@ -18,6 +18,8 @@ from us_anomaly.errors import DataError
 PHOTOGRAPH_BLEMISH_FRACTION = 0.1
 MIX_FRACTION = 0.2
 DULL_DEVIATION = 4.0
+KEPT_SIDE_PX = 768
+KEPT_PIXELS = 100_000_000
 
 
 class PictureSource(Protocol):
@@ -49,12 +51,15 @@ class GenericPictures:
 
         Raises:
             UsadError: The photographs are wanted and their packages are not installed.
+            ValueError: `side_px` is too small, or photographs are wanted and the list is empty.
         """
         self.side_px = side_px
         self.photograph_fraction = photograph_fraction
         self._procedural = ProceduralPictures(side_px=side_px)
         if photographs is None:
             photographs = load_photographs() if photograph_fraction > 0 else []
+        if photograph_fraction > 0 and not photographs:
+            raise ValueError("photograph_fraction is positive, but there are no photographs")
         self._photographs = [Image.fromarray(photograph) for photograph in photographs]
         roots = np.array([np.sqrt(image.width * image.height) for image in self._photographs])
         self._shares = (
@@ -88,7 +93,7 @@ class GenericPictures:
 
 
 class FolderPictures:
-    """Crops of the photographs of a folder; the 128 used last stay decoded."""
+    """Crops of the photographs of a folder, read when they are needed; what was used last stays in memory."""
 
     def __init__(self, paths: Sequence[Path], *, side_px: int, max_pixels: int = 1_000_000_000) -> None:
         """Prepare the stream.
@@ -103,12 +108,13 @@ class FolderPictures:
         """
         if not paths:
             raise DataError(
-                "a folder of pictures for the teacher holds no picture; name another in `teacher.images`"
+                "a folder of `teacher.images` holds no picture; name a folder of photographs, or take generic"
             )
         self.side_px = side_px
         self._paths = list(paths)
         self._max_pixels = max_pixels
-        self._read = functools.lru_cache(maxsize=128)(self._decode)
+        self._kept: dict[int, Image.Image] = {}  # in the order of use, the latest last
+        self._kept_pixels = 0
 
     def draw(self, rng: np.random.Generator) -> Picture:
         """Return the next picture, shape (side_px, side_px, 3); `rng` decides everything.
@@ -123,10 +129,19 @@ class FolderPictures:
         """Return the next `count` pictures, shape (count, side_px, side_px, 3)."""
         return draw_batch(self, rng, count=count)
 
-    def _decode(self, index: int) -> Image.Image:
-        from us_anomaly.data.images import read_image
-
-        return Image.fromarray(read_image(self._paths[index], max_pixels=self._max_pixels))
+    def _read(self, index: int) -> Image.Image:
+        photograph = self._kept.pop(index, None)
+        if photograph is None:
+            photograph = Image.fromarray(read_image(self._paths[index], max_pixels=self._max_pixels))
+            factor = min(photograph.size) // KEPT_SIDE_PX
+            if factor > 1:  # the finest detail of a huge photograph is blur; it would only fill the memory
+                photograph = photograph.reduce(factor)
+            self._kept_pixels += photograph.width * photograph.height
+        self._kept[index] = photograph
+        while self._kept_pixels > KEPT_PIXELS and len(self._kept) > 1:
+            oldest = self._kept.pop(next(iter(self._kept)))
+            self._kept_pixels -= oldest.width * oldest.height
+        return photograph
 
 
 class MixedPictures:
