@@ -14,7 +14,7 @@ import numpy.typing as npt
 from us_anomaly.scoring.map_files import FloatMap
 from us_anomaly.scoring.pixel_curve import PixelCurve
 from us_anomaly.scoring.ranking import FloatArray
-from us_anomaly.scoring.region_overlap import PixelTruth, defect_pixels
+from us_anomaly.scoring.region_overlap import PixelItem, PixelTruth, defect_pixels
 
 Scores = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
@@ -46,6 +46,11 @@ class ExactPixels:
     def __init__(self) -> None:
         """Start with no image."""
         self._groups: dict[str, _Group] = {}
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups, sorted."""
+        return sorted(self._groups)
 
     def add(self, anomaly_map: FloatMap, truth: PixelTruth, *, group: str) -> None:
         """Take in the map (H, W) of one image of `group`."""
@@ -92,6 +97,14 @@ class ExactPixels:
             num_normal=sum(block.size for members in chosen for block in members.blocks),
             num_regions=sum(members.num_regions for members in chosen),
         )
+
+
+def count_exactly(items: Iterable[PixelItem]) -> ExactPixels:
+    """Go through `items` once and return the counts."""
+    counted = ExactPixels()
+    for item in items:
+        counted.add(item.anomaly_map, item.truth, group=item.group)
+    return counted
 
 
 def _descending(groups: list[_Group]) -> tuple[Scores, FloatArray]:

@@ -47,6 +47,15 @@ class PixelTruth:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelItem:
+    """The map of one image, what is known about its pixels, and the group it is counted in."""
+
+    anomaly_map: FloatMap
+    truth: PixelTruth
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
 class DefectPixels:
     """The defect pixels of one image."""
 

@@ -1,0 +1,140 @@
+"""The evaluation as tables: for the terminal and as CSV."""
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from us_anomaly.reporting.metric_names import LABELS, shown
+
+Evaluation = Mapping[str, Any]
+"""Content of `evaluation.json`."""
+
+_PER_TYPE = (
+    "image_auroc",
+    "deployed_recall",
+    "misses",
+    "pixel_auroc",
+    "pixel_average_precision",
+    "aupro_0.3",
+    "auspro_0.05",
+)
+
+
+def evaluation_tables(evaluation: Evaluation) -> list[Table]:
+    """Return the table of all figures, and the table of defect types where there are several."""
+    tables = [_overall_table(evaluation)]
+    if len(evaluation["per_defect_type"]) > 1:
+        tables.append(_type_table(evaluation))
+    return tables
+
+
+def evaluation_notes(evaluation: Evaluation) -> list[str]:
+    """Return what a reader must know, as sentences: choice of the threshold, what is absent, what is odd."""
+    notes = []
+    threshold = evaluation["threshold"]
+    if threshold["reason"]:
+        notes.append(f"The threshold was chosen by the rule {threshold['rule']}: {threshold['reason']}.")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in evaluation["absent"].items():
+        if name in LABELS:
+            reasons.setdefault(reason, []).append(LABELS[name])
+    notes += [f"Absent ({reason}): {', '.join(names)}." for reason, names in reasons.items()]
+    warnings = {kind: count for kind, count in evaluation["warnings"].items() if count}
+    if warnings:
+        listed = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in warnings.items())
+        notes.append(f"Odd data: {listed}; see warnings in evaluation.json.")
+    return notes
+
+
+def resolution_text(evaluation: Evaluation) -> str:
+    """Return the resolution at which pixels were compared, for example `original, 256x256`."""
+    if evaluation["resolution_px"] is None:
+        return "no pixel metrics"
+    smallest, largest = evaluation["resolution_px"]["smallest"], evaluation["resolution_px"]["largest"]
+    size = f"{smallest[0]}x{smallest[1]}"
+    if smallest != largest:
+        size += f" to {largest[0]}x{largest[1]}"
+    return f"{evaluation['resolution']}, {size}"
+
+
+def evaluation_csv(evaluation: Evaluation) -> str:
+    """Return CSV: a row for all test images, then one per defect type; absent figures are empty cells."""
+    rows = [_csv_row("all", evaluation["counts"]["images"], evaluation, evaluation)]
+    for name, one_type in evaluation["per_defect_type"].items():
+        rows.append(_csv_row(name, one_type["count"], one_type, evaluation))
+    names = [name for name in LABELS if any(name in row for row in rows)]
+    interval_names = [
+        f"{name}_{end}"
+        for name in names
+        for end in ("low", "high")
+        if any(f"{name}_{end}" in row for row in rows)
+    ]
+    buffer = io.StringIO()
+    columns = ["group", "images", "resolution", "algorithm", *names, *interval_names]
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _csv_row(group: str, count: int, figures: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "group": group,
+        "images": count,
+        "resolution": evaluation["resolution"],
+        "algorithm": evaluation["algorithm"] or "",
+    }
+    row |= {name: value for name, value in figures["metrics"].items() if name in LABELS}
+    for name, (low, high) in figures["intervals"].items():
+        if name in LABELS:
+            row |= {f"{name}_low": low, f"{name}_high": high}
+    return row
+
+
+def _overall_table(evaluation: Evaluation) -> Table:
+    counts = evaluation["counts"]
+    algorithm = evaluation["algorithm"] or "–"
+    table = Table(
+        title=f"{counts['images']} test images ({counts['normal']} normal, {counts['anomalous']} anomalous)",
+        caption=f"pixels at resolution: {resolution_text(evaluation)}; algorithm: {algorithm}",
+    )
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column(f"{evaluation['bootstrap']['confidence']:.0%} interval", justify="right")
+    previous_level = None
+    for name, label in LABELS.items():
+        if name not in evaluation["metrics"]:
+            continue
+        level = name.startswith(("pixel", "au"))
+        if previous_level is not None and level != previous_level:
+            table.add_section()
+        previous_level = level
+        table.add_row(label, shown(name, evaluation["metrics"][name]), _interval(name, evaluation))
+    return table
+
+
+def _interval(name: str, figures: Mapping[str, Any]) -> str:
+    if name not in figures["intervals"]:
+        return ""
+    low, high = figures["intervals"][name]
+    return f"{shown(name, low)} to {shown(name, high)}"
+
+
+def _type_table(evaluation: Evaluation) -> Table:
+    types = evaluation["per_defect_type"]
+    names = [name for name in _PER_TYPE if any(name in one["metrics"] for one in types.values())]
+    table = Table(
+        title="per defect type, each against all normal test images",
+        caption=f"pixels at resolution: {resolution_text(evaluation)}",
+    )
+    table.add_column("defect type")
+    table.add_column("images", justify="right")
+    for name in names:
+        table.add_column(LABELS[name].removesuffix(" at deployed threshold"), justify="right")
+    for defect_type, one in types.items():
+        cells = [shown(name, one["metrics"].get(name)) for name in names]
+        table.add_row(defect_type, str(one["count"]), *cells)
+    return table
