@@ -99,7 +99,7 @@ def _overall_table(evaluation: Evaluation) -> Table:
     algorithm = evaluation["algorithm"] or "–"
     table = Table(
         title=f"{counts['images']} test images ({counts['normal']} normal, {counts['anomalous']} anomalous)",
-        caption=f"pixels at resolution: {resolution_text(evaluation)}; algorithm: {algorithm}",
+        caption=f"resolution: {resolution_text(evaluation)}; algorithm: {algorithm}",
     )
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -128,7 +128,7 @@ def _type_table(evaluation: Evaluation) -> Table:
     names = [name for name in _PER_TYPE if any(name in one["metrics"] for one in types.values())]
     table = Table(
         title="per defect type, each against all normal test images",
-        caption=f"pixels at resolution: {resolution_text(evaluation)}",
+        caption=f"resolution: {resolution_text(evaluation)}",
     )
     table.add_column("defect type")
     table.add_column("images", justify="right")

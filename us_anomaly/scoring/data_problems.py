@@ -26,6 +26,9 @@ RULES = {
     "defects_lost_by_resizing": (
         "defects vanish at the resolution of the network: left out of the pixel metrics"
     ),
+    "images_without_prediction": (
+        "images have no prediction, because they could not be read when they were scored: left out"
+    ),
     "duplicates_across_splits": (
         "images are, byte for byte, also in another split: the figures are too good by what training saw"
     ),

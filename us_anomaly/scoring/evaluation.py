@@ -88,6 +88,7 @@ def evaluate(
             for defect_type in sorted({image.defect_type for image in images if image.is_anomalous})
         },
         "threshold": asdict(threshold),
+        "most_anomalous_found": _most_anomalous_found(images, threshold=threshold.value),
         "warnings": source.problems.counts(),
         "warning_examples": source.problems.examples(),
     }
@@ -192,7 +193,10 @@ def _as_json(metrics: MetricSet, intervals: dict[str, Interval]) -> dict[str, An
     }
 
 
-def best_found(images: Iterable[ScoredImage], *, threshold: float) -> ScoredImage | None:
-    """Return the most anomalous image that was rightly called anomalous, or None where there is none."""
+def _most_anomalous_found(images: Iterable[ScoredImage], *, threshold: float) -> dict[str, str | None] | None:
+    """Return the image to look at first: rightly called anomalous, with the highest score; or None."""
     found = [image for image in images if image.is_anomalous and is_anomalous(image.score, threshold)]
-    return max(found, key=lambda image: image.score, default=None)
+    if not found:
+        return None
+    best = max(found, key=lambda image: image.score)
+    return {"filename": best.filename, "heatmap_path": best.heatmap_path}

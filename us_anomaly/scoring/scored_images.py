@@ -8,6 +8,7 @@ from typing import Any
 
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.errors import ArtifactError
+from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.thresholds import is_anomalous
 
 _WAY_OUT = "run `usad infer overwrite=true`"
@@ -60,9 +61,19 @@ def parse_predictions(text: str) -> list[dict[str, Any]]:
 
 
 def scored_images(
-    results: Iterable[Mapping[str, Any]], samples: Iterable[Sample], *, deployed_threshold: float
+    results: Iterable[Mapping[str, Any]],
+    samples: Iterable[Sample],
+    *,
+    deployed_threshold: float,
+    problems: DataProblems | None = None,
 ) -> list[ScoredImage]:
     """Join results with the samples to be evaluated, in the order of the samples; other results are left out.
+
+    Args:
+        results: Lines of `predictions.jsonl`.
+        samples: The test samples.
+        deployed_threshold: Anomalous means score >= this.
+        problems: Receives samples without result, which are then left out; None makes them an error.
 
     Raises:
         ArtifactError: A sample has no result, or a decision contradicts the threshold now in force.
@@ -70,7 +81,11 @@ def scored_images(
     by_filename = {result["filename"]: result for result in results}
     wanted = list(samples)
     missing = [sample.filename for sample in wanted if sample.filename not in by_filename]
-    if missing:
+    if missing and problems is not None:
+        for filename in missing:
+            problems.add("images_without_prediction", filename)
+        wanted = [sample for sample in wanted if sample.filename in by_filename]
+    elif missing:
         raise ArtifactError(
             f"predictions.jsonl has no result for {len(missing)} of {len(wanted)} test images, for example "
             f"{missing[0]}: run `usad infer` with inference.splits=[val,test]"
