@@ -62,11 +62,12 @@ def refuse_outside(root: Path, paths: Iterable[str], *, allow_outside_root: bool
     """
     if allow_outside_root:
         return
-    real_root = Path(os.path.realpath(root))
+    inside = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 (with its closing slash)
+    real_folders: dict[str, str] = {}
     outside = []
     for path in paths:
-        real = Path(os.path.realpath(root / path))
-        if not real.is_relative_to(real_root):
+        real = _real(str(root / path), real_folders)
+        if not real.startswith(inside):
             outside.append(f"{path} (is {real})")
     if outside:
         raise DataError(
@@ -115,6 +116,17 @@ def contents(folder: Path) -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _real(path: str, real_folders: dict[str, str]) -> str:
+    """Return `os.path.realpath(path)`, asking the disk once per folder; `real_folders` remembers."""
+    folder, name = os.path.split(path)
+    if name in ("", ".", ".."):
+        return os.path.realpath(path)
+    if folder not in real_folders:
+        real_folders[folder] = os.path.realpath(folder)
+    real = os.path.join(real_folders[folder], name)  # noqa: PTH118
+    return os.path.realpath(real) if os.path.islink(real) else real  # noqa: PTH114
 
 
 def _walk(folder: Path, visited: set[str], found: list[Path], links: list[Path]) -> None:

@@ -33,7 +33,7 @@ def read_samples(data: DataSettings) -> list[Sample]:
         DataError: There is nothing usable under `data.root`; the message says what was looked for and what
             was found.
     """
-    root = Path(data.root)
+    root = Path(data.root).expanduser()
     if not isinstance(data, DemoData) and not (exists(root) and root.is_dir()):
         raise DataError(f"data.root={root}: {contents(root)}")
     samples = _read(root, data)
@@ -89,7 +89,7 @@ def list_categories(data: DataSettings) -> list[str]:
         DataError: `data.root` holds none, or none that is meant.
         SettingsError: The layout has no categories.
     """
-    root = Path(data.root)
+    root = Path(data.root).expanduser()
     match data:
         case MvtecData():
             return choose(root, data.category, mvtec_categories(root, normal=data.normal))

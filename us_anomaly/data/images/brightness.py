@@ -138,9 +138,14 @@ def _decoded_as(file: BinaryIO, image: Image.Image, raw_mode: str) -> NDArray[np
     """Decode the file with another raw mode, (H, W, channels)."""
     file.seek(0)
     again: Any = Image.open(file, formats=[str(image.format)])
-    again.tile = [
-        (codec, box, offset, raw_mode if isinstance(arguments, str) else (raw_mode, *arguments[1:]))
-        for codec, box, offset, arguments in again.tile
-    ]
+    again.tile = [_with_raw_mode(tile, raw_mode) for tile in again.tile]
     again.load()
     return np.asarray(again)
+
+
+def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
+    """Return a tile (codec, box, offset, arguments) that is read in another way."""
+    arguments = raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:])
+    if hasattr(tile, "_replace"):
+        return tile._replace(args=arguments)
+    return (*tile[:3], arguments)  # Pillow before 11

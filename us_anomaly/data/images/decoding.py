@@ -215,7 +215,7 @@ def _unidentified(path: Path) -> str:
         return "it is empty"
     for magic, name in _MAGIC.items():
         if start.startswith(magic):
-            return f"it begins like a {name} file but is damaged or incomplete"
+            return f"it begins like a {name} file but is damaged, incomplete or of an unusual kind"
     return "it is not a PNG, JPEG, BMP, TIFF or WebP picture, whatever its name says"
 
 
