@@ -5,6 +5,7 @@ counts. Colour profiles are not applied. Legend: `H W` pixels after the EXIF ori
 """
 
 import errno
+import logging
 import stat
 import threading
 import warnings
@@ -35,6 +36,8 @@ _MAGIC = {
     b"MM\0+": "TIFF",
     b"RIFF": "WebP",
 }
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what Pillow has to say about a file becomes our one line
 
 T = TypeVar("T")
 Opened = tuple[Image.Image, BinaryIO]
@@ -142,9 +145,7 @@ def _open_and(path: Path, work: Callable[[Opened], T], max_pixels: int) -> T:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    if isinstance(
-        image, TiffImagePlugin.TiffImageFile
-    ):  # whether Pillow's own size is turned depends on its version
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # whether Pillow's own size is turned depends on its version
         width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
         orientation = _valid_orientation(lambda: image.tag_v2.get(_ORIENTATION_TAG, 1))
     else:
@@ -230,9 +231,7 @@ def _quiet_pillow() -> Iterator[None]:
     """Silence Pillow's warnings while any thread decodes; `warnings.catch_warnings` is not for threads."""
     global _num_quiet
     with _lock:
-        warnings.filterwarnings(
-            "ignore", module=_PILLOW_MODULES
-        )  # moves to the front, never twice in the list
+        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)  # moves to the front, never twice in the list
         entry = warnings.filters[0]
         _num_quiet += 1
     try:

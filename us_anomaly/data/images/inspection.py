@@ -39,12 +39,10 @@ class Inspection:
     content_hash: str | None
     """Hash of size and upright RGB pixels: equal for the same picture in files of any lossless format."""
     remarks: tuple[str, ...]
-    """What is odd about its mask, as sentences without a subject."""
+    """What kinds of odd masks its mask belongs to."""
 
 
-def inspect_images(
-    root: Path, samples: Sequence[Sample], *, max_pixels: int, num_workers: int
-) -> list[Inspection]:
+def inspect_images(root: Path, samples: Sequence[Sample], *, max_pixels: int, num_workers: int) -> list[Inspection]:
     """Decode every picture and mask in `num_workers` threads (0 or 1: in this one); keep the order."""
 
     def inspect(sample: Sample) -> Inspection:
@@ -56,9 +54,7 @@ def inspect_images(
         return list(pool.map(inspect, samples))
 
 
-def keep_good(
-    inspections: Iterable[Inspection], *, on_bad_image: OnBadImage
-) -> tuple[list[Sample], list[BadImage]]:
+def keep_good(inspections: Iterable[Inspection], *, on_bad_image: OnBadImage) -> tuple[list[Sample], list[BadImage]]:
     """Divide samples into those that can be used and those that cannot; warn about odd masks.
 
     Raises:
@@ -77,7 +73,7 @@ def keep_good(
     if bad and (on_bad_image is OnBadImage.error or not good):
         raise DataError(_complaint(bad, nothing_left=not good))
     for remark, filenames in remarks.items():
-        log.warning("%d of the masks %s, for example that of %s", len(filenames), remark, filenames[0])
+        log.warning("%s: %d, for example that of %s", remark, len(filenames), filenames[0])
     return good, bad
 
 
@@ -115,9 +111,7 @@ def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
         try:
             remarks = _mask_remarks(root / sample.mask_path, sample, pixels.shape[:2], max_pixels)
         except BadImageError as error:
-            return Inspection(
-                sample=sample, reason=f"its mask {error}", content_hash=digest.hexdigest(), remarks=()
-            )
+            return Inspection(sample=sample, reason=f"its mask {error}", content_hash=digest.hexdigest(), remarks=())
     return Inspection(sample=sample, reason=None, content_hash=digest.hexdigest(), remarks=remarks)
 
 
@@ -125,10 +119,10 @@ def _mask_remarks(path: Path, sample: Sample, size: tuple[int, ...], max_pixels:
     mask = load_mask(path, max_pixels=max_pixels)
     has_defect = bool(mask.pixels.any())
     remarks = {
-        "are not binary: half of their range and above counts as defect": not mask.is_binary,
-        "have another size than their picture": mask.pixels.shape != size,
-        "mark nothing although the picture is labelled anomalous": sample.is_anomalous and not has_defect,
-        "mark a defect although the picture is labelled normal": not sample.is_anomalous and has_defect,
+        "masks that are not binary, cut at half of their range": not mask.is_binary,
+        "masks of another size than their picture": mask.pixels.shape != size,
+        "masks that mark nothing in a picture labelled anomalous": sample.is_anomalous and not has_defect,
+        "masks that mark a defect in a picture labelled normal": not sample.is_anomalous and has_defect,
     }
     return tuple(remark for remark, applies in remarks.items() if applies)
 
@@ -142,9 +136,5 @@ def _complaint(bad: Sequence[BadImage], *, nothing_left: bool) -> str:
     named = [f"  {image.filename}: {image.reason}" for image in bad[:MAX_NAMED]]
     if len(bad) > MAX_NAMED:
         named.append(f"  and {len(bad) - MAX_NAMED} more")
-    way_out = (
-        "none is left"
-        if nothing_left
-        else "repair or remove them, or leave them out with data.on_bad_image=skip"
-    )
+    way_out = "none is left" if nothing_left else "repair or remove them, or leave them out with data.on_bad_image=skip"
     return "\n".join([f"{count} be used ({way_out}):", *named])
