@@ -5,10 +5,11 @@ The command line is ``usad``; in Python, ``us_anomaly.load(run_dir)`` gives a :c
 
 from typing import TYPE_CHECKING, Any
 
+from us_anomaly.version import __version__
+
 if TYPE_CHECKING:
     from us_anomaly.detector import Detector, load
 
-__version__ = "0.1.0"
 __all__ = ["Detector", "__version__", "load"]
 
 

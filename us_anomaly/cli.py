@@ -1,3 +1,352 @@
-"""The command line `usad`: one Hydra application per command, and the only place that knows Hydra."""
+"""The command line `usad`: one Hydra application per command, and the only module that knows Hydra and OmegaConf.
 
+Torch is never imported here; each command's module is imported when it runs, so that help and completion stay quick.
+"""
+
+import importlib
+import logging
+import os
+import re
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from us_anomaly.errors import SettingsError, UsadError
+from us_anomaly.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: the module whose `run(settings)` does the work, and what the overview says."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "run": Command("run", "all stages in order; what is up to date is skipped"),
+    "split": Command("split", "check every picture and divide the data set into train, val and test"),
+    "distill-teacher": Command("distill_teacher", "distil the pretrained backbone into the patch network"),
+    "normalize": Command("normalize", "measure mean and deviation of the teacher's descriptors"),
+    "train-students": Command("train_students", "train the ensemble on normal pictures"),
+    "calibrate": Command("calibrate", "choose thresholds and colours on validation pictures"),
+    "infer": Command("infer", "score the data set, or any file, folder or glob (inference.input=)"),
+    "evaluate": Command("evaluate", "compare predictions with the truth"),
+}
+ALIASES = {"train-teacher": "distill-teacher"}
+
+_failures: list[str] = []
+"""What went wrong in the jobs of a sweep, which goes on after a failed job."""
+
+
+def config_dir() -> Path:
+    """Return the folder of the configuration: inside the installed package, or beside it in a checkout."""
+    packaged = Path(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def main() -> None:
+    """Run `usad` with the arguments of the process; exit with 0, 1 for a user's fault, or 128 + signal number."""
+    try:
+        status = _main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"usad {__version__}")
+        return 0
+    if arguments[0] in ("-sc", "--shell_completion", "--shell-completion"):
+        return _complete(arguments)
+    name = ALIASES.get(arguments[0], arguments[0])
+    if name not in COMMANDS:
+        print(
+            f"usad: there is no command {arguments[0]!r}{_suggestion(arguments[0])}; `usad --help` lists them",
+            file=sys.stderr,
+        )
+        return 1
+    return _run_command(name, arguments[1:])
+
+
+def overview() -> str:
+    """Return the text of `usad --help`."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usad {__version__}: find defects in images after seeing only good ones (Uninformed Students, CVPR 2020)",
+            "",
+            "usage: usad COMMAND [flags] [key=value ...]",
+            "",
+            *lines,
+            "",
+            "  usad run data=demo                                      try it on textures that pip brings along",
+            "  usad run data=folder data.root=DIR                      your own pictures: DIR/images/good, DIR/images/<defect>",
+            "  usad infer data=folder data.root=DIR inference.input=photo.png",
+            "",
+            "  usad COMMAND --help        every setting with its value",
+            "  usad COMMAND --cfg job     the configuration and nothing else",
+            "  usad COMMAND -m a=1,2      a sweep: one run directory per job",
+            '  eval "$(usad -sc install=bash)"   tab completion for this shell',
+        ]
+    )
+
+
+def _suggestion(typed: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(typed, [*COMMANDS, *ALIASES], n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _complete(arguments: list[str]) -> int:
+    """Answer the shell: complete the command first, then hand the rest of the line to its Hydra application."""
+    if "query=bash" not in arguments:
+        return _run_command("run", arguments)
+    words = os.environ.get("COMP_LINE", "").split()
+    line = os.environ.get("COMP_LINE", "")
+    if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+        print(" ".join([*COMMANDS, *ALIASES]))
+        return 0
+    name = ALIASES.get(words[1], words[1])
+    if name not in COMMANDS:
+        return 0
+    os.environ["COMP_LINE"] = line.replace(f" {words[1]}", "", 1)
+    return _run_command(name, arguments)
+
+
+def _run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run one Hydra application and turn whatever goes wrong into one line and an exit code."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_schemas()
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    _failures.clear()
+    task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
+    try:
+        with _arguments(name, arguments):
+            task()
+    except (UsadError, HydraException, OmegaConfBaseException) as error:
+        if show_traceback:
+            raise
+        return _report(error)
+    except KeyboardInterrupt as interruption:
+        number = int(getattr(interruption, "signal_number", 2))
+        print(f"usad: {interruption or 'stopped'}; run the same command again to go on", file=sys.stderr)
+        return 128 + number
+    except MemoryError as error:
+        return _report(UsadError(_memory_message(error)))
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
+            raise
+        return _report(UsadError(_memory_message(error)))
+    return 0
+
+
+def _memory_message(error: BaseException) -> str:
+    return (
+        f"the memory is exhausted ({str(error).splitlines()[0] if str(error) else 'MemoryError'}); smaller settings help: "
+        "students.batch_size=1, teacher.batch_size=16, image_size=192, scoring.stride_px=4, runtime.precision=bfloat16"
+    )
+
+
+def _report(error: BaseException) -> int:
+    failures = list(_failures)
+    if len(failures) > 1 or (failures and _is_sweep()):
+        print(f"usad: {len(failures)} of the jobs failed:", file=sys.stderr)
+        for failure in failures:
+            print(f"  {failure}", file=sys.stderr)
+        return 1
+    print(f"usad: {one_line(error)}", file=sys.stderr)
+    return 1
+
+
+def _is_sweep() -> bool:
+    return any(argument in ("-m", "--multirun") for argument in sys.argv)
+
+
+@contextmanager
+def _arguments(name: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Let Hydra see the arguments of one command as those of the process."""
+    before = sys.argv
+    sys.argv = [before[0], *expand_categories(name, list(arguments))]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def expand_categories(name: str, arguments: list[str]) -> list[str]:
+    """In a sweep, replace `data.category=all` (or a pattern) by the categories that `data.root` holds, as one job each."""
+    if not any(argument in ("-m", "--multirun") for argument in arguments):
+        return arguments
+    for position, argument in enumerate(arguments):
+        key, _, value = argument.partition("=")
+        if key == "data.category" and (value == "all" or any(sign in value for sign in "*?[")):
+            others = [other for other in arguments if "=" in other and other != argument and not _is_swept(other)]
+            categories = _categories(name, [*others, f'data.category="{value}"'])
+            arguments[position] = f"data.category={','.join(categories)}"
+    return arguments
+
+
+def _is_swept(override: str) -> bool:
+    value = override.partition("=")[2]
+    return "," in re.sub(r"\[.*\]|\{.*\}", "", value) or override.startswith("hydra")
+
+
+def _categories(name: str, overrides: list[str]) -> list[str]:
+    from hydra import compose, initialize_config_dir
+
+    from us_anomaly.data.sources import list_categories
+
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        return list_categories(to_settings(compose(config_name=name, overrides=overrides)).data)
+
+
+def register_schemas() -> None:
+    """Tell Hydra the typed settings; the layouts and backbones are schemas of their groups."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from us_anomaly import settings
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=settings.Settings)
+    for schema in (*settings.DATA_LAYOUTS, *settings.BACKBONES):
+        store.store(name=schema.__name__, node=schema)
+    OmegaConf.register_new_resolver("usad_job", _job_folder, replace=True)
+
+
+def _job_folder(number: int, category: str | None) -> str:
+    """Name the folder of a sweep's job: its number, and the category if there is one."""
+    return f"{number}-{category}" if category not in (None, "None", "null") else str(number)
+
+
+def to_settings(config: Any) -> Any:
+    """Return the typed settings of a composed configuration.
+
+    Raises:
+        SettingsError: A value is missing or out of range; the message quotes its key.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
+
+    try:
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or "a value"
+        raise SettingsError(f"`{key}` is not set: add {key}=...") from error
+
+
+def execute(name: str, config: Any) -> None:
+    """Run one command on a composed configuration; what fails in a sweep is remembered and listed at the end."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    if is_sweep:
+        config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
+    try:
+        settings = to_settings(config)
+        logging.getLogger().setLevel(settings.runtime.log_level.upper())
+        importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
+    except UsadError as error:
+        if is_sweep:
+            overrides = " ".join(HydraConfig.get().overrides.task)
+            log.error("this job failed: %s", error)
+            _failures.append(f"{config.run_dir} ({overrides}): {error}")
+        raise
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says as one line that quotes the key, without Hydra's and OmegaConf's decoration."""
+    if isinstance(error, UsadError):
+        return str(error)
+    text = str(error)
+    cause = error.__cause__ or error.__context__
+    detail = str(cause) if cause is not None else text
+    key = re.search(r"full_key: (\S+)", detail + "\n" + text)
+    first = detail.strip().splitlines()[0] if detail.strip() else type(error).__name__
+    if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", detail + "\n" + text):
+        full = key.group(1) if key else unknown.group(1)
+        return f"`{full}` is not a setting{_similar_key(full)}; `usad COMMAND --cfg job` shows all of them"
+    if key and key.group(1) not in first:
+        return f"`{key.group(1)}`: {first}"
+    return first if first in text or cause is None else f"{text.strip().splitlines()[0]}: {first}"
+
+
+def _similar_key(full_key: str) -> str:
+    import dataclasses
+    import difflib
+
+    from us_anomaly import settings
+
+    keys = []
+    for field in dataclasses.fields(settings.Settings):
+        keys.append(field.name)
+        groups = {"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES}.get(field.name, (field.type,))
+        for group in groups:
+            if dataclasses.is_dataclass(group):
+                keys += [f"{field.name}.{sub.name}" for sub in dataclasses.fields(group)]
+    near = difflib.get_close_matches(full_key, keys, n=1, cutoff=0.6)
+    return f", did you mean `{near[0]}`?" if near else ""
+
+
+def _run(config: Any) -> None:
+    execute("run", config)
+
+
+def _split(config: Any) -> None:
+    execute("split", config)
+
+
+def _distill_teacher(config: Any) -> None:
+    execute("distill-teacher", config)
+
+
+def _normalize(config: Any) -> None:
+    execute("normalize", config)
+
+
+def _train_students(config: Any) -> None:
+    execute("train-students", config)
+
+
+def _calibrate(config: Any) -> None:
+    execute("calibrate", config)
+
+
+def _infer(config: Any) -> None:
+    execute("infer", config)
+
+
+def _evaluate(config: Any) -> None:
+    execute("evaluate", config)
+
+
+TASKS: dict[str, Callable[[Any], None]] = {
+    "run": _run,
+    "split": _split,
+    "distill-teacher": _distill_teacher,
+    "normalize": _normalize,
+    "train-students": _train_students,
+    "calibrate": _calibrate,
+    "infer": _infer,
+    "evaluate": _evaluate,
+}
+"""Module-level functions, because launchers pickle them by name."""

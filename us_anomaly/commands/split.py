@@ -1,32 +1,25 @@
 """`usad split`: check every picture of the data set and divide it into train, val and test."""
 
 import dataclasses
-import hashlib
 import logging
-import time
 from collections import Counter
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from us_anomaly.commands.recipes import Recipes
+from us_anomaly.commands.stage import make
 from us_anomaly.data.images import BadImage, find_duplicates, inspect_images, keep_good
 from us_anomaly.data.sample import SPLITS, Sample, dump_labels
-from us_anomaly.data.sources import read_samples
 from us_anomaly.data.splitting import split_samples
-from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_json, write_text
-from us_anomaly.run_dir.provenance import Recipe, record, state
 from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
 MAX_NAMED = 5
-_UNDECIDING = ("name", "max_image_pixels", "allow_outside_root")
-"""Keys of `data` that refuse pictures or name things, but never change a split."""
 
 
 def run(settings: Settings) -> None:
@@ -36,21 +29,28 @@ def run(settings: Settings) -> None:
         DataError: The data set cannot be used.
         StaleArtifactError: There is a split made from something else, and `overwrite` is false.
     """
-    started = time.monotonic()
     run_dir = RunDir(settings.run_dir)
-    samples = read_samples(settings.data)
-    recipe = split_recipe(settings, samples)
-    condition, reason = state(run_dir, run_dir.split, recipe)
-    if condition == "current":
-        log.info("%s is up to date", run_dir.split)
-        return
-    if condition == "stale" and not settings.overwrite:
-        raise StaleArtifactError(
-            f"{run_dir.split} was made from something else than what is in force: {reason}. "
-            "Give the settings it was made with, replace it with overwrite=true, or choose another run_dir="
-        )
+    recipes = Recipes(settings)
+
+    def build() -> None:
+        divided = divide(settings, recipes.samples)
+        write_text(run_dir.split, dump_labels(divided))
+        console = Console()
+        console.print(_table(divided))
+        console.print(f"Split: {run_dir.split}", soft_wrap=True, highlight=False)
+        console.print("Next: usad distill-teacher, with the same settings", highlight=False)
+
+    make(run_dir.split, recipes.split, build, settings=settings, is_precious=True)
+
+
+def divide(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
+    """Look at every picture and divide those that can be used.
+
+    Raises:
+        DataError: Pictures cannot be decoded, or the split cannot be made.
+    """
     inspections = inspect_images(
-        Path(settings.data.root),
+        Path(settings.data.root).expanduser(),
         samples,
         max_pixels=settings.data.max_image_pixels,
         num_workers=settings.runtime.num_workers,
@@ -58,25 +58,8 @@ def run(settings: Settings) -> None:
     good, bad = keep_good(inspections, on_bad_image=settings.data.on_bad_image)
     divided = split_samples(good, settings=settings.split, seed=settings.seed)
     _warn_about_duplicates(find_duplicates(inspections), divided)
-    _write_bad_images(run_dir, bad)
-    write_text(run_dir.split, dump_labels(divided))
-    record(run_dir, run_dir.split, recipe, seconds=time.monotonic() - started)
-    console = Console()
-    console.print(_table(divided))
-    console.print(f"Split: {run_dir.split}", soft_wrap=True, highlight=False)
-    console.print("Next: usad distill-teacher, with the same settings", highlight=False)
-
-
-def split_recipe(settings: Settings, samples: Sequence[Sample]) -> Recipe:
-    """Return what decides the split: settings, seed, and which pictures with which labels there are."""
-    flat: dict[str, Any] = {"seed": settings.seed}
-    for group in ("data", "split"):
-        for key, value in dataclasses.asdict(getattr(settings, group)).items():
-            if (group, key) not in {("data", name) for name in _UNDECIDING}:
-                flat[f"{group}.{key}"] = value.value if isinstance(value, Enum) else value
-    flat["data.root"] = str(Path(settings.data.root).resolve())
-    listing = hashlib.sha256(dump_labels(samples).encode("utf-8", "surrogateescape")).hexdigest()
-    return Recipe(command="split", settings=flat, inputs={"list of pictures": listing})
+    _write_bad_images(RunDir(settings.run_dir), bad)
+    return divided
 
 
 def _write_bad_images(run_dir: RunDir, bad: Sequence[BadImage]) -> None:

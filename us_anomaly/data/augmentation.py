@@ -65,9 +65,7 @@ class Pipeline:
             DataError: The list cannot be applied to a picture of this size.
         """
         writable = np.require(image, np.uint8, ["C", "W"])  # torch warns about arrays that are not
-        picture = torch.from_numpy(writable).permute(
-            2, 0, 1
-        )  # channels last in memory: resizes ten times faster
+        picture = torch.from_numpy(writable).permute(2, 0, 1)  # channels last in memory: resizes ten times faster
         return self._apply(self._head, picture).contiguous()
 
     def suffix(self, picture: torch.Tensor) -> torch.Tensor:
@@ -90,9 +88,7 @@ class Pipeline:
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             height, width = picture.shape[1:]
-            raise DataError(
-                f"`{self._key}` fails on a picture of {height}x{width} pixels: {reason}"
-            ) from error
+            raise DataError(f"`{self._key}` fails on a picture of {height}x{width} pixels: {reason}") from error
         return result.as_subclass(torch.Tensor)
 
 
@@ -117,8 +113,7 @@ def build_transforms(entries: Sequence[TransformSettings], *, key: str, patch_si
             "scores every time; leave it out here (it may stand in augmentation.students)"
         )
     transforms = [
-        make_transform(entry, key=f"{key}[{index}]", patch_size=patch_size)
-        for index, entry in enumerate(entries)
+        make_transform(entry, key=f"{key}[{index}]", patch_size=patch_size) for index, entry in enumerate(entries)
     ]
     head = 0
     while head < len(entries) and not randomness[head] and entries[head].name not in END_OF_BYTES:
@@ -177,9 +172,7 @@ def _check_corners(entries: Sequence[TransformSettings], *, key: str, patch_size
         return
     culprit = next(entry.name for entry in entries if entry.name in LEAVES_GAPS)
     if patch_size is None:
-        log.warning(
-            "`%s`: %s leaves black corners in the pictures; set its `fill` if that matters", key, culprit
-        )
+        log.warning("`%s`: %s leaves black corners in the pictures; set its `fill` if that matters", key, culprit)
         return
     raise SettingsError(
         f"`{key}`: {culprit} leaves black corners in the patches, which would be learnt as normal: "

@@ -47,9 +47,7 @@ def _mask(rng: np.random.Generator, side: int) -> Field:
             for _ in range(int(rng.integers(1, 5))):
                 x, y = rng.uniform(0, size, 2)
                 wide, high = log_uniform(rng, 1.5, size / 12), log_uniform(rng, 1.5, size / 12)
-                draw.ellipse(
-                    (x - wide, y - wide, x + wide, y + (high if rng.random() < 0.5 else wide)), fill=255
-                )
+                draw.ellipse((x - wide, y - wide, x + wide, y + (high if rng.random() < 0.5 else wide)), fill=255)
         case 1:
             for _ in range(int(rng.integers(1, 4))):
                 x, y = rng.uniform(0, size, 2)
@@ -57,15 +55,11 @@ def _mask(rng: np.random.Generator, side: int) -> Field:
                 bend = rng.normal(0, 0.1) * reach
                 x2, y2 = x + reach * math.cos(angle), y + reach * math.sin(angle)
                 middle = ((x + x2) / 2 - bend * math.sin(angle), (y + y2) / 2 + bend * math.cos(angle))
-                draw.line(
-                    [(x, y), middle, (x2, y2)], fill=255, width=int(log_uniform(rng, 1, 7)), joint="curve"
-                )
+                draw.line([(x, y), middle, (x2, y2)], fill=255, width=int(log_uniform(rng, 1, 7)), joint="curve")
         case 2:
             turns = rng.normal(0, 0.5, int(rng.integers(8, 40))).cumsum() + rng.uniform(0, 2 * math.pi)
             step = rng.uniform(1 + size / 100, 2 + size / 30)
-            path = np.stack([np.cos(turns), np.sin(turns)], axis=1).cumsum(axis=0) * step + rng.uniform(
-                0, size, 2
-            )
+            path = np.stack([np.cos(turns), np.sin(turns)], axis=1).cumsum(axis=0) * step + rng.uniform(0, size, 2)
             draw.line([(float(a), float(b)) for a, b in path], fill=255, width=int(rng.integers(1, 6)))
         case _:
             y, x = np.mgrid[0:side, 0:side].astype(np.float32)

@@ -97,9 +97,7 @@ def _blob(side: int, random: Random, smallest: float, largest: float, *, wavines
     radius = random.uniform(smallest, largest) * side
     rows, columns = np.mgrid[:side, :side].astype(np.float64)
     angle = np.arctan2(rows - centre_row, columns - centre_column)
-    waves = sum(
-        random.uniform(0, waviness) * np.cos(k * angle + random.uniform(0, 2 * np.pi)) for k in (2, 3, 5)
-    )
+    waves = sum(random.uniform(0, waviness) * np.cos(k * angle + random.uniform(0, 2 * np.pi)) for k in (2, 3, 5))
     distance: Field = np.hypot(rows - centre_row, columns - centre_column) / (radius * (1 + waves))
     return distance
 

@@ -51,9 +51,7 @@ def read_demo(
     return samples
 
 
-def make_demo(
-    root: Path, *, image_side_px: int, num_train: int, num_test_normal: int, num_test_anomalous: int
-) -> Path:
+def make_demo(root: Path, *, image_side_px: int, num_train: int, num_test_normal: int, num_test_anomalous: int) -> Path:
     """Draw the demo in MVTec layout and return its folder; a folder that is there is taken as it is.
 
     The folder below `root` is named after the parameters. It appears all at once, also when several processes
@@ -112,8 +110,7 @@ def _photograph(texture: str) -> Picture:
     path = Path(spec.submodule_search_locations[0]) / "data" / f"{texture}.png"
     if not path.is_file():
         raise DataError(
-            f"the demo needs {path}, which this scikit-image lacks: "
-            "pip install --upgrade 'us-anomaly[offline]'"
+            f"the demo needs {path}, which this scikit-image lacks: pip install --upgrade 'us-anomaly[offline]'"
         )
     with Image.open(path) as image:
         return np.asarray(image.convert("L"))

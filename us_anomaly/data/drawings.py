@@ -52,16 +52,12 @@ def dead_leaves(rng: np.random.Generator, side_px: int) -> Picture:
 
 
 def _fill(rng: np.random.Generator, side_px: int) -> Field:
-    field = (
-        random_texture(rng, side_px) if rng.random() < 0.6 else spectral_noise(rng, side_px, exponent=1.8) / 4
-    )
+    field = random_texture(rng, side_px) if rng.random() < 0.6 else spectral_noise(rng, side_px, exponent=1.8) / 4
     centred: Field = field - field.mean()
     return centred
 
 
-def _outline(
-    rng: np.random.Generator, centre: npt.NDArray[np.float64], radius: float, *, kind: int = 4
-) -> Points:
+def _outline(rng: np.random.Generator, centre: npt.NDArray[np.float64], radius: float, *, kind: int = 4) -> Points:
     """Return an ellipse (0), polygon (1), blob (2), long strip (3) or any of them (4) as a polygon."""
     if kind == 4:
         kind = int(rng.integers(4))
@@ -140,9 +136,7 @@ def text(rng: np.random.Generator, side_px: int) -> Picture:
     line_length = 2 + 3 * size // height
     for line in range(int(size / spacing) + 1):
         glyphs = rng.choice(list(GLYPHS + " " * 14), line_length)
-        draw.text(
-            (rng.uniform(-height, height), line * spacing - height / 3), "".join(glyphs), fill=255, font=font
-        )
+        draw.text((rng.uniform(-height, height), line * spacing - height / 3), "".join(glyphs), fill=255, font=font)
     if rng.random() < 0.6:
         mask = mask.rotate(float(rng.normal(0, 30)), resample=Image.Resampling.BILINEAR)
     return _ink(rng, side_px, mask)
@@ -166,9 +160,7 @@ def lines(rng: np.random.Generator, side_px: int) -> Picture:
         box = (x - reach / 2, y - reach / 2, x + reach / 2, y + reach / 2)
         match int(rng.integers(4)) if style < 0.6 else int(style * 100) % 4:
             case 0:
-                steps = rng.normal(0, reach / 3, (int(rng.integers(2, 7)), 2)).cumsum(axis=0) + np.array(
-                    [x, y]
-                )
+                steps = rng.normal(0, reach / 3, (int(rng.integers(2, 7)), 2)).cumsum(axis=0) + np.array([x, y])
                 draw.line([(float(a), float(b)) for a, b in steps], fill=255, width=width, joint="curve")
             case 1:
                 start = rng.uniform(0, 360)

@@ -16,9 +16,7 @@ from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.errors import DataError
 
 
-def read_folder(
-    root: Path, *, images: str, masks: str, normal: str, allow_outside_root: bool = False
-) -> list[Sample]:
+def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outside_root: bool = False) -> list[Sample]:
     """Return the pictures of `images/<normal>/` and `images/<defect>/` below `root`, sorted by filename.
 
     The mask of `images/<defect>/<path>.png` is `masks/<defect>/<path>.*` (or `..._mask.*`, or a folder of

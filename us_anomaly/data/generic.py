@@ -62,9 +62,7 @@ class GenericPictures:
             raise ValueError("photograph_fraction is positive, but there are no photographs")
         self._photographs = [Image.fromarray(photograph) for photograph in photographs]
         roots = np.array([np.sqrt(image.width * image.height) for image in self._photographs])
-        self._shares = (
-            np.cumsum(roots) / roots.sum() if len(roots) else roots
-        )  # a larger photograph shows more
+        self._shares = np.cumsum(roots) / roots.sum() if len(roots) else roots  # a larger photograph shows more
 
     def draw(self, rng: np.random.Generator) -> Picture:
         """Return the next picture, shape (side_px, side_px, 3); `rng` decides everything."""
@@ -79,13 +77,9 @@ class GenericPictures:
         if rng.random() >= self.photograph_fraction:
             return self._procedural.draw(rng)
         for _ in range(4):
-            photograph = self._photographs[
-                int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))
-            ]
+            photograph = self._photographs[int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))]
             picture = multi_scale_crop(photograph, rng, side_px=self.side_px)
-            if (
-                picture.std() > DULL_DEVIATION
-            ):  # else night sky or a blank margin: try elsewhere, but not for ever
+            if picture.std() > DULL_DEVIATION:  # else night sky or a blank margin: try elsewhere, but not for ever
                 break
         if rng.random() < PHOTOGRAPH_BLEMISH_FRACTION:
             picture = add_blemishes(picture, rng)
@@ -158,9 +152,7 @@ class MixedPictures:
             ValueError: The lengths differ, or a weight is not positive.
         """
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
-            raise ValueError(
-                f"need one positive weight for each source, got {len(sources)} sources, {list(weights)}"
-            )
+            raise ValueError(f"need one positive weight for each source, got {len(sources)} sources, {list(weights)}")
         self._sources = list(sources)
         self._shares = np.cumsum(weights) / sum(weights)
 

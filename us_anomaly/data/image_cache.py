@@ -52,9 +52,7 @@ class ImageCache:
             BadImageError: A file cannot be decoded.
             ResourceError: The mapped file cannot be written.
         """
-        budget = (
-            available_memory_bytes() * MEMORY_SHARE if memory_budget_bytes is None else memory_budget_bytes
-        )
+        budget = available_memory_bytes() * MEMORY_SHARE if memory_budget_bytes is None else memory_budget_bytes
 
         def load(path: Path) -> torch.Tensor:
             return pipeline.prefix(read_image(path, max_pixels=max_pixels))
@@ -122,9 +120,7 @@ def _stack(pictures: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
     return whole
 
 
-def _map(
-    load: Callable[[Path], torch.Tensor], paths: Sequence[Path], *, num_workers: int
-) -> Iterator[torch.Tensor]:
+def _map(load: Callable[[Path], torch.Tensor], paths: Sequence[Path], *, num_workers: int) -> Iterator[torch.Tensor]:
     """Load in order, by threads if wanted, never far ahead of the consumer."""
     if num_workers == 0:
         yield from map(load, paths)
@@ -141,9 +137,7 @@ def _map(
                 future.cancel()
 
 
-def _reported(
-    pictures: Iterator[torch.Tensor], on_progress: Callable[[int], None] | None
-) -> Iterator[torch.Tensor]:
+def _reported(pictures: Iterator[torch.Tensor], on_progress: Callable[[int], None] | None) -> Iterator[torch.Tensor]:
     for done, picture in enumerate(pictures, start=1):
         if on_progress is not None:
             on_progress(done)

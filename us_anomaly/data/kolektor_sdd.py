@@ -37,9 +37,7 @@ def read_kolektor_sdd(root: Path, *, max_pixels: int, allow_outside_root: bool =
             f"data.root={root}: looked for kos01/Part0.jpg with kos01/Part0_label.bmp, but {contents(root)}"
         )
     if unlabelled:
-        raise DataError(
-            f"{len(unlabelled)} pictures in {root} have no <name>_label picture: {some(unlabelled)}"
-        )
+        raise DataError(f"{len(unlabelled)} pictures in {root} have no <name>_label picture: {some(unlabelled)}")
     refuse_outside(root, [path for pair in pairs for path in pair[1:]], allow_outside_root=allow_outside_root)
     return sorted(_labelled(root, pairs, max_pixels), key=lambda sample: sample.filename)
 
@@ -64,7 +62,6 @@ def _labelled(root: Path, pairs: list[tuple[str, str, str]], max_pixels: int) ->
         )
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} label pictures cannot be read, so their pictures have no label: "
-            f"{some(unreadable)}"
+            f"{len(unreadable)} label pictures cannot be read, so their pictures have no label: {some(unreadable)}"
         )
     return samples

@@ -27,9 +27,7 @@ class MaskIndex:
             name = mask.relative_to(root).as_posix()
             self._by_key.setdefault(key, name)
             self._by_stem[relative.stem].append(name)
-        for picture_folder in {
-            mask.parent for mask in masks
-        }:  # one folder of masks per picture, as MVTec LOCO has
+        for picture_folder in {mask.parent for mask in masks}:  # one folder of masks per picture, as MVTec LOCO has
             key = picture_folder.relative_to(folder).as_posix()
             self._by_key.setdefault(key, picture_folder.relative_to(root).as_posix())
         self._count = len(masks)

@@ -39,11 +39,7 @@ def read_mvtec(
     folder = category_folder(root, category, mvtec_categories(root, normal=normal))
     if not (folder / "train" / normal).is_dir():
         raise DataError(_nothing_usable(root, folder, normal))
-    stray = [
-        kind
-        for kind in subfolders(folder / "train")
-        if kind != normal and list_images(folder / "train" / kind)
-    ]
+    stray = [kind for kind in subfolders(folder / "train") if kind != normal and list_images(folder / "train" / kind)]
     if stray:
         raise DataError(
             f"{folder / 'train'} holds {some(stray)} besides {normal}: anomalous pictures never train, "
@@ -67,9 +63,7 @@ def read_mvtec(
                     )
                 )
     if not samples:
-        raise DataError(
-            f"data.root={root}: no pictures in the folders train, validation and test of {folder}"
-        )
+        raise DataError(f"data.root={root}: no pictures in the folders train, validation and test of {folder}")
     index.warn_about_unused()
     paths = [path for sample in samples for path in (sample.filename, sample.mask_path) if path is not None]
     refuse_outside(root, paths, allow_outside_root=allow_outside_root)

@@ -64,9 +64,7 @@ def to_unit(field: npt.NDArray[Any], *, deviations: float = 2.2) -> Field:
     return clip_unit(0.5 + (field - field.mean()) / (2 * deviations * (field.std() + 1e-6)))
 
 
-def turned_coordinates(
-    rng: np.random.Generator, side_px: int, *, warp_px: float = 0.0
-) -> tuple[Field, Field]:
+def turned_coordinates(rng: np.random.Generator, side_px: int, *, warp_px: float = 0.0) -> tuple[Field, Field]:
     """Return pixel coordinates (u, v), turned and moved at random, perhaps warped by noise."""
     angle = float(rng.choice([0.0, math.pi / 2])) if rng.random() < 0.4 else rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[0:side_px, 0:side_px].astype(np.float32)

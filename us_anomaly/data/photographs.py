@@ -70,9 +70,7 @@ def load_photographs() -> list[Picture]:
                 "pip install --force-reinstall 'us-anomaly[offline]'"
             )
         if len(present) < len(names):
-            log.warning(
-                "%s holds %d of %d photographs; `generic` goes on with those", root, len(present), len(names)
-            )
+            log.warning("%s holds %d of %d photographs; `generic` goes on with those", root, len(present), len(names))
         for path in present:
             with Image.open(path) as image:
                 photographs.append(np.asarray(image.convert("RGB")))
@@ -115,9 +113,7 @@ def multi_scale_crop(
     smallest = min(smallest_px or max(round(0.3 * side_px), SMALLEST_CROP_PX), largest)
     side = math.exp(rng.uniform(math.log(smallest), math.log(largest)))
     turned = bool(rng.random() < 0.2) and side * math.sqrt(2) <= largest
-    margin = (
-        math.sqrt(2) if turned else 1.0
-    )  # the inner square of a turned square of this size has no empty corner
+    margin = math.sqrt(2) if turned else 1.0  # the inner square of a turned square of this size has no empty corner
     outer = side * margin
     left = rng.uniform(0, photograph.width - outer)
     top = rng.uniform(0, photograph.height - outer)

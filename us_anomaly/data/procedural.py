@@ -44,15 +44,9 @@ def relief(rng: np.random.Generator, side_px: int) -> Picture:
     azimuth = rng.uniform(0, 2 * math.pi)
     slant = rng.uniform(0.3, 1.2)
     normal = 1 / np.sqrt(1 + down**2 + right**2)
-    shade = (
-        (1 - slant * (math.cos(azimuth) * right + math.sin(azimuth) * down)) * normal / math.hypot(1, slant)
-    )
+    shade = (1 - slant * (math.cos(azimuth) * right + math.sin(azimuth) * down)) * normal / math.hypot(1, slant)
     shade = np.maximum(shade, 0)
-    gloss = (
-        rng.uniform(0, 120) * shade ** int(rng.integers(4, 30))
-        if rng.random() < 0.4
-        else np.zeros_like(shade)
-    )
+    gloss = rng.uniform(0, 120) * shade ** int(rng.integers(4, 30)) if rng.random() < 0.4 else np.zeros_like(shade)
     albedo = random_colour(rng)
     if rng.random() < 0.3:
         picture = random_palette(rng)[(height.clip(0, 1) * 255).astype(np.uint8)] * (0.3 + shade)[..., None]

@@ -39,9 +39,7 @@ def read_samples(data: DataSettings) -> list[Sample]:
     samples = _read(root, data)
     unwritable = [repr(sample.filename) for sample in samples if not _is_utf8(sample.filename)]
     if unwritable:
-        raise DataError(
-            f"file names that are not UTF-8 cannot be written down, rename them: {some(unwritable)}"
-        )
+        raise DataError(f"file names that are not UTF-8 cannot be written down, rename them: {some(unwritable)}")
     return samples
 
 
@@ -49,9 +47,7 @@ def _read(root: Path, data: DataSettings) -> list[Sample]:
     allow = data.allow_outside_root
     match data:
         case FolderData():
-            return read_folder(
-                root, images=data.images, masks=data.masks, normal=data.normal, allow_outside_root=allow
-            )
+            return read_folder(root, images=data.images, masks=data.masks, normal=data.normal, allow_outside_root=allow)
         case CsvData():
             return read_table(root, file=data.file, allow_outside_root=allow)
         case MvtecData():
@@ -69,9 +65,7 @@ def _read(root: Path, data: DataSettings) -> list[Sample]:
                 num_test_anomalous=data.num_test_anomalous,
             )
         case _:
-            raise SettingsError(
-                f"no adapter reads {type(data).__name__}: choose data=folder, csv, mvtec or demo"
-            )
+            raise SettingsError(f"no adapter reads {type(data).__name__}: choose data=folder, csv, mvtec or demo")
 
 
 def _is_utf8(text: str) -> bool:
@@ -96,9 +90,7 @@ def list_categories(data: DataSettings) -> list[str]:
         case VisaData():
             return choose(root, data.category, visa_categories(root))
         case _:
-            raise SettingsError(
-                f"the layout of data={data.name} has no categories; data=mvtec and data=visa have"
-            )
+            raise SettingsError(f"the layout of data={data.name} has no categories; data=mvtec and data=visa have")
 
 
 def find_images(path_or_glob: str) -> list[Path]:
@@ -136,10 +128,7 @@ def _matching(pattern: Path) -> list[Path]:
     folders = [Path(match) for match in glob.glob(str(base))]  # noqa: PTH207
     rest = pattern.parts[len(fixed) :]
     return [
-        path
-        for folder in folders
-        for path in list_images(folder)
-        if _matches(path.relative_to(folder).parts, rest)
+        path for folder in folders for path in list_images(folder) if _matches(path.relative_to(folder).parts, rest)
     ]
 
 

@@ -50,9 +50,7 @@ def split_samples(samples: Sequence[Sample], *, settings: SplitSettings, seed: i
     """
     ordered = sorted(samples, key=lambda sample: sample.filename)
     if all(sample.is_anomalous for sample in ordered):
-        raise DataError(
-            f"none of the {len(ordered)} pictures is normal: the detector learns from good parts, add some"
-        )
+        raise DataError(f"none of the {len(ordered)} pictures is normal: the detector learns from good parts, add some")
     if _is_predefined(ordered, settings.mode):
         divided = _keep_predefined(ordered, settings.validation_fraction, seed)
     else:
@@ -98,8 +96,7 @@ def _keep_predefined(samples: Sequence[Sample], validation_fraction: float, seed
     anomalous = [sample.filename for sample in samples if sample.is_anomalous and sample.split == "train"]
     if anomalous:
         raise DataError(
-            f"{len(anomalous)} anomalous pictures are in train, which takes normal ones only: "
-            f"{some(anomalous)}"
+            f"{len(anomalous)} anomalous pictures are in train, which takes normal ones only: {some(anomalous)}"
         )
     _refuse_crossing(samples)
     train = [sample for sample in samples if sample.split == "train"]
@@ -139,9 +136,7 @@ def _divide_by_ratio(samples: Sequence[Sample], settings: SplitSettings, seed: i
     return divided
 
 
-def _targets(
-    samples: Sequence[Sample], percentages: dict[Split, int], parts: Sequence[_Part]
-) -> dict[str, Counts]:
+def _targets(samples: Sequence[Sample], percentages: dict[Split, int], parts: Sequence[_Part]) -> dict[str, Counts]:
     """Return how many pictures of each kind each split should get.
 
     For defect types, every count is its exact share rounded up or down, and so is the sum over all types:
@@ -154,9 +149,7 @@ def _targets(
     num_val = {kind: count * val // (val + test) for kind, count in counts.items()}
     remainder = {kind: count * val % (val + test) for kind, count in counts.items()}
     wanted, _ = largest_remainder(counts.total(), [val, test])
-    drawn = list(
-        dict.fromkeys(kind for part in parts for kind in sorted(part.kinds))
-    )  # the seed's order of the kinds
+    drawn = list(dict.fromkeys(kind for part in parts for kind in sorted(part.kinds)))  # the seed's order of the kinds
     by_remainder = sorted(counts, key=lambda kind: (-remainder[kind], drawn.index(kind)))
     for kind in by_remainder[: wanted - sum(num_val.values())]:
         num_val[kind] += 1
@@ -198,19 +191,14 @@ def _assign(
     for part in sorted(parts, key=lambda part: (not part.is_anomalous, -len(part.members))):
         allowed = anomalous_splits if part.is_anomalous else normal_splits
         kinds = part.kinds
-        gain = {
-            split: sum(count * lacking[kind][split] for kind, count in kinds.items()) for split in allowed
-        }
+        gain = {split: sum(count * lacking[kind][split] for kind, count in kinds.items()) for split in allowed}
         best = max(allowed, key=lambda split: gain[split])
         chosen[best].append(part)
         for kind, count in kinds.items():
             lacking[kind][best] -= count
     _fill_empty(chosen)
     return [
-        replace(sample, split=split)
-        for split, given in chosen.items()
-        for part in given
-        for sample in part.members
+        replace(sample, split=split) for split, given in chosen.items() for part in given for sample in part.members
     ]
 
 

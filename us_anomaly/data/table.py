@@ -56,18 +56,11 @@ def read_table(root: Path, *, file: str, allow_outside_root: bool = False) -> li
         if sample is None:
             continue
         if sample.filename in samples:
-            reader.faults.append(
-                f"line {row.line}: {sample.filename} is already in line {lines[sample.filename]}"
-            )
+            reader.faults.append(f"line {row.line}: {sample.filename} is already in line {lines[sample.filename]}")
         samples[sample.filename] = sample
         lines[sample.filename] = row.line
     refuse_faults(table, reader.faults)
-    paths = [
-        path
-        for sample in samples.values()
-        for path in (sample.filename, sample.mask_path)
-        if path is not None
-    ]
+    paths = [path for sample in samples.values() for path in (sample.filename, sample.mask_path) if path is not None]
     refuse_outside(root, paths, allow_outside_root=allow_outside_root)
     if not samples:
         raise DataError(f"{table} has a header and no rows")
@@ -81,9 +74,7 @@ def read_rows(table: Path, *, required: tuple[str, ...]) -> list[Row]:
         DataError: The file is missing, is not such a table, or lacks a required column.
     """
     if not table.is_file():
-        raise DataError(
-            f"{table} does not exist; in its folder, {contents(table.parent)}. Name it with data.file="
-        )
+        raise DataError(f"{table} does not exist; in its folder, {contents(table.parent)}. Name it with data.file=")
     try:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -103,9 +94,7 @@ def read_rows(table: Path, *, required: tuple[str, ...]) -> list[Row]:
                 columns = _columns(table, cells, required)
             elif any(cell.strip() for cell in cells):
                 if any(cell.strip() for cell in cells[len(columns) :]):
-                    raise DataError(
-                        f"{table}, line {start}: {len(cells)} cells under {len(columns)} column names"
-                    )
+                    raise DataError(f"{table}, line {start}: {len(cells)} cells under {len(columns)} column names")
                 stripped = [cell.strip() for cell in cells] + [""] * (len(columns) - len(cells))
                 rows.append(Row(start, dict(zip(columns, stripped, strict=False))))
             start = reader.line_num + 1
@@ -149,11 +138,7 @@ class _RowReader:
         if split not in _SPLITS:
             faults.append(f"split must be train, val or test, got {cells['split']!r}")
         defect_type = cells.get("defect_type", "")
-        if (
-            is_anomalous is not None
-            and defect_type
-            and (defect_type.lower() in _NORMAL_TYPES) == is_anomalous
-        ):
+        if is_anomalous is not None and defect_type and (defect_type.lower() in _NORMAL_TYPES) == is_anomalous:
             faults.append(f"is_anomalous={cells['is_anomalous']} contradicts defect_type={defect_type}")
         filename = self._located(cells["filename"], faults) if cells["filename"] else None
         if not cells["filename"]:
@@ -178,9 +163,7 @@ class _RowReader:
             candidate = Path(os.path.abspath(folder / path))  # noqa: PTH100 (resolve() would follow links)
             if exists(candidate):
                 root = Path(os.path.abspath(self._root))  # noqa: PTH100
-                return (
-                    candidate.relative_to(root) if candidate.is_relative_to(root) else candidate
-                ).as_posix()
+                return (candidate.relative_to(root) if candidate.is_relative_to(root) else candidate).as_posix()
         faults.append(f"{path} exists neither in " + " nor in ".join(str(folder) for folder in self._folders))
         return None
 

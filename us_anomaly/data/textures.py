@@ -23,9 +23,7 @@ from us_anomaly.data.noise import (
 def clouds(rng: np.random.Generator, side_px: int) -> Field:
     """Draw 1/f^a noise, isotropic or stretched; sometimes ridged or in steps."""
     stretch = log_uniform(rng, 1.5, 20) if rng.random() < 0.4 else 1.0
-    noise = spectral_noise(
-        rng, side_px, exponent=rng.uniform(0.3, 2.2), stretch=stretch, angle=rng.uniform(0, math.pi)
-    )
+    noise = spectral_noise(rng, side_px, exponent=rng.uniform(0.3, 2.2), stretch=stretch, angle=rng.uniform(0, math.pi))
     match int(rng.integers(4)):
         case 0:
             return clip_unit(1 - to_unit(np.abs(noise)))
@@ -79,9 +77,7 @@ def granite(rng: np.random.Generator, side_px: int) -> Field:
 
 def speckles(rng: np.random.Generator, side_px: int) -> Field:
     """Draw scattered grains of one size on an even ground."""
-    seeds = (rng.random((side_px, side_px), dtype=np.float32) < log_uniform(rng, 0.001, 0.1)).astype(
-        np.float32
-    )
+    seeds = (rng.random((side_px, side_px), dtype=np.float32) < log_uniform(rng, 0.001, 0.1)).astype(np.float32)
     seeds *= rng.uniform(0.3, 1, (side_px, side_px)).astype(np.float32)
     sigma = log_uniform(rng, 0.6, 3)
     field = gaussian_filter(seeds, sigma, mode="wrap", truncate=3)
@@ -197,9 +193,7 @@ def _voronoi(rng: np.random.Generator, u: Field, v: Field) -> tuple[Field, Field
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             number = ((column + right) * 73 + (row + down) * 179) % 1024
-            distance = (column + right + points[0][number] - u) ** 2 + (
-                row + down + points[1][number] - v
-            ) ** 2
+            distance = (column + right + points[0][number] - u) ** 2 + (row + down + points[1][number] - v) ** 2
             closer = distance < nearest
             second = np.where(closer, nearest, np.minimum(second, distance))
             nearest = np.where(closer, distance, nearest)

@@ -54,19 +54,13 @@ def make_transform(entry: TransformSettings, *, key: str, patch_size: int | None
         SettingsError: The name is unknown or not offered, or the class refuses the arguments.
     """
     kind = _look_up(entry.name, key=key)
-    parameters = {
-        name: _resolve(name, value, key=key, patch_size=patch_size) for name, value in entry.params.items()
-    }
+    parameters = {name: _resolve(name, value, key=key, patch_size=patch_size) for name, value in entry.params.items()}
     known = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
     unknown = [name for name in parameters if name not in known]
     if unknown:
-        raise SettingsError(
-            f"`{key}.params.{unknown[0]}` is unknown: {entry.name} takes {', '.join(known) or 'none'}"
-        )
+        raise SettingsError(f"`{key}.params.{unknown[0]}` is unknown: {entry.name} takes {', '.join(known) or 'none'}")
     if parameters.get("inplace"):
-        raise SettingsError(
-            f"`{key}.params.inplace` must be false: pictures are cached and must not be changed"
-        )
+        raise SettingsError(f"`{key}.params.inplace` must be false: pictures are cached and must not be changed")
     if "antialias" in known:
         parameters.setdefault("antialias", True)  # without it small pictures alias and defects flicker
     try:
@@ -96,9 +90,7 @@ def _look_up(name: str, *, key: str) -> type[v2.Transform]:
     if name in offered:
         kind: type[v2.Transform] | None = getattr(v2, name, None)
         if kind is None:
-            raise SettingsError(
-                f"`{key}.name`: this version of torchvision has no {name}; pip install -U torchvision"
-            )
+            raise SettingsError(f"`{key}.name`: this version of torchvision has no {name}; pip install -U torchvision")
         return kind
     known = getattr(v2, name, None) if name.isidentifier() else None
     if name == "ToTensor":

@@ -13,9 +13,7 @@ _COLUMNS = ("object", "split", "label", "image", "mask")
 _SPLITS: dict[str, Split] = {"train": "train", "test": "test"}
 
 
-def read_visa(
-    root: Path, *, category: str | None, table: str, allow_outside_root: bool = False
-) -> list[Sample]:
+def read_visa(root: Path, *, category: str | None, table: str, allow_outside_root: bool = False) -> list[Sample]:
     """Return the pictures of one category, sorted by filename.
 
     The split is the one of `table` (columns object, split, label, image, mask); where that file does not

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from us_anomaly.errors import SettingsError, UsadError, WeightsError
 from us_anomaly.settings import BackboneSettings, EfficientNetLite0Backbone, TimmBackbone, TorchvisionBackbone
 
-TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2")
+TORCHVISION_RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
 
 
 class Backbone(nn.Module):
@@ -45,7 +53,9 @@ class Backbone(nn.Module):
         probe = self._probe_stages(settings)
         self.layer_dims = [int(probe[layer].shape[1]) for layer in self.layers]
         with torch.inference_mode():
-            self.descriptor_dim = sum(self.layer_dims) if self.layers else int(pooled(torch.zeros(1, 3, 64, 64)).shape[1])
+            self.descriptor_dim = (
+                sum(self.layer_dims) if self.layers else int(pooled(torch.zeros(1, 3, 64, 64)).shape[1])
+            )
         self._centres: dict[int, float] = {}
 
     def _probe_stages(self, settings: BackboneSettings) -> dict[int, Tensor]:
@@ -109,12 +119,14 @@ class Backbone(nn.Module):
         noise = torch.randn(4, 3, 256, 256, generator=generator).to(weight.device, torch.float32).requires_grad_()
         features = self._stages(noise)[layer]
         cell = features.shape[-1] // 2
-        features[..., cell, cell].float().square().sum().backward()
+        features[..., cell, cell].float().square().sum().backward()  # type: ignore[no-untyped-call]
         assert noise.grad is not None
-        sensitivity = noise.grad.abs().sum(dim=(0, 1, 3)) + noise.grad.abs().sum(dim=(0, 1, 2))  # rows and columns alike
+        sensitivity = noise.grad.abs().sum(dim=(0, 1, 3)) + noise.grad.abs().sum(
+            dim=(0, 1, 2)
+        )  # rows and columns alike
         position = torch.arange(256, device=sensitivity.device)
         centroid = float((sensitivity * position).sum() / sensitivity.sum())
-        return round(centroid - cell * 2**layer)
+        return float(round(centroid - cell * 2**layer))
 
 
 def _interpolate(features: Tensor, stride: int, centre: float, rows: Tensor, cols: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -46,8 +47,7 @@ def available_cores() -> int:
     cores = set()
     for cpu in allowed:
         try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii") as file:
-                cores.add(file.read().strip())
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:
             return max(1, len(allowed))
     return max(1, len(cores))
@@ -56,7 +56,7 @@ def available_cores() -> int:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Return whether the processor has instructions that multiply bfloat16 matrices."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
@@ -65,7 +65,9 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(f"`runtime.device` is {name}, but torch sees no CUDA device: use runtime.device=cpu or auto")
+        raise SettingsError(
+            f"`runtime.device` is {name}, but torch sees no CUDA device: use runtime.device=cpu or auto"
+        )
     index = int(name.removeprefix("cuda:")) if ":" in name else 0
     if name.startswith("cuda") and index >= torch.cuda.device_count():
         raise SettingsError(f"`runtime.device` is {name}, but there are only {torch.cuda.device_count()} CUDA devices")

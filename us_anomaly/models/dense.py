@@ -13,9 +13,9 @@ positions and about as little of the time.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from us_anomaly.models.patch_network import PatchNetwork, nn
+from us_anomaly.models.patch_network import PatchNetwork
 
 
 def dense_descriptors(network: PatchNetwork, images: Tensor, *, stride: int = 1, offset: int | None = None) -> Tensor:
@@ -92,7 +92,7 @@ def _both_shifts(network: PatchNetwork, features: Tensor, *, index: int, stride:
     out = _positions(network, torch.cat(shifted), index=index + 1, stride=stride)  # (4 B, D, R, S)
     rows, cols = out.shape[-2:]
     woven = out.new_empty(batch, out.shape[1], 2 * rows, 2 * cols).contiguous(memory_format=torch.channels_last)
-    for position, part in enumerate(out.split(batch)):
+    for position, part in enumerate(out.reshape(4, batch, -1, rows, cols)):
         woven[..., position // 2 :: 2, position % 2 :: 2] = part
     return woven  # (B, D, 2 R, 2 S)
 

@@ -57,7 +57,9 @@ class PatchNetwork(nn.Module):
         """
         super().__init__()
         if patch_size not in ARCHITECTURES:
-            raise SettingsError(f"there is no patch network for {patch_size} pixels: choose from {sorted(ARCHITECTURES)}")
+            raise SettingsError(
+                f"there is no patch network for {patch_size} pixels: choose from {sorted(ARCHITECTURES)}"
+            )
         self.patch_size = patch_size
         self.descriptor_dim = descriptor_dim
         self.width = width
@@ -114,5 +116,7 @@ class PatchNetwork(nn.Module):
     def strided_layer(self) -> int:
         """Index of the last convolution that looks at more than one position: a grid's stride is taken there."""
         return max(
-            index for index, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+            index
+            for index, layer in enumerate(self.layers)
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
         )

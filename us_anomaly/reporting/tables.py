@@ -67,10 +67,7 @@ def evaluation_csv(evaluation: Evaluation) -> str:
         rows.append(_csv_row(name, one_type["count"], one_type, evaluation))
     names = [name for name in LABELS if any(name in row for row in rows)]
     interval_names = [
-        f"{name}_{end}"
-        for name in names
-        for end in ("low", "high")
-        if any(f"{name}_{end}" in row for row in rows)
+        f"{name}_{end}" for name in names for end in ("low", "high") if any(f"{name}_{end}" in row for row in rows)
     ]
     buffer = io.StringIO()
     columns = ["group", "images", "resolution", "algorithm", *names, *interval_names]

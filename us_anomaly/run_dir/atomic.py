@@ -69,7 +69,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ArtifactError(f"{path} is not valid JSON ({error}); delete it and run the command that makes it") from error
+        raise ArtifactError(
+            f"{path} is not valid JSON ({error}); delete it and run the command that makes it"
+        ) from error
 
 
 def write_tensors(path: Path, state: dict[str, Any]) -> None:
@@ -111,7 +113,10 @@ def _umask() -> int:
 def _resource_error(path: Path, error: OSError) -> ResourceError:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            reason, way_out = "the disk is full", "free some space, or choose another run_dir=, then run the same command"
+            reason, way_out = (
+                "the disk is full",
+                "free some space, or choose another run_dir=, then run the same command",
+            )
         case errno.EACCES | errno.EPERM | errno.EROFS:
             reason, way_out = "the folder cannot be written", "make it writable, or choose another run_dir="
         case _:

@@ -6,15 +6,16 @@ with what is in force; it is *missing* without its provenance (it was interrupte
 """
 
 import hashlib
+import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from us_anomaly import __version__
 from us_anomaly.errors import ArtifactError, MissingArtifactError, StaleArtifactError
 from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.run_dir.layout import RunDir
+from us_anomaly.version import __version__
 
 FORMAT_VERSION = 1
 
@@ -31,6 +32,11 @@ class Recipe:
     """Content hash of each input, by the name it has in the run directory."""
     format_version: int = FORMAT_VERSION
     """Version of the artifact's format."""
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Return the SHA-256 of a recipe: two artifacts of one fingerprint are the same artifact."""
+    return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
 
 
 def content_hash(path: Path) -> str:
@@ -108,7 +114,9 @@ def require(run_dir: RunDir, artifact: Path, recipe: Recipe) -> str:
 def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
     """Say in words where a note and a recipe differ."""
     if note["format_version"] != recipe.format_version:
-        return [f"its format is version {note['format_version']}, this us_anomaly reads version {recipe.format_version}"]
+        return [
+            f"its format is version {note['format_version']}, this us_anomaly reads version {recipe.format_version}"
+        ]
     differences = []
     recorded = note["settings"]
     for key in sorted(recorded.keys() | recipe.settings.keys()):

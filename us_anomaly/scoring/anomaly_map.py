@@ -5,7 +5,7 @@ Shapes: M students, B images, D descriptor dimensions, H W pixels of the network
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,22 +54,24 @@ class MapStatistics:
                 return 0.1 * (values - self.quantile_90) / max(self.quantile_995 - self.quantile_90, 1e-12)
 
 
-def regression_error(students: Tensor, target: Tensor) -> Tensor:
-    """Return e = ||mean_k S_k - target||^2.
+def error_and_uncertainty(students: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return regression error e = ||mean_k S_k - target||^2 and predictive uncertainty v = mean_k ||S_k - mean S||^2.
 
     Args:
-        students: (M, B, D, R, S).
-        target: (B, D, R, S), the normalised teacher.
+        students: M answers (B, D, R, S), of any number format.
+        target: (B, D, R, S) float32, the normalised teacher.
 
     Returns:
-        (B, R, S).
+        Two maps (B, R, S), float32.
     """
-    return (students.mean(dim=0) - target).square().sum(dim=1)
-
-
-def predictive_uncertainty(students: Tensor) -> Tensor:
-    """Return v = mean_k ||S_k - mean S||^2 of students (M, B, D, R, S), as (B, R, S)."""
-    return (students - students.mean(dim=0)).square().sum(dim=2).mean(dim=0)
+    mean = torch.zeros_like(target)
+    for answer in students:
+        mean += answer
+    mean /= len(students)
+    uncertainty = torch.zeros_like(target[:, 0])
+    for answer in students:
+        uncertainty += (answer - mean).square_().sum(dim=1)
+    return mean.sub_(target).square_().sum(dim=1), uncertainty / len(students)
 
 
 @torch.inference_mode()
@@ -122,19 +124,13 @@ def _bands(
         crop = padded[..., rows[0] : end + teacher.patch_size - 1, :].to(compute.device)
         crop = crop.contiguous(memory_format=torch.channels_last)
         span = (0, end - rows[0])
-        target = statistics.normalize(
-            dense_descriptors_of_padded(teacher, crop, rows=span, cols=cols, stride=stride)
-        )
-        mean = torch.zeros_like(target)
-        answers = []
-        for student in ensemble.networks:
-            answer = dense_descriptors_of_padded(student, crop, rows=span, cols=cols, stride=stride)
-            answers.append(answer)
-            mean += answer.float()
-        mean /= len(answers)
-        spread = sum((answer.float() - mean).square().sum(dim=1) for answer in answers) / len(answers)
-        assert isinstance(spread, Tensor)
-        yield (mean - target).square().sum(dim=1)[0].cpu(), spread[0].cpu()
+        target = statistics.normalize(dense_descriptors_of_padded(teacher, crop, rows=span, cols=cols, stride=stride))
+        answers = [
+            dense_descriptors_of_padded(student, crop, rows=span, cols=cols, stride=stride)
+            for student in ensemble.networks
+        ]
+        error, uncertainty = error_and_uncertainty(answers, target)
+        yield error[0].cpu(), uncertainty[0].cpu()
 
 
 def _from_grid(grid: Tensor, height: int, width: int, stride: int) -> Tensor:
@@ -165,19 +161,15 @@ def combine(
     Returns:
         Two maps (H, W).
     """
-    total, doubt = 0.0, 0.0
+    total = doubt = torch.zeros(())
     for patch_size, raw in maps.items():
         error, uncertainty = raw.error, raw.uncertainty
         if settings.normalization is not Normalization.none:
             known = statistics[patch_size]
             error = known["error"].normalize(error, normalization=settings.normalization)
             uncertainty = known["uncertainty"].normalize(uncertainty, normalization=settings.normalization)
-        total = total + (settings.error_weight * error + settings.uncertainty_weight * uncertainty) / len(
-            maps
-        )
+        total = total + (settings.error_weight * error + settings.uncertainty_weight * uncertainty) / len(maps)
         doubt = doubt + uncertainty / len(maps)
-    assert isinstance(total, Tensor)
-    assert isinstance(doubt, Tensor)
     return smooth(total, sigma_px=settings.smoothing_sigma_px), doubt
 
 
@@ -190,9 +182,9 @@ def smooth(values: Tensor, *, sigma_px: float) -> Tensor:
     kernel = torch.exp(-0.5 * (axis / sigma_px) ** 2)
     kernel = kernel / kernel.sum()
     padded = reflect_pad(values[None, None], radius)
-    return nn.functional.conv2d(
-        nn.functional.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None]
-    )[0, 0]
+    return nn.functional.conv2d(nn.functional.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[
+        0, 0
+    ]
 
 
 def image_score(anomaly_map: Tensor, *, settings: ScoringSettings) -> float:

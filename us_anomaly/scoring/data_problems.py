@@ -20,12 +20,8 @@ RULES = {
         "images labelled normal have a mask that marks a defect: the label counts, and they are left out of "
         "the pixel metrics"
     ),
-    "anomalous_without_mask": (
-        "anomalous images have no mask where others have one: left out of the pixel metrics"
-    ),
-    "defects_lost_by_resizing": (
-        "defects vanish at the resolution of the network: left out of the pixel metrics"
-    ),
+    "anomalous_without_mask": ("anomalous images have no mask where others have one: left out of the pixel metrics"),
+    "defects_lost_by_resizing": ("defects vanish at the resolution of the network: left out of the pixel metrics"),
     "images_without_prediction": (
         "images have no prediction, because they could not be read when they were scored: left out"
     ),

@@ -165,9 +165,7 @@ def _resolution(source: PixelSource) -> dict[str, list[int]]:
     return {"smallest": list(sizes[0]), "largest": list(sizes[-1])}
 
 
-def _counts(
-    images: Sequence[ScoredImage], pixels: PixelEvaluation | None, problems: DataProblems
-) -> dict[str, int]:
+def _counts(images: Sequence[ScoredImage], pixels: PixelEvaluation | None, problems: DataProblems) -> dict[str, int]:
     num_anomalous = sum(image.is_anomalous for image in images)
     left_out = problems.num_left_out() if pixels is not None else len(images)
     return {

@@ -70,19 +70,11 @@ class ExactPixels:
 
     def curve(self, groups: Iterable[str] | None = None) -> PixelCurve:
         """Return the counts over the images of `groups`, or of all groups."""
-        chosen = [
-            self._groups[name]
-            for name in (self._groups if groups is None else groups)
-            if name in self._groups
-        ]
+        chosen = [self._groups[name] for name in (self._groups if groups is None else groups) if name in self._groups]
         for members in chosen:
             members.close_block()
         scores, weights = _descending(chosen)
-        last = (
-            np.flatnonzero(np.append(np.diff(scores) != 0, True))
-            if scores.size
-            else np.empty(0, dtype=np.intp)
-        )
+        last = np.flatnonzero(np.append(np.diff(scores) != 0, True)) if scores.size else np.empty(0, dtype=np.intp)
         thresholds = scores[last][::-1]  # ascending, as the blocks are
         above, at_or_above = np.zeros(last.size, dtype=np.int64), np.zeros(last.size, dtype=np.int64)
         for block in (block for members in chosen for block in members.blocks):

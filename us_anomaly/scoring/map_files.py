@@ -41,13 +41,9 @@ def read_map(path: Path) -> FloatMap:
     except (OSError, SyntaxError, ValueError) as error:
         raise _unreadable(path, error) from error
     if mode != "F":
-        raise ArtifactError(
-            f"{path} is a picture of mode {mode}, not a float32 map; run `usad infer overwrite=true`"
-        )
+        raise ArtifactError(f"{path} is a picture of mode {mode}, not a float32 map; run `usad infer overwrite=true`")
     if not np.isfinite(values).all():
-        raise ArtifactError(
-            f"{path} holds values that are not finite numbers; run `usad infer overwrite=true`"
-        )
+        raise ArtifactError(f"{path} holds values that are not finite numbers; run `usad infer overwrite=true`")
     return values
 
 
@@ -65,7 +61,5 @@ def map_size(path: Path) -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: Exception) -> ArtifactError:
-    reason = (
-        "it does not exist" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-    )
+    reason = "it does not exist" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
     return ArtifactError(f"cannot read the map {path} ({reason}); run `usad infer overwrite=true`")

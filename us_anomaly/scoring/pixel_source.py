@@ -122,8 +122,7 @@ def _resized_truth(truth: PixelTruth, size: tuple[int, int]) -> PixelTruth:
     """Resize by nearest neighbour; saturation areas shrink and grow with the picture."""
     scale = size[0] * size[1] / truth.mask.size
     defects = truth.defects and [
-        Defect(_resized_mask(defect.pixels, size), defect.saturation_area_px * scale)
-        for defect in truth.defects
+        Defect(_resized_mask(defect.pixels, size), defect.saturation_area_px * scale) for defect in truth.defects
     ]
     kept = defects and [defect for defect in defects if defect.pixels.any()]
     return PixelTruth(_resized_mask(truth.mask, size), kept)

@@ -36,9 +36,7 @@ class Ranking:
         score_array = np.asarray(scores, dtype=np.float64)
         label_array = np.asarray(labels, dtype=bool)
         if score_array.ndim != 1 or score_array.shape != label_array.shape or score_array.size == 0:
-            raise ValueError(
-                f"scores and labels must be as long, got {score_array.shape} and {label_array.shape}"
-            )
+            raise ValueError(f"scores and labels must be as long, got {score_array.shape} and {label_array.shape}")
         if not np.isfinite(score_array).all():
             raise ValueError("every score must be finite")
         order = np.argsort(-score_array, kind="stable")
@@ -53,9 +51,7 @@ class Ranking:
         anomalous = np.cumsum(ranked * self.labels, axis=1)[:, self.last]
         every = np.cumsum(ranked, axis=1)[:, self.last]
         none_yet = np.zeros((len(ranked), 1))
-        return Alarms(
-            self.thresholds, np.hstack([none_yet, anomalous]), np.hstack([none_yet, every - anomalous])
-        )
+        return Alarms(self.thresholds, np.hstack([none_yet, anomalous]), np.hstack([none_yet, every - anomalous]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,9 +77,7 @@ def defect_pixels(anomaly_map: FloatMap, truth: PixelTruth) -> DefectPixels:
         return DefectPixels(scores, weights, num_regions)
     weight_map = np.zeros(anomaly_map.shape)
     for defect in truth.defects:
-        weight_map[defect.pixels] += _saturating_weights(
-            anomaly_map[defect.pixels], defect.saturation_area_px
-        )
+        weight_map[defect.pixels] += _saturating_weights(anomaly_map[defect.pixels], defect.saturation_area_px)
     return DefectPixels(scores, weight_map[truth.mask], len(truth.defects))
 
 

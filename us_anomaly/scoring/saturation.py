@@ -60,9 +60,7 @@ class SaturationTable:
             if defects and marked.shape != defects[0].pixels.shape:
                 raise BadImageError(f"{picture}: its size differs from that of the masks beside it")
             if marked.any():
-                defects.append(
-                    Defect(marked, self._kind(picture, values[marked]).saturation_area(int(marked.sum())))
-                )
+                defects.append(Defect(marked, self._kind(picture, values[marked]).saturation_area(int(marked.sum()))))
         if not defects:
             return PixelTruth(marked, [])
         union: BoolArray = np.logical_or.reduce([defect.pixels for defect in defects])
@@ -73,9 +71,7 @@ class SaturationTable:
         if int(values.min()) != value:
             raise DataError(f"{picture}: a mask of one defect must hold one value besides 0, not several")
         if value not in self.kinds:
-            raise DataError(
-                f"{picture}: the value {value} is not in {self.path}, which knows {sorted(self.kinds)}"
-            )
+            raise DataError(f"{picture}: the value {value} is not in {self.path}, which knows {sorted(self.kinds)}")
         return self.kinds[value]
 
 

@@ -48,8 +48,7 @@ def parse_predictions(text: str) -> list[dict[str, Any]]:
             str(result["filename"])
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"predictions.jsonl, line {number} is not a result ({type(error).__name__}: {error}); "
-                f"{_WAY_OUT}"
+                f"predictions.jsonl, line {number} is not a result ({type(error).__name__}: {error}); {_WAY_OUT}"
             ) from error
         if not math.isfinite(score):
             raise ArtifactError(

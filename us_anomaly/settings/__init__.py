@@ -51,6 +51,8 @@ from us_anomaly.settings.workflow import (
 )
 
 __all__ = [
+    "BACKBONES",
+    "DATA_LAYOUTS",
     "AugmentationSettings",
     "BackboneSettings",
     "CalibrationSettings",
@@ -88,6 +90,11 @@ __all__ = [
     "TransformSettings",
     "VisaData",
 ]
+
+DATA_LAYOUTS = (FolderData, CsvData, MvtecData, DemoData, VisaData, KolektorSddData)
+"""Every layout of a data set."""
+BACKBONES = (TorchvisionBackbone, EfficientNetLite0Backbone, TimmBackbone)
+"""Every kind of backbone."""
 
 
 @dataclass(kw_only=True, slots=True)

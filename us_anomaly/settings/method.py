@@ -71,6 +71,9 @@ class TeacherSettings:
     """Weight of the triplet loss of the paper; 0 leaves it out."""
     metric_margin: float
     """Margin delta of the triplet loss."""
+    statistics_positions: StudentPositions
+    """Positions over which `usad normalize` measures mean and deviation of the descriptors: `dense` takes all of them,
+    `grid` a stride-4 grid whose phase goes round from picture to picture (a tenth of the cost)."""
     min_explained_variance: float
     """A teacher that explains less of the backbone's variance than this is reported as not having learned."""
 

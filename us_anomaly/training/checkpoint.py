@@ -50,7 +50,13 @@ class TrainingCheckpoint:
     """Save and resume the parts of one training, and keep its loss curve."""
 
     def __init__(
-        self, state_path: Path, curve_path: Path, *, key: str, parts: Mapping[str, Stateful], settings: CheckpointSettings
+        self,
+        state_path: Path,
+        curve_path: Path,
+        *,
+        key: str,
+        parts: Mapping[str, Stateful],
+        settings: CheckpointSettings,
     ) -> None:
         """Describe the training.
 
@@ -84,7 +90,9 @@ class TrainingCheckpoint:
             self._curve = [dict(point) for point in state["curve"]]
             step = int(state["step"])
         except (ArtifactError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ArtifactError(f"{self._state_path} cannot be resumed from ({error}); delete it to train anew") from error
+            raise ArtifactError(
+                f"{self._state_path} cannot be resumed from ({error}); delete it to train anew"
+            ) from error
         log.info("resuming after step %d", step)
         return step
 

@@ -29,6 +29,15 @@ def step_rng(seed: int, *, stage: str, step: int) -> np.random.Generator:
     return rng
 
 
+def step_generator(seed: int, *, stage: str, step: int) -> torch.Generator:
+    """Return torch's random numbers of one step for the training loop itself, apart from those of the transforms.
+
+    The pictures of the next step are drawn in another thread meanwhile; a shared generator would make a race of it.
+    """
+    number = np.random.default_rng([seed, zlib.crc32(f"{stage}/loop".encode()), step]).integers(2**62)
+    return torch.Generator().manual_seed(int(number))
+
+
 def epoch_indices(num_items: int, *, seed: int, stage: str, step: int, batch_size: int) -> list[int]:
     """Return the items of one step when every epoch is a fresh permutation of all items.
 

@@ -6,7 +6,6 @@ Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.1.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from us_anomaly.models.dense import dense_descriptors_of_padded
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import TeacherPositions, TeacherSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
-from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate
+from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate, step_generator
 
 GRID_STRIDE_PX = 4
 NUM_STATISTICS_BATCHES = 16
@@ -27,29 +26,43 @@ Batches = Callable[[int], Tensor]
 """From the number of a step to its normalised pictures (B, 3, H, W); negative numbers are batches no step sees."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetStatistics:
-    """Mean and standard deviation of each target dimension: the target is standardised before it is learned."""
+class TargetScale(nn.Module):
+    """Mean and deviation by which target dimensions are standardised, both (P,)."""
 
-    mean: Tensor
-    std: Tensor
+    def __init__(self, num_dims: int) -> None:
+        """Start with the identity."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_dims))
+        self.register_buffer("std", torch.ones(num_dims))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Standardise targets (N, P)."""
+        scaled: Tensor = (raw - self.mean) / self.std
+        return scaled
 
 
 class Distillation(nn.Module):
     """Teacher, decoder and backbone together: what one step of the distillation computes."""
 
     def __init__(self, teacher: PatchNetwork, backbone: Backbone, settings: TeacherSettings) -> None:
-        """Add the decoder that exists during distillation only; it is the identity where dimensions agree."""
+        """Add the decoder that exists during distillation only; it is the identity where dimensions agree.
+
+        Targets are standardised before they are learned: mean and deviation of each dimension are measured first.
+        """
         super().__init__()
         self.teacher = teacher
         self.backbone = backbone
         self.settings = settings
         same = teacher.descriptor_dim == backbone.descriptor_dim
         self.decoder: nn.Module = nn.Identity() if same else nn.Linear(teacher.descriptor_dim, backbone.descriptor_dim)
-        self.register_buffer("target_mean", torch.zeros(backbone.descriptor_dim))
-        self.register_buffer("target_std", torch.ones(backbone.descriptor_dim))
-        self.target_mean: Tensor
-        self.target_std: Tensor
+        self.scale = TargetScale(backbone.descriptor_dim)
+
+    @property
+    def trained(self) -> nn.ModuleDict:
+        """What a checkpoint has to hold: teacher, decoder and the scale of the target; not the backbone."""
+        return nn.ModuleDict({"teacher": self.teacher, "decoder": self.decoder, "scale": self.scale})
 
     def targets(self, images: Tensor) -> Tensor:
         """Return the standardised targets (N, P) of all positions of a batch."""
@@ -60,38 +73,59 @@ class Distillation(nn.Module):
                 rows, cols = self.grid(images)
                 raw = self.backbone.describe_positions(images, rows=rows, cols=cols)
                 raw = raw.permute(0, 2, 3, 1).flatten(0, 2)
-            return (raw - self.target_mean) / self.target_std
+            standardised: Tensor = self.scale(raw)
+        return standardised
 
     def descriptors(self, images: Tensor, *, shift: tuple[int, int] = (0, 0)) -> Tensor:
         """Return the teacher's descriptors (N, D) of all positions of a batch, optionally shifted by some pixels."""
         if self.settings.positions is TeacherPositions.patches:
-            return self.teacher(_shifted(images, shift)).float()
-        margin = self.teacher.patch_size // 2
-        height, width = images.shape[-2:]
-        rows = (GRID_STRIDE_PX // 2 + shift[0], height - 2 * margin - GRID_STRIDE_PX // 2 + 1 + shift[0])
-        cols = (GRID_STRIDE_PX // 2 + shift[1], width - 2 * margin - GRID_STRIDE_PX // 2 + 1 + shift[1])
+            described: Tensor = self.teacher(_shifted(images, shift))
+            return described.float()
+        rows, cols = (
+            (positions.start + by, positions.stop + by)
+            for positions, by in zip(self._grid_positions(images), shift, strict=True)
+        )
         maps = dense_descriptors_of_padded(self.teacher, images, rows=rows, cols=cols, stride=GRID_STRIDE_PX)
         return maps.permute(0, 2, 3, 1).flatten(0, 2).float()
 
     def grid(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pixel rows and columns whose patches lie inside the crop, as `descriptors` takes them."""
-        margin = self.teacher.patch_size // 2
-        first = GRID_STRIDE_PX // 2
         rows, cols = (
-            margin + torch.arange(first, side - 2 * margin - first + 1, GRID_STRIDE_PX, device=images.device)
-            for side in images.shape[-2:]
+            torch.tensor(positions, device=images.device) + self.teacher.patch_size // 2
+            for positions in self._grid_positions(images)
         )
         return rows, cols
 
-    def losses(self, images: Tensor, *, shift: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the weighted terms of the loss by name."""
+    def _grid_positions(self, images: Tensor) -> tuple[range, range]:
+        """Return the first rows and columns of the patches; shifted ones of the metric loss stay inside the crop."""
+        first = GRID_STRIDE_PX // 2 + (self.largest_shift if self.settings.metric_weight else 0)
+        height, width = (side - self.teacher.patch_size + 1 for side in images.shape[-2:])
+        return range(first, height - first, GRID_STRIDE_PX), range(first, width - first, GRID_STRIDE_PX)
+
+    @property
+    def largest_shift(self) -> int:
+        """Shift of positive patches in the metric loss, in pixels: a quarter of the patch."""
+        return (self.teacher.patch_size - 1) // 4
+
+    def layer_weights(self, like: Tensor) -> Tensor:
+        """Return the factor (P,) that gives every layer of the backbone the same total variance, whatever its width."""
+        dims = self.backbone.layer_dims
+        if not dims:
+            return torch.ones_like(like)
+        total = sum(dims)
+        return torch.cat([like.new_full((width,), (total / (len(dims) * width)) ** 0.5) for width in dims])
+
+    def losses(self, images: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss by name; `generator` draws shift and noise of the positive patches."""
         descriptors = self.descriptors(images)
         terms = {"distillation": distillation_loss(self.decoder(descriptors), self.targets(images))}
         if self.settings.compactness_weight:
             terms["compactness"] = self.settings.compactness_weight * compactness_loss(descriptors)
         if self.settings.metric_weight:
-            noisy = images + 0.1 * torch.randn_like(images)
-            positive = self.descriptors(noisy, shift=shift)
+            shifts = torch.randint(-self.largest_shift, self.largest_shift + 1, (2,), generator=generator)
+            row, col = int(shifts[0]), int(shifts[1])
+            noise = torch.randn(images.shape, generator=generator).to(images.device)
+            positive = self.descriptors(images + 0.1 * noise, shift=(row, col))
             negative = descriptors.roll(len(descriptors) // len(images), dims=0)  # the same position of another picture
             triplet = metric_loss(descriptors, positive, negative, margin=self.settings.metric_margin)
             terms["metric"] = self.settings.metric_weight * triplet
@@ -123,7 +157,8 @@ def compactness_loss(descriptors: Tensor) -> Tensor:
     scaled = centred / (centred.norm(dim=0) + 1e-6)
     correlation = scaled.T @ scaled  # (D, D)
     dims = correlation.shape[0]
-    return (correlation.abs().sum() - correlation.diagonal().abs().sum()) / (dims * (dims - 1))
+    total: Tensor = correlation.abs().sum() - correlation.diagonal().abs().sum()
+    return total / (dims * (dims - 1))
 
 
 def metric_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float) -> Tensor:
@@ -145,6 +180,7 @@ def distil(
     batches: Batches,
     *,
     steps: int,
+    seed: int,
     compute: Compute,
     optimizer: torch.optim.Optimizer,
     checkpoint: TrainingCheckpoint,
@@ -156,6 +192,7 @@ def distil(
         distillation: Teacher, decoder and backbone; the teacher is trained in place.
         batches: Pictures of each step.
         steps: Number of optimiser steps.
+        seed: Decides the positives of the metric loss.
         compute: Device and number format.
         optimizer: Of teacher and decoder.
         checkpoint: Saves and resumes; holds the parts `distillation` and `optimizer`.
@@ -166,25 +203,25 @@ def distil(
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     settings = distillation.settings
-    distillation.to(compute.device, memory_format=torch.channels_last)
+    distillation.to(compute.device).to(memory_format=torch.channels_last)
     start = checkpoint.resume()
     if start == 0:
         _set_target_statistics(distillation, batches, compute)
-    largest_shift = (distillation.teacher.patch_size - 1) // 4
     with checkpoint.guard():
         for step in range(start, steps):
-            images = _on_device(batches(step), compute)  # seeds torch's generator for this step
-            shift = tuple(int(value) for value in torch.randint(-largest_shift, largest_shift + 1, (2,)))
+            images = _on_device(batches(step), compute)
+            generator = step_generator(seed, stage="distill-teacher", step=step)
             with compute.autocast():
-                terms = distillation.losses(images, shift=(shift[0], shift[1]))
+                terms = distillation.losses(images, generator=generator)
             loss = torch.stack(list(terms.values())).sum()
             set_learning_rate(
-                optimizer, learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps)
+                optimizer,
+                learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps),
             )
             values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
             if all(map(_is_finite, values.values())):
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             checkpoint.after_step(step + 1, values, total=steps)
             on_step(step + 1, values)
@@ -213,8 +250,9 @@ def _set_target_statistics(distillation: Distillation, batches: Batches, compute
         with compute.autocast():
             raw.append(distillation.targets(_on_device(batches(-1 - number), compute)).double())
     targets = torch.cat(raw)
-    distillation.target_mean.copy_(targets.mean(dim=0))
-    distillation.target_std.copy_(targets.std(dim=0).clamp(min=1e-3))
+    distillation.scale.mean.copy_(targets.mean(dim=0))
+    std = targets.std(dim=0).clamp(min=1e-3)
+    distillation.scale.std.copy_(std / distillation.layer_weights(std))
 
 
 def _on_device(images: Tensor, compute: Compute) -> Tensor:

@@ -13,6 +13,7 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions
+from us_anomaly.training.course import OnStep
 
 GRID_STRIDE_PX = 4
 MIN_STD_FRACTION = 1e-4
@@ -65,7 +66,12 @@ class RunningMoments:
 
 @torch.no_grad()
 def teacher_statistics(
-    teacher: PatchNetwork, images: Iterable[Tensor], *, positions: StudentPositions, compute: Compute
+    teacher: PatchNetwork,
+    images: Iterable[Tensor],
+    *,
+    positions: StudentPositions,
+    compute: Compute,
+    on_step: OnStep = lambda done, values: None,
 ) -> TeacherStatistics:
     """Measure the statistics over the training pictures.
 
@@ -75,6 +81,7 @@ def teacher_statistics(
         positions: `dense` looks at every position; `grid` at the stride-4 grid, whose phase goes round from picture to
             picture, so that all positions are seen alike at a tenth of the cost.
         compute: Device and number format.
+        on_step: Called after every picture.
 
     Returns:
         Statistics whose `std` has no zero: a dimension that is constant on the training pictures gets the median deviation,
@@ -90,6 +97,7 @@ def teacher_statistics(
                 phase = min(number * 5 % GRID_STRIDE_PX**2 // GRID_STRIDE_PX, min(batch.shape[-2:]) - 1)
                 descriptors = dense_descriptors(teacher, batch, stride=GRID_STRIDE_PX, offset=phase)
         moments.update(descriptors.permute(0, 2, 3, 1).flatten(0, 2))
+        on_step(number + 1, {})
     std = moments.std
     constant = std <= std.median() * MIN_STD_FRACTION
     typical = std[~constant].median() if bool((~constant).any()) else torch.ones((), dtype=torch.float64)

@@ -17,7 +17,7 @@ from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions, StudentSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
-from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate
+from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate, step_generator
 from us_anomaly.training.normalization import GRID_STRIDE_PX, TeacherStatistics
 
 Batches = Callable[[int], Tensor]
@@ -51,6 +51,7 @@ def regress(
     penalty_batches: Batches | None,
     settings: StudentSettings,
     steps: int,
+    seed: int,
     compute: Compute,
     optimizer: torch.optim.Optimizer,
     checkpoint: TrainingCheckpoint,
@@ -66,6 +67,7 @@ def regress(
         penalty_batches: Pictures on which students must answer the mean descriptor; None for no penalty.
         settings: How the students learn.
         steps: Number of optimiser steps.
+        seed: Decides the phase of the grid in each step.
         compute: Device and number format.
         optimizer: Of all students.
         checkpoint: Saves and resumes; holds the parts `ensemble` and `optimizer`.
@@ -76,12 +78,12 @@ def regress(
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     for network in (ensemble, teacher):
-        network.to(compute.device, memory_format=torch.channels_last)
+        network.to(compute.device).to(memory_format=torch.channels_last)
     start = checkpoint.resume()
     with checkpoint.guard():
         for step in range(start, steps):
-            images = _on_device(batches(step), compute)  # seeds torch's generator for this step
-            stride, offset = _grid(settings, images)
+            images = _on_device(batches(step), compute)
+            stride, offset = _grid(settings, images, step_generator(seed, stage="train-students", step=step))
             with torch.no_grad(), compute.autocast():
                 target = statistics.normalize(dense_descriptors(teacher, images, stride=stride, offset=offset))
             optimizer.zero_grad(set_to_none=True)
@@ -96,7 +98,8 @@ def regress(
             if penalty_batches is not None:
                 values["penalty"] = _penalize(ensemble, _on_device(penalty_batches(step), compute), settings, compute)
             set_learning_rate(
-                optimizer, learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps)
+                optimizer,
+                learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps),
             )
             if all(value - value == 0 for value in values.values()):
                 optimizer.step()
@@ -117,12 +120,12 @@ def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettin
     return total / len(ensemble.networks)
 
 
-def _grid(settings: StudentSettings, images: Tensor) -> tuple[int, int]:
+def _grid(settings: StudentSettings, images: Tensor, generator: torch.Generator) -> tuple[int, int]:
     """Return stride and offset of the positions of this step."""
     if settings.positions is StudentPositions.dense:
         return 1, 0
     largest = min(GRID_STRIDE_PX, *images.shape[-2:])
-    return GRID_STRIDE_PX, int(torch.randint(largest, ()))
+    return GRID_STRIDE_PX, int(torch.randint(largest, (), generator=generator))
 
 
 def _on_device(images: Tensor, compute: Compute) -> Tensor:

@@ -1,0 +1,138 @@
+"""`usad calibrate`: score statistics, thresholds and colours from the validation pictures."""
+
+import logging
+from collections.abc import Callable
+
+from rich.console import Console
+
+from us_anomaly.commands.recipes import Recipes, plain
+from us_anomaly.commands.stage import make, read_split
+from us_anomaly.commands.training_images import cached_images
+from us_anomaly.data.augmentation import build_transforms
+from us_anomaly.data.image_cache import ImageCache
+from us_anomaly.data.memory import available_memory_bytes
+from us_anomaly.data.sample import Sample
+from us_anomaly.detector import Detector, load_scale, read_calibration
+from us_anomaly.errors import DataError
+from us_anomaly.models.compute import choose_compute
+from us_anomaly.reporting.progress import progress
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json, write_json
+from us_anomaly.scoring.anomaly_map import RawMaps
+from us_anomaly.scoring.calibration import Calibration, calibrate
+from us_anomaly.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MapsOf = Callable[[], dict[int, RawMaps]]
+MAX_MEMORY_SHARE = 0.25
+
+
+def run(settings: Settings) -> None:
+    """Calibrate the detector on validation pictures and write `calibration.json`."""
+    run_dir = RunDir(settings.run_dir)
+    recipe = Recipes(settings).calibration
+
+    def build() -> None:
+        calibration = measure(settings)
+        content = {
+            "calibration": calibration.to_json(),
+            "scoring": plain(settings.scoring),
+            "transforms": plain(settings.augmentation.evaluation),
+        }
+        write_json(run_dir.calibration, content)
+        _summarize(calibration, run_dir)
+
+    make(run_dir.calibration, recipe, build, settings=settings, is_precious=False)
+
+
+def build_detector(settings: Settings, calibration: Calibration | None) -> Detector:
+    """Build the detector of a run directory under the settings in force."""
+    run_dir = RunDir(settings.run_dir)
+    return Detector(
+        {size: load_scale(run_dir, size) for size in settings.scales},
+        pipeline=build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None),
+        scoring=settings.scoring,
+        calibration=calibration,
+        compute=choose_compute(settings.runtime),
+        max_image_pixels=settings.data.max_image_pixels,
+    )
+
+
+def measure(settings: Settings) -> Calibration:
+    """Compute the raw maps of the reference pictures and calibrate on them.
+
+    Raises:
+        DataError: There is no normal picture to calibrate on, or none that the threshold's rule needs.
+    """
+    samples = read_split(RunDir(settings.run_dir))
+    normals = [sample for sample in samples if sample.split == "val" and not sample.is_anomalous]
+    anomalies = [sample for sample in samples if sample.split == "val" and sample.is_anomalous]
+    reference = "val"
+    if not normals:
+        reference = "train"
+        normals = [sample for sample in samples if sample.split == "train"]
+        log.warning(
+            "validation has no normal picture: calibrating on the training pictures, whose scores are lower than those of new "
+            "ones; a split with a validation share gives better thresholds"
+        )
+    if not normals:
+        raise DataError("there is no normal picture to calibrate on: give other split.ratios")
+    detector = build_detector(settings, None)
+    compute_maps = _RawMapsOf(settings, detector, normals + anomalies)
+    lazily = [compute_maps.of(index) for index in range(len(normals) + len(anomalies))]
+    return calibrate(
+        lazily[: len(normals)],
+        lazily[len(normals) :],
+        reference=reference,
+        scoring=settings.scoring,
+        settings=settings.calibration,
+    )
+
+
+class _RawMapsOf:
+    """Raw maps of pictures: kept if they fit into a share of the memory, computed anew at every call otherwise."""
+
+    def __init__(self, settings: Settings, detector: Detector, samples: list[Sample]) -> None:
+        self._detector = detector
+        self._cache: ImageCache = cached_images(settings, samples, detector.pipeline, description="decoding validation")
+        self._kept: dict[int, dict[int, RawMaps]] = {}
+        with progress("scoring validation", len(samples), enabled=settings.runtime.progress) as on_step:
+            num_bytes = sum(
+                8 * len(detector.scales) * self._cache[i].shape[-1] * self._cache[i].shape[-2]
+                for i in range(len(samples))
+            )
+            self._keeps = num_bytes < MAX_MEMORY_SHARE * available_memory_bytes()
+            if self._keeps:
+                for index in range(len(samples)):
+                    self._kept[index] = self._compute(index)
+                    on_step(index + 1, {})
+
+    def of(self, index: int) -> MapsOf:
+        """Return a function that returns the maps of one picture."""
+        return lambda: self._kept[index] if self._keeps else self._compute(index)
+
+    def _compute(self, index: int) -> dict[int, RawMaps]:
+        return self._detector.raw_maps(self._detector.pipeline.suffix(self._cache[index]))
+
+
+def _summarize(calibration: Calibration, run_dir: RunDir) -> None:
+    """Say what was chosen and why."""
+    if calibration.threshold_reason:
+        log.warning("threshold by %s: %s", calibration.threshold_rule, calibration.threshold_reason)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"Threshold {calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {calibration.num_normal} normal "
+        f"and {calibration.num_anomalous} anomalous pictures ({calibration.reference})"
+    )
+    console.print(f"Calibration: {run_dir.calibration}")
+    console.print("Next: usad infer, with the same settings")
+
+
+def load_calibration(settings: Settings) -> Calibration:
+    """Read the calibration that is in force.
+
+    Raises:
+        ArtifactError: It does not follow the schema.
+    """
+    return read_calibration(read_json(RunDir(settings.run_dir).calibration))[0]

@@ -1,0 +1,182 @@
+"""`usad distill-teacher` (also `train-teacher`): the backbone's knowledge of patches goes into the small patch network."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from us_anomaly.commands.recipes import Recipes, plain, reused_teacher
+from us_anomaly.commands.stage import make
+from us_anomaly.commands.training_images import training_images
+from us_anomaly.data.augmentation import build_transforms
+from us_anomaly.detector import load_teacher
+from us_anomaly.errors import ArtifactError
+from us_anomaly.models.backbones import load_backbone, read_state_dict
+from us_anomaly.models.compute import choose_compute
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.reporting.progress import progress
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import write_tensors
+from us_anomaly.run_dir.provenance import fingerprint
+from us_anomaly.settings import Settings, TeacherPositions
+from us_anomaly.training.checkpoint import TrainingCheckpoint
+from us_anomaly.training.course import num_steps
+from us_anomaly.training.distillation import Distillation, distil
+from us_anomaly.training.pictures import TRAIN, drawn_ahead, teacher_batches
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Make the teacher of every patch size, or take over the one that `teacher.checkpoint` names."""
+    run_dir = RunDir(settings.run_dir)
+    for patch_size in settings.scales:
+        artifact = run_dir.teacher(patch_size)
+        recipes = Recipes(settings)
+
+        def build(patch_size: int = patch_size, recipes: Recipes = recipes, artifact: Path = artifact) -> None:
+            if settings.teacher.checkpoint is not None:
+                reuse(settings.teacher.checkpoint, patch_size, artifact)
+            else:
+                distill(settings, patch_size, artifact, key=fingerprint(recipes.teacher(patch_size)))
+
+        make(artifact, recipes.teacher(patch_size), build, settings=settings, is_precious=True)
+
+
+def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> None:
+    """Train a teacher and write it to `artifact`."""
+    run_dir = RunDir(settings.run_dir)
+    compute = choose_compute(settings.runtime)
+    backbone = load_backbone(settings.backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        teacher = PatchNetwork(patch_size, descriptor_dim=settings.teacher.descriptor_dim, width=settings.teacher.width)
+        distillation = Distillation(teacher, backbone, settings.teacher)
+    optimizer = torch.optim.Adam(
+        [*teacher.parameters(), *distillation.decoder.parameters()],
+        lr=settings.teacher.learning_rate,
+        weight_decay=settings.teacher.weight_decay,
+    )
+    batches, steps = _pictures(settings, patch_size)
+    checkpoint = TrainingCheckpoint(
+        run_dir.training_state(artifact),
+        run_dir.loss_curve(artifact),
+        key=key,
+        parts={"distillation": distillation.trained, "optimizer": optimizer},
+        settings=settings.checkpoint,
+    )
+    with (
+        progress(f"distilling the teacher (p={patch_size})", steps, enabled=settings.runtime.progress) as on_step,
+        drawn_ahead(batches) as ahead,
+    ):
+        explained = distil(
+            distillation,
+            ahead,
+            steps=steps,
+            seed=settings.seed,
+            compute=compute,
+            optimizer=optimizer,
+            checkpoint=checkpoint,
+            on_step=on_step,
+        )
+    _report(explained, floor=settings.teacher.min_explained_variance)
+    write_tensors(artifact, _state(teacher, explained_variance=explained, settings=settings))
+    checkpoint.discard()
+
+
+def _pictures(settings: Settings, patch_size: int) -> tuple[Any, int]:
+    """Return the batches of the distillation and its number of steps."""
+    teacher = settings.teacher
+    cache = None
+    if TRAIN in teacher.image_sources():
+        dense = teacher.positions is TeacherPositions.dense
+        name = "evaluation" if dense else "teacher"
+        entries = settings.augmentation.evaluation if dense else settings.augmentation.teacher
+        pipeline = build_transforms(entries, key=f"augmentation.{name}", patch_size=None if dense else patch_size)
+        cache = training_images(settings, pipeline)
+    per_image = teacher.patches_per_image if teacher.positions is TeacherPositions.patches else 1
+    num_pictures = len(cache) if cache is not None else 1000  # a stream has no end: an epoch is a thousand pictures
+    steps = num_steps(
+        steps=teacher.steps,
+        epochs=teacher.epochs,
+        items_per_epoch=num_pictures * per_image,
+        batch_size=teacher.batch_size,
+    )
+    return teacher_batches(settings, patch_size=patch_size, cache=cache, seed=settings.seed), steps
+
+
+def _report(explained_variance: float, *, floor: float) -> None:
+    if explained_variance < floor:
+        log.warning(
+            "THE TEACHER DID NOT LEARN: it explains %.1f %% of the variance of the backbone's descriptors, less than "
+            "teacher.min_explained_variance=%g. Train longer (teacher.epochs), raise teacher.learning_rate, let it learn from "
+            "more varied pictures (teacher.images=generic), or distil earlier layers (backbone.layers=[2,3,4])",
+            100 * explained_variance,
+            floor,
+        )
+    else:
+        log.info(
+            "the teacher explains %.1f %% of the variance of the backbone's descriptors",
+            100 * explained_variance,
+        )
+
+
+def _state(teacher: PatchNetwork, *, explained_variance: float, settings: Settings) -> dict[str, Any]:
+    """Return the content of a teacher checkpoint."""
+    return {
+        "format_version": 1,
+        "patch_size": teacher.patch_size,
+        "descriptor_dim": teacher.descriptor_dim,
+        "width": teacher.width,
+        "network": {name: tensor.contiguous() for name, tensor in teacher.cpu().state_dict().items()},
+        "explained_variance": round(explained_variance, 6),
+        "settings": {
+            "teacher": plain(settings.teacher),
+            "backbone": plain(settings.backbone),
+            "seed": settings.seed,
+        },
+    }
+
+
+def reuse(checkpoint: str, patch_size: int, artifact: Path) -> None:
+    """Check a teacher that was made elsewhere and write it to `artifact`.
+
+    Raises:
+        ArtifactError: It is no teacher of this patch size.
+    """
+    path = reused_teacher(checkpoint, patch_size)
+    teacher = _teacher_from_safetensors(path) if path.suffix == ".safetensors" else load_teacher(path)
+    if teacher.patch_size != patch_size:
+        raise ArtifactError(
+            f"`teacher.checkpoint`: {path} is a teacher for patches of {teacher.patch_size} pixels, scales asks for {patch_size}"
+        )
+    write_tensors(
+        artifact,
+        {
+            "format_version": 1,
+            "patch_size": patch_size,
+            "descriptor_dim": teacher.descriptor_dim,
+            "width": teacher.width,
+            "network": teacher.state_dict(),
+        },
+    )
+    log.info("took over the teacher %s", path)
+
+
+def _teacher_from_safetensors(path: Path) -> PatchNetwork:
+    """Build the teacher that a safetensors file holds; its header names patch size, descriptor dimension and width."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        teacher = PatchNetwork(
+            int(header["patch_size"]),
+            descriptor_dim=int(header["descriptor_dim"]),
+            width=float(header["width"]),
+        )
+        teacher.load_state_dict(read_state_dict(path))
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"`teacher.checkpoint`: {path} does not hold a teacher ({error})") from error
+    return teacher

@@ -1,0 +1,48 @@
+"""`usad normalize`: mean and deviation of the teacher's descriptors over the normal training pictures."""
+
+from pathlib import Path
+
+from us_anomaly.commands.recipes import Recipes
+from us_anomaly.commands.stage import make
+from us_anomaly.commands.training_images import training_images
+from us_anomaly.data.augmentation import build_transforms
+from us_anomaly.detector import load_teacher
+from us_anomaly.models.compute import choose_compute
+from us_anomaly.reporting.progress import progress
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import write_tensors
+from us_anomaly.settings import Settings
+from us_anomaly.training.normalization import teacher_statistics
+from us_anomaly.training.pictures import evaluation_inputs
+
+
+def run(settings: Settings) -> None:
+    """Measure the teacher statistics of every patch size."""
+    run_dir = RunDir(settings.run_dir)
+    for patch_size in settings.scales:
+        artifact = run_dir.teacher_statistics(patch_size)
+
+        def build(patch_size: int = patch_size, artifact: Path = artifact) -> None:
+            measure(settings, patch_size, artifact)
+
+        make(artifact, Recipes(settings).statistics(patch_size), build, settings=settings, is_precious=False)
+
+
+def measure(settings: Settings, patch_size: int, artifact: Path) -> None:
+    """Measure the statistics of one teacher and write them to `artifact`."""
+    compute = choose_compute(settings.runtime)
+    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    cache = training_images(settings, pipeline)
+    teacher = load_teacher(RunDir(settings.run_dir).teacher(patch_size)).to(compute.device)
+    with progress(f"measuring the teacher (p={patch_size})", len(cache), enabled=settings.runtime.progress) as on_step:
+        statistics = teacher_statistics(
+            teacher,
+            evaluation_inputs(cache, pipeline),
+            positions=settings.teacher.statistics_positions,
+            compute=compute,
+            on_step=on_step,
+        )
+    write_tensors(
+        artifact,
+        {"format_version": 1, "mean": statistics.mean, "std": statistics.std, "num_images": len(cache)},
+    )

@@ -1,0 +1,203 @@
+"""What decides each artifact: the settings and inputs by which a stage knows whether its result is up to date.
+
+Every command checks its inputs with these recipes before it reads them, so that a split, backbone, teacher or
+configuration other than the one in force is refused and never silently mixed.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from us_anomaly.data.sample import Sample, dump_labels
+from us_anomaly.data.sources import read_samples
+from us_anomaly.errors import DataError, WeightsError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.provenance import Recipe, content_hash, require
+from us_anomaly.settings import Settings
+
+BUILTIN = "builtin"
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as JSON knows it."""
+    match value:
+        case Enum():
+            return value.name
+        case list():
+            return [plain(item) for item in value]
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
+
+
+def flat(prefix: str, group: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the settings of one group by dotted key."""
+    values = {"layout": type(group).__name__} if prefix in ("data", "backbone") else {}
+    values |= {name: value for name, value in plain(group).items() if name not in without}
+    return {f"{prefix}.{name}": value for name, value in values.items()}
+
+
+class Recipes:
+    """The recipes of one run directory under the settings in force.
+
+    Asking for the recipe of an artifact checks its inputs: a missing or stale one raises. Each answer is kept, so an object
+    of this class serves one stage and is made anew for the next.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Describe what `settings` make of their run directory."""
+        self.settings = settings
+        self.run_dir = RunDir(settings.run_dir)
+
+    @functools.cached_property
+    def samples(self) -> list[Sample]:
+        """The pictures of the data set as they lie on disk now.
+
+        Raises:
+            DataError: The data set cannot be used.
+        """
+        return read_samples(self.settings.data)
+
+    @functools.cached_property
+    def split(self) -> Recipe:
+        """What decides `split.jsonl`: settings, seed, and which pictures with which labels there are."""
+        data = flat("data", self.settings.data, without=("name", "max_image_pixels", "allow_outside_root"))
+        data["data.root"] = str(Path(self.settings.data.root).expanduser().resolve())
+        listing = hashlib.sha256(dump_labels(self.samples).encode("utf-8", "surrogateescape")).hexdigest()
+        return Recipe(
+            command="split",
+            settings={**data, **flat("split", self.settings.split), "seed": self.settings.seed},
+            inputs={"list of pictures": listing},
+        )
+
+    @functools.cached_property
+    def split_hash(self) -> str:
+        """Content hash of `split.jsonl`, which must be up to date."""
+        return require(self.run_dir, self.run_dir.split, self.split)
+
+    @functools.cache  # noqa: B019 (lives as long as one stage)
+    def teacher(self, patch_size: int) -> Recipe:
+        """Return what decides the teacher of one patch size; a reused one is decided by its file alone."""
+        teacher = self.settings.teacher
+        command = "distill-teacher"
+        if teacher.checkpoint is not None:
+            path = reused_teacher(teacher.checkpoint, patch_size)
+            settings = {"teacher.checkpoint": teacher.checkpoint}
+            return Recipe(command=command, settings=settings, inputs={"teacher.checkpoint": content_hash(path)})
+        inputs = {}
+        if self.settings.backbone.weights != "default":
+            inputs["backbone.weights"] = _hash_of_weights(self.settings.backbone.weights)
+        if "train" in teacher.image_sources():
+            inputs["split.jsonl"] = self.split_hash
+        decisive = {
+            **flat("teacher", teacher, without=("min_explained_variance", "statistics_positions")),
+            **flat("backbone", self.settings.backbone),
+            "augmentation.teacher": plain(self.settings.augmentation.teacher),
+            "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+            "seed": self.settings.seed,
+        }
+        return Recipe(command=command, settings=decisive, inputs=inputs)
+
+    @functools.cache  # noqa: B019
+    def statistics(self, patch_size: int) -> Recipe:
+        """Return what decides the teacher statistics of one patch size."""
+        return Recipe(
+            command="normalize",
+            settings={
+                "teacher.statistics_positions": plain(self.settings.teacher.statistics_positions),
+                "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+            },
+            inputs={
+                "split.jsonl": self.split_hash,
+                **self._checked(self.run_dir.teacher(patch_size), self.teacher(patch_size)),
+            },
+        )
+
+    @functools.cache  # noqa: B019
+    def students(self, patch_size: int) -> Recipe:
+        """Return what decides the students of one patch size."""
+        return Recipe(
+            command="train-students",
+            settings={
+                **flat("students", self.settings.students),
+                "augmentation.students": plain(self.settings.augmentation.students),
+                "seed": self.settings.seed,
+            },
+            inputs={
+                **self.statistics(patch_size).inputs,
+                **self._checked(self.run_dir.teacher_statistics(patch_size), self.statistics(patch_size)),
+            },
+        )
+
+    @functools.cached_property
+    def calibration(self) -> Recipe:
+        """What decides `calibration.json`."""
+        inputs: dict[str, str] = {}
+        for patch_size in self.settings.scales:
+            inputs |= self.students(patch_size).inputs
+            inputs |= self._checked(self.run_dir.students(patch_size), self.students(patch_size))
+        return Recipe(
+            command="calibrate",
+            settings={
+                "scales": list(self.settings.scales),
+                **flat("scoring", self.settings.scoring),
+                **flat("calibration", self.settings.calibration),
+                "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+            },
+            inputs=inputs,
+        )
+
+    @functools.cached_property
+    def predictions(self) -> Recipe:
+        """What decides `predictions.jsonl` and the pictures it vouches for."""
+        return Recipe(
+            command="infer",
+            settings=flat("inference", self.settings.inference, without=("input",)),
+            inputs={
+                "split.jsonl": self.split_hash,
+                **self._checked(self.run_dir.calibration, self.calibration),
+            },
+        )
+
+    @functools.cached_property
+    def evaluation(self) -> Recipe:
+        """What decides `evaluation.json` and `evaluation.csv`."""
+        return Recipe(
+            command="evaluate",
+            settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed},
+            inputs=self._checked(self.run_dir.predictions, self.predictions),
+        )
+
+    def _checked(self, artifact: Path, recipe: Recipe) -> dict[str, str]:
+        """Return the content hash of an up-to-date artifact by its name in the run directory."""
+        name = artifact.relative_to(self.run_dir.root).as_posix()
+        return {name: require(self.run_dir, artifact, recipe)}
+
+
+def _hash_of_weights(weights: str) -> str:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"`backbone.weights`: there is no file {path}")
+    return content_hash(path)
+
+
+def reused_teacher(checkpoint: str, patch_size: int) -> Path:
+    """Return the file that `teacher.checkpoint` means for one patch size; `{patch_size}` in a path is replaced.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    if checkpoint == BUILTIN:
+        path = Path(__file__).parents[1] / "teachers" / f"p{patch_size}.safetensors"
+        if not path.is_file():
+            raise DataError(f"`teacher.checkpoint`: no teacher of patch size {patch_size} ships with the package")
+        return path
+    path = Path(checkpoint.replace("{patch_size}", str(patch_size))).expanduser()
+    if not path.is_file():
+        raise DataError(f"`teacher.checkpoint`: there is no file {path}")
+    return path

@@ -1,0 +1,58 @@
+"""One stage: skip what is up to date, refuse to replace what is precious, build, and write down how it came about."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from us_anomaly.data.sample import Sample, Split, of_split, parse_labels
+from us_anomaly.errors import StaleArtifactError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.provenance import Recipe, record, state
+from us_anomaly.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def make(artifact: Path, recipe: Recipe, build: Callable[[], None], *, settings: Settings, is_precious: bool) -> bool:
+    """Make `artifact` by `build` unless it is up to date; return whether it was made.
+
+    Args:
+        artifact: File in the run directory.
+        recipe: What decides it under the settings in force.
+        build: Writes it, as a whole or not at all.
+        settings: `overwrite` and the run directory.
+        is_precious: Refuse to replace an artifact that was made by another recipe (unless `overwrite`); others, which
+            take minutes to make again, are replaced with a word about why.
+
+    Raises:
+        StaleArtifactError: There is a precious one that was made from something else, and `overwrite` is false.
+    """
+    run_dir = RunDir(settings.run_dir)
+    condition, reason = state(run_dir, artifact, recipe)
+    if condition == "current":
+        log.info("%s is up to date", artifact)
+        return False
+    if condition == "stale":
+        if is_precious and not settings.overwrite:
+            raise StaleArtifactError(
+                f"{artifact} was made from something else than what is in force: {reason}. Give the settings it was made "
+                "with, replace it with overwrite=true, or choose another run_dir="
+            )
+        log.info("%s is made again: %s", artifact, reason)
+    run_dir.provenance(artifact).unlink(missing_ok=True)
+    started = time.monotonic()
+    build()
+    record(run_dir, artifact, recipe, seconds=time.monotonic() - started)
+    return True
+
+
+def read_split(run_dir: RunDir, split: Split | None = None) -> list[Sample]:
+    """Return the samples of `split.jsonl`, all or those of one split."""
+    samples = parse_labels(run_dir.split.read_text(encoding="utf-8"))
+    return samples if split is None else of_split(samples, split)
+
+
+def image_paths(settings: Settings, samples: list[Sample]) -> list[Path]:
+    """Return where the pictures of the samples lie."""
+    return [Path(settings.data.root).expanduser() / sample.filename for sample in samples]

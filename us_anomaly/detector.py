@@ -1,0 +1,301 @@
+"""The detector: the one path from an image to its score, which every command and the Python interface take.
+
+Shapes: H W pixels of the image as it lies on disk, h w pixels of the network's input.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from us_anomaly.data.augmentation import Pipeline, build_transforms
+from us_anomaly.data.images import read_image
+from us_anomaly.errors import ArtifactError, MissingArtifactError
+from us_anomaly.models.compute import Compute, choose_compute
+from us_anomaly.models.ensemble import StudentEnsemble
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json, read_tensors
+from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
+from us_anomaly.scoring.calibration import Calibration
+from us_anomaly.settings import (
+    ImageScore,
+    Normalization,
+    Precision,
+    RuntimeSettings,
+    ScoringSettings,
+    TransformSettings,
+)
+from us_anomaly.training.normalization import TeacherStatistics
+
+DEFAULT_MAX_IMAGE_PIXELS = 1_000_000_000
+FloatMap = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What the detector says about one image."""
+
+    anomaly_score: float
+    """Score of the image; its unit depends on the scoring settings."""
+    normalized_score: float
+    """The score mapped to (0, 1); the threshold is 0.5."""
+    is_anomalous: bool
+    """The decision: score at or above the threshold."""
+    anomaly_map: FloatMap
+    """(H, W) scores at the resolution of the image."""
+    uncertainty_map: FloatMap
+    """(H, W) predictive uncertainty."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleModel:
+    """Teacher, statistics and students of one patch size."""
+
+    teacher: PatchNetwork
+    statistics: TeacherStatistics
+    ensemble: StudentEnsemble
+
+
+class Detector:
+    """Turn images into maps, scores and decisions."""
+
+    def __init__(
+        self,
+        scales: dict[int, ScaleModel],
+        *,
+        pipeline: Pipeline,
+        scoring: ScoringSettings,
+        calibration: Calibration | None,
+        compute: Compute,
+        max_image_pixels: int = DEFAULT_MAX_IMAGE_PIXELS,
+    ) -> None:
+        """Put a detector together.
+
+        Args:
+            scales: Models by patch size.
+            pipeline: Deterministic transforms from an image to the network's input.
+            scoring: How maps become scores.
+            calibration: Statistics and thresholds; None before calibration, when only `raw_maps` can be had.
+            compute: Device and number format.
+            max_image_pixels: Larger images are refused.
+        """
+        self.scales = {size: _for_inference(model, compute) for size, model in scales.items()}
+        self.pipeline = pipeline
+        self.scoring = scoring
+        self.calibration = calibration
+        self.compute = compute
+        self.max_image_pixels = max_image_pixels
+
+    def raw_maps(self, network_input: Tensor) -> dict[int, RawMaps]:
+        """Return error and uncertainty (h, w) by patch size.
+
+        Args:
+            network_input: (3, h, w), what `pipeline` makes of an image.
+        """
+        return {
+            size: raw_maps(
+                network_input,
+                teacher=model.teacher,
+                ensemble=model.ensemble,
+                statistics=model.statistics,
+                stride=self.scoring.stride_px,
+                compute=self.compute,
+            )
+            for size, model in self.scales.items()
+        }
+
+    def predict(
+        self, images: Iterable[str | Path | npt.NDArray[np.uint8]] | str | Path | npt.NDArray[np.uint8]
+    ) -> list[Prediction]:
+        """Return a prediction for every image.
+
+        Args:
+            images: Paths, or RGB arrays (H, W, 3) of bytes; a single one is taken as a list of one.
+
+        Raises:
+            BadImageError: A file cannot be decoded.
+            MissingArtifactError: The detector was not calibrated.
+        """
+        single = isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3)
+        return list(self.stream([images] if single else images))  # type: ignore[list-item, arg-type]
+
+    def stream(self, images: Iterable[str | Path | npt.NDArray[np.uint8]]) -> Iterator[Prediction]:
+        """Yield a prediction for every image as it is computed, in order."""
+        for image in images:
+            pixels = (
+                image if isinstance(image, np.ndarray) else read_image(Path(image), max_pixels=self.max_image_pixels)
+            )
+            yield self.predict_pixels(pixels)
+
+    def predict_pixels(self, pixels: npt.NDArray[np.uint8]) -> Prediction:
+        """Return the prediction for one RGB picture (H, W, 3) of bytes."""
+        height, width = pixels.shape[:2]
+        return self.predict_input(self.pipeline(pixels), height=height, width=width)
+
+    def predict_input(self, network_input: Tensor, *, height: int, width: int) -> Prediction:
+        """Return the prediction for a picture of `height` x `width` pixels from the network's input (3, h, w).
+
+        The image score is taken from the map at the network's resolution; the maps are then resized to the image.
+        """
+        calibration = self.require_calibration()
+        anomaly_map, uncertainty = combine(
+            self.raw_maps(network_input), statistics=calibration.statistics, settings=self.scoring
+        )
+        score = image_score(anomaly_map, settings=self.scoring)
+        return Prediction(
+            anomaly_score=score,
+            normalized_score=calibration.normalized_score(score),
+            is_anomalous=calibration.decide(score),
+            anomaly_map=resize_map(anomaly_map, height=height, width=width),
+            uncertainty_map=resize_map(uncertainty, height=height, width=width),
+        )
+
+    def require_calibration(self) -> Calibration:
+        """Return the calibration.
+
+        Raises:
+            MissingArtifactError: The detector was not calibrated.
+        """
+        if self.calibration is None:
+            raise MissingArtifactError("the detector is not calibrated: run `usad calibrate` first")
+        return self.calibration
+
+
+def resize_map(values: Tensor, *, height: int, width: int) -> FloatMap:
+    """Resize a map (h, w) to (height, width) bilinearly."""
+    if values.shape != (height, width):
+        values = nn.functional.interpolate(
+            values[None, None], size=(height, width), mode="bilinear", align_corners=False
+        )[0, 0]
+    array: FloatMap = values.numpy()
+    return array
+
+
+def _for_inference(model: ScaleModel, compute: Compute) -> ScaleModel:
+    """Move networks to the device and number format of the arithmetic, channels last."""
+    for network in (model.teacher, model.ensemble):
+        network.requires_grad_(False).eval()
+        network.to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
+    return model
+
+
+def load_scale(run_dir: RunDir, patch_size: int) -> ScaleModel:
+    """Read teacher, statistics and students of one patch size.
+
+    Raises:
+        MissingArtifactError: One of them was not made yet.
+        ArtifactError: One of them is damaged.
+    """
+    return ScaleModel(
+        teacher=load_teacher(_existing(run_dir.teacher(patch_size), "distill-teacher")),
+        statistics=load_statistics(_existing(run_dir.teacher_statistics(patch_size), "normalize")),
+        ensemble=load_students(_existing(run_dir.students(patch_size), "train-students")),
+    )
+
+
+def _existing(path: Path, command: str) -> Path:
+    if not path.exists():
+        raise MissingArtifactError(f"{path} does not exist: run `usad {command}` first (or `usad run` for all stages)")
+    return path
+
+
+def load_teacher(path: Path) -> PatchNetwork:
+    """Read a teacher checkpoint."""
+    state = read_tensors(path)
+    try:
+        teacher = PatchNetwork(state["patch_size"], descriptor_dim=state["descriptor_dim"], width=state["width"])
+        teacher.load_state_dict(state["network"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise _not_a("teacher", path, error, "distill-teacher") from error
+    return teacher
+
+
+def load_statistics(path: Path) -> TeacherStatistics:
+    """Read teacher statistics."""
+    state = read_tensors(path)
+    try:
+        return TeacherStatistics(mean=state["mean"], std=state["std"])
+    except (KeyError, TypeError) as error:
+        raise _not_a("teacher statistics", path, error, "normalize") from error
+
+
+def load_students(path: Path) -> StudentEnsemble:
+    """Read an ensemble of students."""
+    state = read_tensors(path)
+    try:
+        ensemble = StudentEnsemble(
+            state["num_students"],
+            patch_size=state["patch_size"],
+            descriptor_dim=state["descriptor_dim"],
+            width=state["width"],
+            seed=0,
+        )
+        ensemble.load_state_dict(state["networks"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise _not_a("students", path, error, "train-students") from error
+    return ensemble
+
+
+def _not_a(what: str, path: Path, error: Exception, command: str) -> ArtifactError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ArtifactError(f"{path} does not hold {what} ({reason}); delete it and run `usad {command}`")
+
+
+def load(
+    run_dir: str | Path, *, device: str = "auto", precision: str = "auto", num_threads: int | None = None
+) -> Detector:
+    """Load the detector of a run directory.
+
+    Args:
+        run_dir: Where `usad run` (or `usad calibrate`) put it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `float32` or `bfloat16`.
+        num_threads: Threads of the arithmetic; None takes the physical cores that this process may use.
+
+    Raises:
+        MissingArtifactError: A stage was not run yet; the message names it.
+        ArtifactError: A file is damaged.
+    """
+    directory = RunDir(run_dir)
+    content = read_json(_existing(directory.calibration, "calibrate"))
+    calibration, scoring, transforms = read_calibration(content)
+    runtime = RuntimeSettings(
+        device=device,
+        precision=Precision(precision),
+        num_threads=num_threads,
+        num_workers=0,
+        progress=False,
+        log_level="warning",
+        compile=False,
+    )
+    return Detector(
+        {size: load_scale(directory, size) for size in calibration.statistics},
+        pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
+        scoring=scoring,
+        calibration=calibration,
+        compute=choose_compute(runtime),
+    )
+
+
+def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSettings, list[TransformSettings]]:
+    """Read the content of `calibration.json`: numbers, and the scoring and transforms they belong to.
+
+    Raises:
+        ArtifactError: It does not follow the schema.
+    """
+    try:
+        scoring = dict(content["scoring"])
+        scoring["normalization"] = Normalization(scoring["normalization"])
+        scoring["image_score"] = ImageScore(scoring["image_score"])
+        transforms = [TransformSettings(**entry) for entry in content["transforms"]]
+        return Calibration.from_json(content["calibration"]), ScoringSettings(**scoring), transforms
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"calibration.json does not follow its schema ({error!r}); delete it and run `usad calibrate`"
+        ) from error

@@ -1,0 +1,190 @@
+"""Calibration: what validation pictures say about scale, threshold and colours. The test split is never looked at.
+
+Shapes: H W pixels of the network's input.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from us_anomaly.errors import ArtifactError
+from us_anomaly.scoring.anomaly_map import MapStatistics, RawMaps, combine, image_score
+from us_anomaly.scoring.thresholds import choose_threshold
+from us_anomaly.settings import CalibrationSettings, ScoringSettings
+from us_anomaly.training.normalization import RunningMoments
+
+FORMAT_VERSION = 1
+MAX_SAMPLED_PIXELS = 20_000_000
+"""Quantiles of pixel scores are taken over at most this many pixels, evenly drawn from all pictures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """Everything that turns maps into comparable scores, decisions and colours; content of `calibration.json`."""
+
+    statistics: dict[int, dict[str, MapStatistics]]
+    """By patch size, of `error` and `uncertainty` over the reference normals."""
+    reference: str
+    """Where the normal pictures came from: `val`, or `train` where validation has none."""
+    num_normal: int
+    """Number of these pictures."""
+    num_anomalous: int
+    """Number of anomalous validation pictures."""
+    image_threshold: float
+    """An image is anomalous when its score is at or above it."""
+    threshold_rule: str
+    """Rule that chose it."""
+    threshold_reason: str | None
+    """Why another rule than the requested one was used."""
+    score_scale: float
+    """Unit of the score in `normalized_score`."""
+    pixel_threshold: float
+    """Quantile `calibration.pixel_quantile` of the normal pixels' scores."""
+    color_range: tuple[float, float]
+    """Scores shown as the two ends of the heatmap's colours."""
+    uncertainty_color_range: tuple[float, float]
+    """The same for the uncertainty map."""
+
+    def decide(self, score: float) -> bool:
+        """Return whether a picture of this score is anomalous."""
+        return score >= self.image_threshold
+
+    def normalized_score(self, score: float) -> float:
+        """Map a score to (0, 1) monotonically; the threshold becomes 0.5."""
+        return 0.5 + 0.5 * math.tanh(0.5 * (score - self.image_threshold) / self.score_scale)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `calibration.json`."""
+        return {"format_version": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Calibration":
+        """Read the content of `calibration.json`.
+
+        Raises:
+            ArtifactError: It does not follow the schema.
+        """
+        try:
+            values = {key: value for key, value in content.items() if key != "format_version"}
+            values["statistics"] = {
+                int(patch_size): {kind: MapStatistics(**numbers) for kind, numbers in kinds.items()}
+                for patch_size, kinds in content["statistics"].items()
+            }
+            for key in ("color_range", "uncertainty_color_range"):
+                low, high = content[key]
+                values[key] = (float(low), float(high))
+            return cls(**values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(
+                f"calibration.json does not follow its schema ({error!r}); delete it and run `usad calibrate`"
+            ) from error
+
+
+def map_statistics(maps: Iterable[torch.Tensor], *, num_maps: int) -> MapStatistics:
+    """Measure the statistics of one kind of map over the reference normals.
+
+    Mean and deviation over all pixels; quantiles over at most `MAX_SAMPLED_PIXELS` of them.
+    """
+    moments = RunningMoments()
+    sampled = []
+    for values in maps:
+        flat = values.flatten()
+        moments.update(flat[:, None])
+        sampled.append(_sample(flat, num_maps))
+    quantile_90, quantile_995 = np.quantile(np.concatenate(sampled), (0.9, 0.995))
+    return MapStatistics(
+        mean=float(moments.mean),
+        std=float(moments.std),
+        quantile_90=float(quantile_90),
+        quantile_995=float(quantile_995),
+    )
+
+
+def _sample(flat: torch.Tensor, num_maps: int) -> npt.NDArray[np.float32]:
+    step = max(1, math.ceil(flat.numel() * num_maps / MAX_SAMPLED_PIXELS))
+    return flat[::step].numpy()
+
+
+def calibrate(
+    normals: Sequence[Callable[[], dict[int, RawMaps]]],
+    anomalies: Sequence[Callable[[], dict[int, RawMaps]]],
+    *,
+    reference: str,
+    scoring: ScoringSettings,
+    settings: CalibrationSettings,
+) -> Calibration:
+    """Measure score statistics on normal pictures and choose thresholds and colours.
+
+    Args:
+        normals: For each reference normal, a function that returns its raw maps by patch size. It is called twice per
+            picture: what it returns may be kept or computed anew, depending on the memory there is.
+        anomalies: The same for the anomalous validation pictures; called once each.
+        reference: `val` or `train`.
+        scoring: How maps become scores.
+        settings: How thresholds are chosen.
+
+    Raises:
+        DataError: The rule for the threshold needs pictures that there are none of.
+    """
+    scales = list(normals[0]())
+    statistics = {
+        patch_size: {
+            kind: map_statistics((getattr(maps()[patch_size], kind) for maps in normals), num_maps=len(normals))
+            for kind in ("error", "uncertainty")
+        }
+        for patch_size in scales
+    }
+    scores, pixels, doubts = [], [], []
+    for maps in normals:
+        anomaly_map, doubt = combine(maps(), statistics=statistics, settings=scoring)
+        scores.append(image_score(anomaly_map, settings=scoring))
+        pixels.append(_sample(anomaly_map.flatten(), len(normals)))
+        doubts.append(_sample(doubt.flatten(), len(normals)))
+    anomalous = [
+        image_score(combine(maps(), statistics=statistics, settings=scoring)[0], settings=scoring) for maps in anomalies
+    ]
+    threshold = choose_threshold(
+        scores + anomalous,
+        [False] * len(scores) + [True] * len(anomalous),
+        rule=settings.threshold,
+        max_false_positive_rate=settings.max_false_positive_rate,
+        min_recall=settings.min_recall,
+        quantile=settings.quantile,
+    )
+    pixel_scores, doubt_scores = np.concatenate(pixels), np.concatenate(doubts)
+    return Calibration(
+        statistics=statistics,
+        reference=reference,
+        num_normal=len(normals),
+        num_anomalous=len(anomalous),
+        image_threshold=threshold.value,
+        threshold_rule=threshold.rule,
+        threshold_reason=threshold.reason,
+        score_scale=_score_scale(np.array(scores), threshold.value),
+        pixel_threshold=float(np.quantile(pixel_scores, settings.pixel_quantile)),
+        color_range=_color_range(pixel_scores),
+        uncertainty_color_range=_color_range(doubt_scores),
+    )
+
+
+def _score_scale(normal_scores: npt.NDArray[np.float64], threshold: float) -> float:
+    """Return the unit in which the median normal picture gets a normalised score of 0.1."""
+    distance = threshold - float(np.median(normal_scores))
+    if distance <= 0:
+        distance = float(normal_scores.std())
+    return max(distance / math.log(9), 1e-12)
+
+
+def _color_range(normal_values: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Return the fixed colour range of a detector: from the median of normal pixels to twice as far as their extremes.
+
+    So the hottest normal pixel is at the middle of the scale, where a heatmap turns from cold to warm, and good parts stay
+    calm in every picture.
+    """
+    low, extreme = np.quantile(normal_values, (0.5, 0.9999))
+    return float(low), float(low + max(2 * (extreme - low), 1e-12))

@@ -1,0 +1,207 @@
+"""Pictures of each training step: what teacher and students see, drawn ahead in a background thread.
+
+Shapes: B pictures, H W pixels; every batch is float, normalised, (B, 3, H, W).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from us_anomaly.data.augmentation import Pipeline, build_transforms
+from us_anomaly.data.generic import FolderPictures, GenericPictures, MixedPictures, PictureSource
+from us_anomaly.data.image_cache import ImageCache
+from us_anomaly.data.sources import find_images
+from us_anomaly.errors import DataError, SettingsError
+from us_anomaly.settings import Settings, TeacherPositions, TeacherSettings
+from us_anomaly.training.course import epoch_indices, step_rng
+
+Batches = Callable[[int], Tensor]
+
+PATCHES_PER_DRAWN_PICTURE = 16
+PENALTY_SIDE_PX = 128
+TRAIN, GENERIC = "train", "generic"
+
+
+@contextmanager
+def drawn_ahead(batches: Batches) -> Iterator[Batches]:
+    """Draw the batch of the next step while the current one is computed.
+
+    Batches must draw their random numbers from `step_rng` alone and use no global generator.
+    """
+    waiting: dict[int, Future[Tensor]] = {}
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures") as pool:
+
+        def get(step: int) -> Tensor:
+            current = waiting.pop(step, None) or pool.submit(batches, step)
+            for other in waiting.values():
+                other.cancel()
+            waiting.clear()
+            waiting[step + 1] = pool.submit(batches, step + 1)
+            return current.result()
+
+        try:
+            yield get
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def student_batches(cache: ImageCache, pipeline: Pipeline, *, batch_size: int, seed: int) -> Batches:
+    """Return the pictures of each student step: every epoch shows every training picture once, augmented."""
+
+    def draw(step: int) -> Tensor:
+        step_rng(seed, stage="train-students", step=step)
+        indices = epoch_indices(len(cache), seed=seed, stage="train-students", step=step, batch_size=batch_size)
+        return stacked([pipeline.suffix(cache[index]) for index in indices], key="students.batch_size")
+
+    return draw
+
+
+def penalty_batches(settings: Settings) -> Batches | None:
+    """Return the generic pictures of each student step, on which students must answer the mean descriptor; None without."""
+    students = settings.students
+    if students.penalty_images is None or students.penalty_weight == 0:
+        return None
+    evaluation = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    source = picture_source(
+        {students.penalty_images: 1.0}, side_px=PENALTY_SIDE_PX, cache=None, key="students.penalty_images"
+    )
+    return _crops(source, evaluation, count=1, seed=settings.seed)
+
+
+def stacked(pictures: Sequence[Tensor], *, key: str) -> Tensor:
+    """Stack pictures (3, H, W) to a batch.
+
+    Raises:
+        DataError: Their sizes differ; `key` is the setting that asks for more than one at once.
+    """
+    sizes = {tuple(picture.shape[-2:]) for picture in pictures}
+    if len(sizes) > 1:
+        raise DataError(
+            f"pictures of different sizes ({', '.join(f'{h}x{w}' for h, w in sorted(sizes)[:3])}, ...) do not fit into one "
+            f"batch: set {key}=1, or let the transform list begin with Resize to a fixed height and width"
+        )
+    return torch.stack(list(pictures))
+
+
+def teacher_batches(settings: Settings, *, patch_size: int, cache: ImageCache | None, seed: int) -> Batches:
+    """Return the pictures of each distillation step: patches, or crops whose grid positions are patches.
+
+    Args:
+        settings: `teacher` says what the pictures are, `augmentation` how they are made.
+        patch_size: Side of the patches.
+        cache: The training pictures; needed when `train` is among the sources.
+        seed: Seed of the run.
+    """
+    sources = settings.teacher.image_sources()
+    evaluation = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    if settings.teacher.positions is TeacherPositions.dense:
+        source = picture_source(sources, side_px=settings.teacher.crop_size_px, cache=cache)
+        return _crops(source, evaluation, count=settings.teacher.batch_size, seed=seed)
+    pipeline = build_transforms(settings.augmentation.teacher, key="augmentation.teacher", patch_size=patch_size)
+    if list(sources) == [TRAIN]:
+        assert cache is not None
+        return _epochs_of_patches(cache, pipeline, settings.teacher, seed=seed)
+    source = picture_source(sources, side_px=settings.image_size, cache=cache)
+    return _patches(source, pipeline, count=settings.teacher.batch_size, seed=seed)
+
+
+def picture_source(
+    sources: dict[str, float], *, side_px: int, cache: ImageCache | None, key: str = "teacher.images"
+) -> PictureSource:
+    """Return the stream of pictures that `teacher.images` or `students.penalty_images` names.
+
+    Raises:
+        DataError: A folder holds no pictures.
+    """
+    parts: list[PictureSource] = []
+    for name in sources:
+        match name:
+            case "train" if cache is not None:
+                parts.append(TrainingPictures(cache, side_px=side_px))
+            case "generic":
+                parts.append(GenericPictures(side_px=side_px))
+            case _:
+                parts.append(FolderPictures(_folder(name, key=key), side_px=side_px))
+    return parts[0] if len(parts) == 1 else MixedPictures(parts, list(sources.values()))
+
+
+def _folder(name: str, *, key: str) -> list[Path]:
+    if not Path(name).expanduser().exists():
+        raise SettingsError(f"`{key}` may name generic and folders of pictures; there is no folder {name}")
+    return find_images(name)
+
+
+class TrainingPictures:
+    """The normal training pictures as a stream: random crops, flipped and turned by right angles."""
+
+    def __init__(self, cache: ImageCache, *, side_px: int) -> None:
+        """Take pictures from `cache`; crops have `side_px` pixels a side, or all of a smaller picture."""
+        self._cache = cache
+        self._side_px = side_px
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the next crop, uint8 (side, side, 3); `rng` decides everything."""
+        picture = self._cache[int(rng.integers(len(self._cache)))]
+        side = min(self._side_px, *picture.shape[-2:])
+        top, left = (int(rng.integers(length - side + 1)) for length in picture.shape[-2:])
+        crop = picture[:, top : top + side, left : left + side].permute(1, 2, 0).numpy()
+        crop = np.rot90(crop, int(rng.integers(4)))
+        if rng.random() < 0.5:
+            crop = crop[:, ::-1]
+        if side < self._side_px:
+            missing = self._side_px - side
+            crop = np.pad(crop, ((0, missing), (0, missing), (0, 0)), mode="symmetric" if side > 1 else "edge")
+        return np.ascontiguousarray(crop)
+
+
+def _crops(source: PictureSource, evaluation: Pipeline, *, count: int, seed: int) -> Batches:
+    """Crops of a stream, normalised like pictures at evaluation."""
+
+    def draw(step: int) -> Tensor:
+        rng = _numpy_rng(seed, step)
+        pictures = [torch.tensor(source.draw(rng)).permute(2, 0, 1) for _ in range(count)]
+        return torch.stack([evaluation.suffix(picture) for picture in pictures])
+
+    return draw
+
+
+def _patches(source: PictureSource, pipeline: Pipeline, *, count: int, seed: int) -> Batches:
+    """Patches of a stream, several from each picture, made by the teacher's transform list."""
+    num_pictures = math.ceil(count / PATCHES_PER_DRAWN_PICTURE)
+
+    def draw(step: int) -> Tensor:
+        rng = step_rng(seed, stage="distill-teacher", step=step + (1 << 20))
+        heads = [pipeline.prefix(source.draw(rng)) for _ in range(num_pictures)]
+        return torch.stack([pipeline.suffix(heads[number % num_pictures]) for number in range(count)])
+
+    return draw
+
+
+def _epochs_of_patches(cache: ImageCache, pipeline: Pipeline, teacher: TeacherSettings, *, seed: int) -> Batches:
+    """Random patches of the training pictures; an epoch takes `teacher.patches_per_image` from each."""
+    num_patches = len(cache) * teacher.patches_per_image
+
+    def draw(step: int) -> Tensor:
+        step_rng(seed, stage="distill-teacher", step=step + (1 << 20))
+        stage = "distill-teacher" if step >= 0 else "distill-teacher/held-out"
+        position = step if step >= 0 else -1 - step
+        indices = epoch_indices(num_patches, seed=seed, stage=stage, step=position, batch_size=teacher.batch_size)
+        return torch.stack([pipeline.suffix(cache[index % len(cache)]) for index in indices])
+
+    return draw
+
+
+def _numpy_rng(seed: int, step: int) -> np.random.Generator:
+    """Return the random numbers of one step without touching torch's global generator; held-out steps are negative."""
+    return np.random.default_rng([seed, 0xD157, step + (1 << 20)])
+
+
+def evaluation_inputs(cache: ImageCache, pipeline: Pipeline) -> Iterable[Tensor]:
+    """Yield each cached picture as the network sees it at evaluation."""
+    return (pipeline.suffix(cache[index]) for index in range(len(cache)))
