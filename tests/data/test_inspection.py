@@ -80,7 +80,7 @@ def test_a_bad_mask_makes_its_sample_bad_and_is_named(root: Path) -> None:
 def test_pictures_over_the_limit_are_bad(root: Path) -> None:
     _, bad = check_images(root, [sample("a.png")], on_bad_image=OnBadImage.skip, max_pixels=30, num_workers=1)
     assert bad == []
-    with pytest.raises(DataError, match="5 x 6 pixels are more than data.max_image_pixels=29 allows"):
+    with pytest.raises(DataError, match=r"5 x 6 pixels are more than data.max_image_pixels=29 allows"):
         check_images(root, [sample("a.png")], on_bad_image=OnBadImage.error, max_pixels=29, num_workers=1)
 
 

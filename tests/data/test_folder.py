@@ -1,0 +1,148 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from us_anomaly.data.folder import read_folder
+from us_anomaly.data.sample import Sample
+from us_anomaly.errors import DataError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def read(root: Path, *, images: str = "images", masks: str = "masks", normal: str = "good") -> list[Sample]:
+    return read_folder(root, images=images, masks=masks, normal=normal)
+
+
+def masks_of(root: Path) -> dict[str, str | None]:
+    return {sample.filename: sample.mask_path for sample in read(root)}
+
+
+def test_subfolders_are_normal_or_name_their_defect(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/b.png", "images/good/a/c.jpg", "images/scratch/1.png", "images/dent/1.png")
+    assert read(tmp_path) == [
+        Sample(filename="images/dent/1.png", is_anomalous=True, defect_type="dent"),
+        Sample(filename="images/good/a/c.jpg", is_anomalous=False),
+        Sample(filename="images/good/b.png", is_anomalous=False),
+        Sample(filename="images/scratch/1.png", is_anomalous=True, defect_type="scratch"),
+    ]
+
+
+def test_folders_can_be_called_otherwise(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/ok/1.png", "photos/bad/2.png", "labels/bad/2.png")
+    samples = read(tmp_path, images="photos", masks="labels", normal="ok")
+    assert samples == [
+        Sample(filename="photos/bad/2.png", is_anomalous=True, defect_type="bad", mask_path="labels/bad/2.png"),
+        Sample(filename="photos/ok/1.png", is_anomalous=False),
+    ]
+
+
+def test_images_may_lie_in_the_root_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "good/1.png", "bad/2.png")
+    assert [sample.filename for sample in read(tmp_path, images=".")] == ["bad/2.png", "good/1.png"]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "masks/dent/x/1.png",
+        "masks/dent/x/1.bmp",
+        "masks/dent/x/1_mask.png",
+        "masks/1.png",
+        "masks/1_mask.tif",
+        "masks/dent/1.png",
+    ],
+)
+def test_masks_are_found_by_relative_path_or_by_name(tmp_path: Path, mask: str) -> None:
+    touch(tmp_path, "images/good/2.png", "images/dent/x/1.jpg", mask)
+    assert masks_of(tmp_path) == {"images/dent/x/1.jpg": mask, "images/good/2.png": None}
+
+
+def test_a_folder_of_masks_belongs_to_its_picture(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/2.png", "images/dent/1.png", "masks/dent/1/000.png", "masks/dent/1/001.png")
+    assert masks_of(tmp_path)["images/dent/1.png"] == "masks/dent/1"
+
+
+def test_some_anomalous_pictures_may_lack_a_mask(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/0.png", "images/dent/1.png", "images/dent/2.png", "masks/dent/1.png")
+    assert masks_of(tmp_path)["images/dent/2.png"] is None
+
+
+def test_the_same_name_in_two_defects_is_no_trouble_with_relative_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/1.png", "images/a/1.png", "images/b/1.png", "masks/a/1.png", "masks/b/1.png")
+    assert masks_of(tmp_path) == {
+        "images/a/1.png": "masks/a/1.png",
+        "images/b/1.png": "masks/b/1.png",
+        "images/good/1.png": None,
+    }
+
+
+def test_a_mask_name_that_two_pictures_share_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/0.png", "images/a/1.png", "images/b/1.png", "masks/1.png")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        "masks are matched by name, but the masks masks/1.png and the pictures images/a/1.png, images/b/1.png share "
+        f"the name '1': put masks at the same relative path as their pictures, as in {tmp_path}/masks/<defect>/1.png"
+    )
+
+
+def test_two_masks_of_one_name_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/0.png", "images/a/1.png", "masks/x/1.png", "masks/y/1.png")
+    with pytest.raises(DataError, match=r"the masks masks/x/1\.png, masks/y/1\.png and the pictures images/a/1\.png"):
+        read(tmp_path)
+
+
+def test_a_mask_of_the_same_name_does_not_stick_to_good_pictures(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/1.png", "images/a/1.png", "masks/1.png")
+    assert masks_of(tmp_path) == {"images/a/1.png": "masks/1.png", "images/good/1.png": None}
+
+
+def test_masks_that_belong_to_no_picture_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "images/good/1.png", "images/a/2.png", "masks/x.png", "masks/y.png")
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path)
+    assert caplog.messages == [f"none of the 2 masks in {tmp_path}/masks has the name of a picture: they are not used"]
+
+
+def test_nothing_usable_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/1.png", "c/1.png", "readme.txt")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"data.root={tmp_path}: looked for images/good/ (good pictures) and images/<defect>/, but in {tmp_path} "
+        "found 3 folders: a, b, c; 1 other file: readme.txt. Name the folders with data.images= and data.normal=, "
+        "or choose another layout: data=mvtec, data=csv"
+    )
+
+
+def test_a_missing_normal_folder_shows_what_lies_beside_it(tmp_path: Path) -> None:
+    touch(tmp_path, "images/ok/1.png", "images/dent/1.png")
+    with pytest.raises(DataError, match=f"but in {tmp_path}/images found 2 folders: dent, ok"):
+        read(tmp_path)
+
+
+def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "images/good").mkdir(parents=True)
+    with pytest.raises(DataError, match=f"no pictures in {tmp_path}/images"):
+        read(tmp_path)
+
+
+def test_a_defect_cannot_be_called_good(tmp_path: Path) -> None:
+    touch(tmp_path, "images/ok/1.png", "images/good/1.png")
+    with pytest.raises(DataError, match=r"holds good/ besides data\.normal=ok: it cannot be the name of a defect"):
+        read(tmp_path, normal="ok")
+
+
+def test_links_out_of_the_root_are_refused_unless_allowed(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    touch(tmp_path, "elsewhere/1.png", "set/images/good/0.png")
+    (root / "images/dent").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"images/dent/1\.png \(is .*elsewhere/1\.png\) outside data\.root"):
+        read(root)
+    allowed = read_folder(root, images="images", masks="masks", normal="good", allow_outside_root=True)
+    assert [sample.filename for sample in allowed] == ["images/dent/1.png", "images/good/0.png"]
