@@ -17,25 +17,23 @@ def draw(root: Path, name: str, *, defect: int = 0) -> None:
     Image.fromarray(label).save(root / f"{name}_label.bmp")
 
 
-def test_labels_that_mark_anything_make_a_picture_anomalous_and_folders_are_parts(tmp_path: Path) -> None:
+def test_labels_that_mark_anything_make_a_picture_anomalous(tmp_path: Path) -> None:
     draw(tmp_path, "kos01/Part0")
     draw(tmp_path, "kos01/Part1", defect=255)
     draw(tmp_path, "kos02/Part0", defect=1)
     assert read_kolektor_sdd(tmp_path, max_pixels=100) == [
-        Sample(filename="kos01/Part0.jpg", is_anomalous=False, group="kos01"),
+        Sample(filename="kos01/Part0.jpg", is_anomalous=False),
         Sample(
             filename="kos01/Part1.jpg",
             is_anomalous=True,
             defect_type="anomaly",
             mask_path="kos01/Part1_label.bmp",
-            group="kos01",
         ),
         Sample(
             filename="kos02/Part0.jpg",
             is_anomalous=True,
             defect_type="anomaly",
             mask_path="kos02/Part0_label.bmp",
-            group="kos02",
         ),
     ]
 

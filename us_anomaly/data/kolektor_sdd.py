@@ -14,12 +14,14 @@ _LABEL = "_label"
 def read_kolektor_sdd(root: Path, *, max_pixels: int, allow_outside_root: bool = False) -> list[Sample]:
     """Return all pictures, sorted by filename; those whose label picture marks anything are anomalous.
 
-    The folder is the group, because its pictures show one physical part.
+    Pictures have no group although each folder shows one part: the data set was made of 50 defective parts, so with
+    groups every part would hold an anomalous picture and nothing would be left to train on. The pictures of a part
+    show surfaces that do not overlap.
 
     Raises:
         DataError: There are no pictures, a label picture is missing or unreadable, or a path leaves `root`.
     """
-    pairs: list[tuple[str, str, str]] = []
+    pairs: list[tuple[str, str]] = []
     unlabelled = []
     for part in subfolders(root):
         files = {path.with_suffix("").relative_to(root).as_posix(): path for path in list_images(root / part)}
@@ -31,21 +33,21 @@ def read_kolektor_sdd(root: Path, *, max_pixels: int, allow_outside_root: bool =
             if label is None:
                 unlabelled.append(filename)
             else:
-                pairs.append((part, filename, label.relative_to(root).as_posix()))
+                pairs.append((filename, label.relative_to(root).as_posix()))
     if not pairs:
         raise DataError(
             f"data.root={root}: looked for kos01/Part0.jpg with kos01/Part0_label.bmp, but {contents(root)}"
         )
     if unlabelled:
         raise DataError(f"{len(unlabelled)} pictures in {root} have no <name>_label picture: {some(unlabelled)}")
-    refuse_outside(root, [path for pair in pairs for path in pair[1:]], allow_outside_root=allow_outside_root)
+    refuse_outside(root, [path for pair in pairs for path in pair], allow_outside_root=allow_outside_root)
     return sorted(_labelled(root, pairs, max_pixels), key=lambda sample: sample.filename)
 
 
-def _labelled(root: Path, pairs: list[tuple[str, str, str]], max_pixels: int) -> list[Sample]:
+def _labelled(root: Path, pairs: list[tuple[str, str]], max_pixels: int) -> list[Sample]:
     samples = []
     unreadable = []
-    for part, filename, label in pairs:
+    for filename, label in pairs:
         try:
             is_anomalous = bool(read_mask(root / label, max_pixels=max_pixels).any())
         except BadImageError as error:
@@ -57,7 +59,6 @@ def _labelled(root: Path, pairs: list[tuple[str, str, str]], max_pixels: int) ->
                 is_anomalous=is_anomalous,
                 defect_type=ANOMALOUS_TYPE if is_anomalous else NORMAL_TYPE,
                 mask_path=label if is_anomalous else None,
-                group=part,
             )
         )
     if unreadable:

@@ -181,24 +181,30 @@ def _assign(
     normal_splits: Sequence[Split],
     anomalous_splits: Sequence[Split],
 ) -> list[Sample]:
-    """Give every part to the split that lacks most of what it holds.
+    """Give every part to the split that is then least full, as a fraction of its target.
 
-    Parts with anomalous pictures come first, because they have the smaller choice, then large ones before
-    small ones, so that single pictures fill the gaps: without groups the targets are met exactly.
+    Parts with anomalous pictures come first, because they have the smaller choice, then large ones before small
+    ones, so that single pictures fill the gaps: without groups the targets are met exactly.
     """
-    lacking = {kind: Counter(counts) for kind, counts in targets.items()}
+    given: dict[tuple[Split, str], int] = defaultdict(int)
     chosen: dict[Split, list[_Part]] = {split: [] for split in normal_splits}
+
+    def fullness(split: Split, kinds: Counter[str]) -> float:
+        """Return the mean over the pictures of a part; a target of 0 counts as half a picture."""
+        return sum(
+            count * (given[split, kind] + count) / max(targets[kind][split], 0.5) for kind, count in kinds.items()
+        )
+
     for part in sorted(parts, key=lambda part: (not part.is_anomalous, -len(part.members))):
-        allowed = anomalous_splits if part.is_anomalous else normal_splits
         kinds = part.kinds
-        gain = {split: sum(count * lacking[kind][split] for kind, count in kinds.items()) for split in allowed}
-        best = max(allowed, key=lambda split: gain[split])
+        allowed = anomalous_splits if part.is_anomalous else normal_splits
+        best = min(allowed, key=lambda split: fullness(split, kinds))
         chosen[best].append(part)
         for kind, count in kinds.items():
-            lacking[kind][best] -= count
+            given[best, kind] += count
     _fill_empty(chosen)
     return [
-        replace(sample, split=split) for split, given in chosen.items() for part in given for sample in part.members
+        replace(sample, split=split) for split, parts in chosen.items() for part in parts for sample in part.members
     ]
 
 

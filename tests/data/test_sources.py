@@ -1,0 +1,192 @@
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from us_anomaly.data.sources import find_images, list_categories, read_samples
+from us_anomaly.errors import DataError, SettingsError
+from us_anomaly.settings import (
+    CsvData,
+    DataSettings,
+    DemoData,
+    FolderData,
+    KolektorSddData,
+    MvtecData,
+    OnBadImage,
+    VisaData,
+)
+
+COMMON: dict[str, Any] = {
+    "name": "set",
+    "on_bad_image": OnBadImage.error,
+    "max_image_pixels": 10**6,
+    "allow_outside_root": False,
+}
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def folder_data(root: Path | str) -> FolderData:
+    return FolderData(root=str(root), images="images", masks="masks", normal="good", **COMMON)
+
+
+def mvtec_data(root: Path, category: str | None = None) -> MvtecData:
+    return MvtecData(root=str(root), category=category, normal="good", **COMMON)
+
+
+def filenames(data: DataSettings) -> list[str]:
+    samples = read_samples(data)
+    assert all((Path(data.root) / sample.filename).is_file() for sample in samples)
+    return [sample.filename for sample in samples]
+
+
+def test_every_layout_is_read_by_its_adapter(tmp_path: Path) -> None:
+    touch(tmp_path, "f/images/good/a.png", "m/x/train/good/a.png", "c/a.png", "v/candle/Data/Images/Normal/0.JPG")
+    (tmp_path / "c/labels.csv").write_text("filename,is_anomalous\na.png,0\n")
+    (tmp_path / "k/kos01").mkdir(parents=True)
+    for name in ("Part0.jpg", "Part0_label.bmp"):
+        Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "k/kos01" / name)
+    assert filenames(folder_data(tmp_path / "f")) == ["images/good/a.png"]
+    assert filenames(mvtec_data(tmp_path / "m", "x")) == ["x/train/good/a.png"]
+    assert filenames(CsvData(root=str(tmp_path / "c"), file="labels.csv", **COMMON)) == ["a.png"]
+    visa = VisaData(root=str(tmp_path / "v"), category="candle", table="split_csv/1cls.csv", **COMMON)
+    assert filenames(visa) == ["candle/Data/Images/Normal/0.JPG"]
+    assert filenames(KolektorSddData(root=str(tmp_path / "k"), **COMMON)) == ["kos01/Part0.jpg"]
+    demo = DemoData(
+        root=str(tmp_path / "d"), image_side_px=32, num_train=3, num_test_normal=1, num_test_anomalous=1, **COMMON
+    )
+    assert len(filenames(demo)) == 5
+
+
+def test_a_layout_without_adapter_is_a_settings_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no adapter reads DataSettings: choose data=folder, csv, mvtec or demo"):
+        read_samples(DataSettings(root=str(tmp_path), **COMMON))
+
+
+def test_a_root_that_is_missing_or_a_file_says_so(tmp_path: Path) -> None:
+    touch(tmp_path, "file")
+    with pytest.raises(DataError, match=f"data.root={tmp_path}/none: it does not exist"):
+        read_samples(folder_data(tmp_path / "none"))
+    with pytest.raises(DataError, match=f"data.root={tmp_path}/file: it is a file, not a folder"):
+        read_samples(folder_data(tmp_path / "file"))
+
+
+def test_a_tilde_means_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "set/images/good/a.png", "set/images/bad/b.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [sample.filename for sample in read_samples(folder_data("~/set"))] == [
+        "images/bad/b.png",
+        "images/good/a.png",
+    ]
+    assert find_images("~/set/images/bad") == [tmp_path / "set/images/bad/b.png"]
+
+
+def test_file_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/a.png")
+    try:
+        (tmp_path / "images/good" / os.fsdecode(b"\xff.png")).touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(
+        DataError, match=r"file names that are not UTF-8 cannot be written down, rename them: .*udcff\.png"
+    ):
+        read_samples(folder_data(tmp_path))
+
+
+def test_categories_are_listed_for_layouts_that_have_them(tmp_path: Path) -> None:
+    touch(tmp_path, "b/train/good/0.png", "a/train/good/0.png", "c/Data/Images/Normal/0.JPG")
+    assert list_categories(mvtec_data(tmp_path)) == ["a", "b"]
+    assert list_categories(mvtec_data(tmp_path, "all")) == ["a", "b"]
+    assert list_categories(mvtec_data(tmp_path, "b*")) == ["b"]
+    assert list_categories(VisaData(root=str(tmp_path), category=None, table="t.csv", **COMMON)) == ["c"]
+    with pytest.raises(SettingsError, match="the layout of data=set has no categories"):
+        list_categories(folder_data(tmp_path))
+
+
+def test_all_is_no_category_for_a_single_run(tmp_path: Path) -> None:
+    touch(tmp_path, "a/train/good/0.png")
+    with pytest.raises(DataError, match="has no category 'all', it has a"):
+        read_samples(mvtec_data(tmp_path, "all"))
+
+
+def test_settings_of_a_layout_are_all_passed_on(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/ok/a.png", "photos/bad/b.png", "labels/bad/b.png")
+    data = dataclasses.replace(folder_data(tmp_path), images="photos", masks="labels", normal="ok")
+    assert [(sample.is_anomalous, sample.mask_path) for sample in read_samples(data)] == [
+        (True, "labels/bad/b.png"),
+        (False, None),
+    ]
+    touch(tmp_path, "btad/train/ok/a.png")
+    assert len(read_samples(dataclasses.replace(mvtec_data(tmp_path / "btad"), normal="ok"))) == 1
+
+
+def test_links_out_of_the_root_need_permission(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/a.png", "set/images/good/b.png")
+    (tmp_path / "set/images/good/a.png").symlink_to(tmp_path / "elsewhere/a.png")
+    with pytest.raises(DataError, match=r"allow it with data.allow_outside_root=true"):
+        read_samples(folder_data(tmp_path / "set"))
+    allowed = dataclasses.replace(folder_data(tmp_path / "set"), allow_outside_root=True)
+    assert len(read_samples(allowed)) == 2
+
+
+class TestFindImages:
+    def test_a_file_is_taken_whatever_its_suffix(self, tmp_path: Path) -> None:
+        touch(tmp_path, "photo.dat")
+        assert find_images(str(tmp_path / "photo.dat")) == [tmp_path / "photo.dat"]
+
+    def test_a_folder_gives_all_pictures_below_it(self, tmp_path: Path) -> None:
+        touch(tmp_path, "b.png", "a/c.JPG", "a/.hidden.png", "notes.txt")
+        assert find_images(str(tmp_path)) == [tmp_path / "a/c.JPG", tmp_path / "b.png"]
+
+    def test_a_pattern_gives_matching_pictures_and_those_in_matching_folders(self, tmp_path: Path) -> None:
+        touch(tmp_path, "1a.png", "1b.txt", "2a.png", "1dir/x/y.bmp")
+        assert find_images(str(tmp_path / "1*")) == [tmp_path / "1a.png", tmp_path / "1dir/x/y.bmp"]
+
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("**/*.png", ["a.png", "x/b.png", "x/y/c.png"]),
+            ("x/**/*.png", ["x/b.png", "x/y/c.png"]),
+            ("**/y/*.png", ["x/y/c.png"]),
+            ("**", ["a.png", "d.bmp", "x/b.png", "x/y/c.png"]),
+            ("*/**/[bc].png", ["x/b.png", "x/y/c.png"]),
+            ("**/x/**/c.*", ["x/y/c.png"]),
+        ],
+    )
+    def test_two_stars_stand_for_any_number_of_folders(self, tmp_path: Path, pattern: str, expected: list[str]) -> None:
+        touch(tmp_path, "a.png", "x/b.png", "x/y/c.png", "d.bmp")
+        assert find_images(str(tmp_path / pattern)) == [tmp_path / name for name in expected]
+
+    def test_a_name_with_brackets_is_a_name_first(self, tmp_path: Path) -> None:
+        touch(tmp_path, "part[1].png", "part1.png")
+        assert find_images(str(tmp_path / "part[1].png")) == [tmp_path / "part[1].png"]
+
+    def test_circles_of_links_end_also_with_two_stars(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a/1.png")
+        (tmp_path / "a/up").symlink_to(tmp_path)
+        (tmp_path / "a/again").symlink_to(tmp_path)
+        assert find_images(str(tmp_path)) == [tmp_path / "a/1.png"]
+        assert find_images(str(tmp_path / "**/*.png")) == [tmp_path / "a/1.png"]
+
+    @pytest.mark.parametrize("pattern", ["none.png", "none/*.png", "*.tif", "**/*.tif", "\0", "x" * 5000])
+    def test_what_matches_nothing_says_so(self, tmp_path: Path, pattern: str) -> None:
+        touch(tmp_path, "a.png", "b.txt")
+        with pytest.raises(DataError, match="no such file or folder, and no picture matches it"):
+            find_images(f"{tmp_path}/{pattern}")
+
+    def test_an_empty_input_is_not_the_current_folder(self) -> None:
+        with pytest.raises(DataError, match=r"inference.input=: no such file or folder"):
+            find_images("")
+
+    def test_a_folder_without_pictures_says_what_it_holds(self, tmp_path: Path) -> None:
+        touch(tmp_path, "notes.txt")
+        with pytest.raises(DataError, match=r"no pictures in this folder, found 1 other file: notes\.txt"):
+            find_images(str(tmp_path))
