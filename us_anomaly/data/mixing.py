@@ -45,10 +45,8 @@ def _patch(rng: np.random.Generator, side_px: int) -> Field:
         np.abs(y * math.cos(angle) - x * math.sin(angle)),
     )
     high, wide = log_uniform(rng, side_px / 25, side_px / 2.2), log_uniform(rng, side_px / 10, side_px / 2.2)
-    if rng.random() < 0.5:
-        distance = np.maximum(u - wide, v - high)
-    else:
-        distance = (np.hypot(u / wide, v / high) - 1) * min(high, wide)
+    rectangle, ellipse = np.maximum(u - wide, v - high), (np.hypot(u / wide, v / high) - 1) * min(high, wide)
+    distance = rectangle if rng.random() < 0.5 else ellipse
     return _soft(-distance, log_uniform(rng, 1, 20))
 
 

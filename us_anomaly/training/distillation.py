@@ -17,6 +17,7 @@ from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import TeacherPositions, TeacherSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate, step_generator
+from us_anomaly.training.normalization import RunningMoments
 
 GRID_STRIDE_PX = 4
 NUM_STATISTICS_BATCHES = 16
@@ -155,10 +156,11 @@ def compactness_loss(descriptors: Tensor) -> Tensor:
     """
     centred = descriptors - descriptors.mean(dim=0)
     scaled = centred / (centred.norm(dim=0) + 1e-6)
-    correlation = scaled.T @ scaled  # (D, D)
+    with torch.autocast(descriptors.device.type, enabled=False):  # three digits are too few for a sum of small terms
+        correlation = scaled.T @ scaled  # (D, D)
     dims = correlation.shape[0]
-    total: Tensor = correlation.abs().sum() - correlation.diagonal().abs().sum()
-    return total / (dims * (dims - 1))
+    loss: Tensor = (correlation.abs().sum() - correlation.diagonal().abs().sum()) / (dims * (dims - 1))
+    return loss
 
 
 def metric_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float) -> Tensor:
@@ -231,15 +233,20 @@ def distil(
 
 @torch.no_grad()
 def explained_variance(distillation: Distillation, batches: Batches, *, compute: Compute) -> float:
-    """Return 1 - (squared error) / (variance of the target) over batches that no step saw; 1 is a perfect teacher."""
-    error = total = 0.0
+    """Return 1 - (squared error) / (variance of the target) over batches that no step saw.
+
+    1 is a perfect teacher; 0 is one that answers the mean of these targets everywhere.
+    """
+    error = 0.0
+    moments = RunningMoments()
     for number in range(NUM_HELD_OUT_BATCHES):
         images = _on_device(batches(-1 - NUM_STATISTICS_BATCHES - number), compute)
         with compute.autocast():
             decoded = distillation.decoder(distillation.descriptors(images)).float()
             target = distillation.targets(images)
-        error += float((decoded - target).square().sum())
-        total += float((target - target.mean(dim=0)).square().sum())
+        error += float((decoded - target).double().square().sum())
+        moments.update(target)
+    total = moments.count * float(moments.std.square().sum())
     return 1 - error / max(total, 1e-12)
 
 
