@@ -1,0 +1,146 @@
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from us_anomaly.cli import config_dir, register_schemas, to_settings
+from us_anomaly.commands import split
+from us_anomaly.data.sample import of_split, parse_labels
+from us_anomaly.errors import DataError, StaleArtifactError
+from us_anomaly.settings import DATA_LAYOUTS, Settings
+
+
+def settings_of(*overrides: str) -> Settings:
+    register_schemas()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        settings = to_settings(compose(config_name="split", overrides=list(overrides)))
+    assert isinstance(settings, Settings)
+    return settings
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    generator = np.random.default_rng(0)
+    for kind, count in (("good", 20), ("crack", 4), ("dent", 3)):
+        (root / "images" / kind).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 256, size=(8, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "images" / kind / f"{number}.png")
+    return root
+
+
+def run(root: Path, *overrides: str) -> Path:
+    run_dir = root.parent / "run"
+    split.run(settings_of(f"data.root={root}", f"run_dir={run_dir}", *overrides))
+    return run_dir
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_split_writes_labels_and_where_they_came_from_and_nothing_else(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(root)
+    assert files(run_dir) == ["provenance/split.jsonl.json", "split.jsonl"]
+    samples = parse_labels((run_dir / "split.jsonl").read_text())
+    assert len(samples) == 27
+    assert [len(of_split(samples, name)) for name in ("train", "val", "test")] == [14, 3 + 4, 3 + 3]
+    first = json.loads((run_dir / "split.jsonl").read_text().splitlines()[0])
+    assert first == {
+        "filename": "images/crack/0.png",
+        "split": samples[0].split,
+        "label": {"type": "anomaly", "is_anomalous": True},
+        "defect_type": "crack",
+        "mask_path": None,
+        "group": None,
+    }
+    shown = capsys.readouterr().out
+    assert "crack" in shown
+    assert f"{run_dir}/split.jsonl" in shown
+    assert "usad distill-teacher" in shown
+
+
+def test_a_second_run_leaves_the_file_alone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_dir = run(root)
+    before = (run_dir / "split.jsonl").stat()
+    with caplog.at_level(logging.INFO):
+        run(root, "runtime.num_workers=0")
+    assert f"{run_dir}/split.jsonl is up to date" in caplog.text
+    after = (run_dir / "split.jsonl").stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+@pytest.mark.parametrize("change", ["seed=1", "split.ratios=60-30-10", "split.mode=ratio", "data.normal=crack"])
+def test_other_settings_are_refused_with_the_reason_and_replace_it_on_request(root: Path, change: str) -> None:
+    run_dir = run(root)
+    before = (run_dir / "split.jsonl").read_bytes()
+    key, _, value = change.partition("=")
+    if change == "data.normal=crack":
+        (root / "images/good").rename(root / "images/fine")  # `good` cannot name a defect
+    with pytest.raises(StaleArtifactError, match=rf"{key}=\S+, now {key}={value}") as caught:
+        run(root, change)
+    assert "overwrite=true" in str(caught.value)
+    assert (run_dir / "split.jsonl").read_bytes() == before
+    if change != "data.normal=crack":  # four pictures are too few to train
+        run(root, change, "overwrite=true")
+        run(root, change)
+
+
+def test_a_new_picture_makes_the_split_stale(root: Path) -> None:
+    run(root)
+    (root / "images/good/0.png").rename(root / "images/good/new.png")
+    with pytest.raises(StaleArtifactError, match="another list of pictures"):
+        run(root)
+
+
+def test_bad_pictures_stop_the_split_and_all_are_named(root: Path) -> None:
+    for name in ("good/1.png", "dent/2.png"):
+        (root / "images" / name).write_bytes(b"")
+    with pytest.raises(DataError, match="2 pictures cannot be used") as caught:
+        run(root)
+    assert "images/dent/2.png: it is empty\n  images/good/1.png: it is empty" in str(caught.value)
+    assert not (root.parent / "run" / "split.jsonl").exists()
+
+
+def test_skipped_pictures_are_written_down_and_forgotten_when_repaired(root: Path) -> None:
+    content = (root / "images/dent/2.png").read_bytes()
+    (root / "images/dent/2.png").write_bytes(b"")
+    run_dir = run(root, "data.on_bad_image=skip")
+    assert json.loads((run_dir / "bad_images.json").read_text()) == [
+        {"filename": "images/dent/2.png", "reason": "it is empty"}
+    ]
+    assert len(parse_labels((run_dir / "split.jsonl").read_text())) == 26
+    (root / "images/dent/2.png").write_bytes(content)
+    run(root, "overwrite=true")
+    assert files(run_dir) == ["provenance/split.jsonl.json", "split.jsonl"]
+    assert len(parse_labels((run_dir / "split.jsonl").read_text())) == 27
+
+
+def test_the_same_picture_in_two_splits_is_warned_about(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(1, 20):
+        (root / f"images/good/{number}.png").write_bytes((root / "images/good/0.png").read_bytes())
+    with caplog.at_level(logging.WARNING):
+        run(root)
+    (warning,) = caplog.messages
+    assert warning.startswith("the same picture in more than one split: images/good/0.png, images/good/1.png")
+
+
+def test_the_split_does_not_depend_on_the_number_of_workers(root: Path) -> None:
+    first = (run(root, "runtime.num_workers=0") / "split.jsonl").read_bytes()
+    (root.parent / "run").rename(root.parent / "first")
+    assert (run(root, "runtime.num_workers=4") / "split.jsonl").read_bytes() == first
+
+
+@pytest.mark.parametrize("path", sorted((config_dir() / "data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_data_preset_fits_its_layout_and_is_called_after_its_file(path: Path) -> None:
+    root = [] if path.stem == "demo" else ["data.root=/data"]
+    data = settings_of(f"data={path.stem}", *root).data
+    assert type(data) in DATA_LAYOUTS
+    assert data.name == path.stem
