@@ -40,6 +40,8 @@ COMMANDS = {
 }
 ALIASES = {"train-teacher": "distill-teacher"}
 
+_faults: list[UsadError] = []
+"""What stopped a single job."""
 _failures: list[str] = []
 """What went wrong in the jobs of a sweep, which goes on after a failed job."""
 
@@ -155,7 +157,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
             raise
         return _report(UsadError(_memory_message(error)))
-    return 0
+    return _report(_faults.pop()) if _faults else 0
 
 
 def _memory_message(error: BaseException) -> str:
@@ -167,7 +169,7 @@ def _memory_message(error: BaseException) -> str:
 
 def _report(error: BaseException) -> int:
     failures = list(_failures)
-    if len(failures) > 1 or (failures and _is_sweep()):
+    if failures and _is_sweep():
         print(f"usad: {len(failures)} of the jobs failed:", file=sys.stderr)
         for failure in failures:
             print(f"  {failure}", file=sys.stderr)
@@ -266,11 +268,13 @@ def execute(name: str, config: Any) -> None:
         logging.getLogger().setLevel(settings.runtime.log_level.upper())
         importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
     except UsadError as error:
-        if is_sweep:
+        _failures.append(f"{config.run_dir}: {error}")
+        if is_sweep:  # raised, because a launcher may run the job in another process
             overrides = " ".join(HydraConfig.get().overrides.task)
             log.error("this job failed: %s", error)
-            _failures.append(f"{config.run_dir} ({overrides}): {error}")
-        raise
+            _failures[-1] = f"{config.run_dir} ({overrides}): {error}"
+            raise
+        _faults.append(error)  # not raised, because Hydra would print a line of its own
 
 
 def one_line(error: BaseException) -> str:
@@ -281,7 +285,10 @@ def one_line(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__
     detail = str(cause) if cause is not None else text
     key = re.search(r"full_key: (\S+)", detail + "\n" + text)
-    first = detail.strip().splitlines()[0] if detail.strip() else type(error).__name__
+    lines = [line.strip() for line in detail.splitlines() if line.strip()] or [type(error).__name__]
+    first = lines[0]
+    if first.startswith("In '") and "Could not find" in first:
+        return f"{first.partition(': ')[2]}; {' '.join(lines[1:])}".rstrip("; ")
     if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", detail + "\n" + text):
         full = key.group(1) if key else unknown.group(1)
         return f"`{full}` is not a setting{_similar_key(full)}; `usad COMMAND --cfg job` shows all of them"
