@@ -1,0 +1,140 @@
+"""Synthetic defects on normal pictures, with masks: for choosing between recipes without a look at any real defect.
+
+Shapes: pictures uint8 (H, W, 3), masks bool (H, W). `rng` decides everything.
+
+Source of the cut-paste and scar defects: Li et al., *CutPaste* (CVPR 2021).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+Picture = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Field = npt.NDArray[np.floating[Any]]
+
+MIN_DIFFERENCE = 6
+"""A pixel counts as defective when a channel changed by at least this many grey levels."""
+MAX_TRIES = 20
+
+
+def add_synthetic_defect(picture: Picture, rng: np.random.Generator, *, kind: str) -> tuple[Picture, Mask]:
+    """Return a copy of a normal picture with one defect, and the mask of what visibly changed.
+
+    Args:
+        picture: A normal picture.
+        rng: Where, how large and how strong.
+        kind: One of `KINDS`.
+
+    Raises:
+        KeyError: There is no such kind.
+    """
+    paint = KINDS[kind]
+    for _ in range(MAX_TRIES):
+        changed, region = paint(picture, rng)
+        difference = np.abs(changed.astype(np.int16) - picture.astype(np.int16)).max(axis=2) >= MIN_DIFFERENCE
+        mask = ndimage.binary_fill_holes(difference & region)
+        if mask.mean() > 0.0005:
+            return np.where(region[..., None], changed, picture), mask.astype(bool)
+    return changed, region
+
+
+def _cut_paste(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Paste a piece of the picture, jittered in brightness, somewhere else in it."""
+    height, width = picture.shape[:2]
+    area = rng.uniform(0.005, 0.06) * height * width
+    ratio = np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
+    return _paste(picture, rng, size=(round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))), angle=0.0)
+
+
+def _scar(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Paste a long thin, turned piece of the picture somewhere else in it."""
+    scale = min(picture.shape[:2]) / 256
+    size = (round(rng.uniform(3, 12) * scale), round(rng.uniform(20, 70) * scale))
+    return _paste(picture, rng, size=size, angle=float(rng.uniform(-90, 90)))
+
+
+def _paste(
+    picture: Picture, rng: np.random.Generator, *, size: tuple[int, int], angle: float
+) -> tuple[Picture, Mask]:
+    height, width = picture.shape[:2]
+    rows, cols = (int(np.clip(side, 2, limit - 1)) for side, limit in zip(size, (height, width), strict=True))
+    top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - cols + 1))
+    piece = picture[top : top + rows, left : left + cols].astype(np.float32)
+    piece = np.clip(piece * rng.uniform(0.6, 1.4) + rng.uniform(-30, 30), 0, 255).astype(np.uint8)
+    turned = Image.fromarray(piece).convert("RGBA").rotate(angle, expand=True, resample=Image.Resampling.BICUBIC)
+    canvas = Image.new("RGBA", (width, height))
+    canvas.paste(
+        turned,
+        (int(rng.integers(max(1, width - turned.width))), int(rng.integers(max(1, height - turned.height)))),
+    )
+    layer = np.asarray(canvas)
+    region = layer[..., 3] > 127
+    return np.where(region[..., None], layer[..., :3], picture), region
+
+
+def _blob(rng: np.random.Generator, height: int, width: int) -> Field:
+    """Return a soft-edged irregular blob, 0..1."""
+    rows, cols = np.mgrid[:height, :width].astype(np.float32)
+    radius = rng.uniform(0.03, 0.14) * min(height, width)
+    centre_row, centre_col = rng.uniform(radius, height - radius), rng.uniform(radius, width - radius)
+    angle = np.arctan2(rows - centre_row, cols - centre_col)
+    wave = sum(rng.uniform(-0.25, 0.25) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(1, 5))
+    stretch = np.exp(rng.uniform(-0.6, 0.6))
+    distance = np.hypot((rows - centre_row) * stretch, (cols - centre_col) / stretch) / (radius * (1 + wave))
+    softness = rng.uniform(0.05, 0.5)
+    field: Field = np.clip((1 - distance) / softness + 0.5, 0, 1)
+    return field
+
+
+def _stain(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Shift colour or brightness within a blob."""
+    weight = _blob(rng, *picture.shape[:2])
+    shift = rng.choice([-1, 1]) * rng.uniform(15, 70)
+    color = np.full(3, shift) if rng.random() < 0.6 else rng.uniform(-60, 60, 3)
+    changed = picture + weight[..., None] * color
+    return np.clip(changed, 0, 255).astype(np.uint8), weight > 0.3
+
+
+def _noise(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Roughen or smooth the surface within a blob."""
+    weight = _blob(rng, *picture.shape[:2])[..., None]
+    if rng.random() < 0.5:
+        grain = ndimage.gaussian_filter(rng.standard_normal(picture.shape[:2]), rng.uniform(0.5, 2.5))
+        changed = picture + weight * (grain / grain.std() * rng.uniform(12, 40))[..., None]
+    else:
+        smooth = ndimage.gaussian_filter(picture.astype(np.float32), (rng.uniform(2, 6),) * 2 + (0,))
+        changed = picture * (1 - weight) + smooth * weight
+    return np.clip(changed, 0, 255).astype(np.uint8), weight[..., 0] > 0.3
+
+
+def _scratch(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Draw a thin curve, brighter or darker than the surface."""
+    height, width = picture.shape[:2]
+    length = rng.uniform(0.1, 0.5) * min(height, width)
+    angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-1.2, 1.2)
+    steps = np.linspace(0, 1, 200)
+    heading = angle + bend * steps
+    rows = rng.uniform(0.15, 0.85) * height + np.cumsum(np.sin(heading)) * length / 200
+    cols = rng.uniform(0.15, 0.85) * width + np.cumsum(np.cos(heading)) * length / 200
+    line = np.zeros((height, width), dtype=np.float32)
+    inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
+    line[rows[inside].astype(int), cols[inside].astype(int)] = 1
+    weight = ndimage.gaussian_filter(line, rng.uniform(0.6, 1.8) * min(height, width) / 256)
+    weight = np.clip(weight / max(float(weight.max()), 1e-6) * 1.5, 0, 1)
+    changed = picture + (weight * rng.choice([-1, 1]) * rng.uniform(25, 90))[..., None]
+    return np.clip(changed, 0, 255).astype(np.uint8), weight > 0.2
+
+
+KINDS: dict[str, Callable[[Picture, np.random.Generator], tuple[Picture, Mask]]] = {
+    "cut_paste": _cut_paste,
+    "noise": _noise,
+    "scar": _scar,
+    "scratch": _scratch,
+    "stain": _stain,
+}
+"""Every kind of synthetic defect."""
