@@ -71,8 +71,9 @@ def defect_pixels(anomaly_map: FloatMap, truth: PixelTruth) -> DefectPixels:
     """Return scores and overlap weights of the defect pixels of a map (H, W)."""
     scores = anomaly_map[truth.mask]
     if truth.defects is None:
-        regions, num_regions = connected_components(truth.mask)
-        of_pixel = regions[truth.mask]
+        box = _bounding_box(truth.mask)
+        regions, num_regions = connected_components(truth.mask[box])
+        of_pixel = regions[truth.mask[box]]
         weights = 1.0 / np.bincount(of_pixel, minlength=num_regions + 1)[of_pixel]
         return DefectPixels(scores, weights, num_regions)
     weight_map = np.zeros(anomaly_map.shape)
@@ -85,6 +86,14 @@ def connected_components(mask: BoolArray) -> tuple[npt.NDArray[np.int32], int]:
     """Number the 8-connected components of a mask (H, W) from 1, background 0, and count them."""
     regions, num_regions = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
     return regions, int(num_regions)
+
+
+def _bounding_box(mask: BoolArray) -> tuple[slice, slice]:
+    """Return the part of a mask (H, W) that holds everything; a defect is small, and only there labels are needed."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _saturating_weights(scores: npt.NDArray[np.float32], saturation_area_px: float) -> FloatArray:

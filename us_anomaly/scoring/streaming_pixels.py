@@ -3,8 +3,8 @@
 The first reading counts pixels in 65,536 coarse bins, the upper half of the bits of a float32, which spans
 every scale at once. From it each coarse bin gets as many fine bins as its share of normal pixels, defect
 pixels and regions deserves, down to single float32 numbers. The second reading counts in the fine bins. So no
-fine bin holds more than a few millionths of anything, unless its pixels are equal anyway, and treating a bin
-as one score moves no figure by more than that, however heavy the tails of the maps.
+fine bin holds more than a few hundred-thousandths of anything, unless its pixels are equal anyway; treating a
+bin as one score then moves no figure by more than that, however heavy the tails of the maps.
 
 Legend: `C` coarse bins, `N` fine bins, in ascending order of the score.
 """
@@ -24,50 +24,69 @@ Keys = npt.NDArray[np.uint32]
 
 _COARSE_BITS = 16
 _NUM_COARSE = 1 << _COARSE_BITS
-_FINE_BINS = 1 << 19
+_FINE_BINS = 1 << 17
 
 
-def ordered_keys(scores: npt.NDArray[np.float32]) -> Keys:
-    """Map float32 numbers to integers of the same order, equal for equal numbers."""
-    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
-    negative = bits >> np.uint32(31) != 0
-    return np.where(negative, ~bits, bits | np.uint32(1 << 31))
-
-
-@dataclass(frozen=True, slots=True)
 class Bins:
-    """Fine bins: coarse bin c is cut into 2**bits[c] of them, the first of which is number first[c]."""
+    """Fine bins: coarse bin c is cut into 2**bits[c] of them, the first of which is number first[c].
 
-    bits: npt.NDArray[np.uint32]
-    first: npt.NDArray[np.uint32]
-    size: int
+    Turning scores into bins is where the time goes, so it works in arrays that are kept from image to image: fresh ones
+    would cost more in page faults than the arithmetic does.
+    """
 
-    def index(self, scores: npt.NDArray[np.float32]) -> Keys:
-        """Return the fine bin of each score."""
-        keys = ordered_keys(scores)
-        coarse = keys >> np.uint32(_COARSE_BITS)
-        within = (keys & np.uint32(_NUM_COARSE - 1)) >> (np.uint32(_COARSE_BITS) - self.bits[coarse])
-        index: Keys = self.first[coarse] + within
-        return index
+    def __init__(self, bits: npt.NDArray[np.uint32]) -> None:
+        """Cut each coarse bin into 2**bits of them, bits (C,) from 0 to 16."""
+        sizes = np.uint64(1) << bits.astype(np.uint64)
+        self.size = int(sizes.sum())
+        self._shift = np.uint32(_COARSE_BITS) - bits
+        self._first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
+        self._reserve(0)
+
+    def index(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+        """Return the bin of each score, (n,); valid until the next call."""
+        if scores.size > self._keys.size:
+            self._reserve(scores.size)
+        keys, coarse = self._keys[: scores.size], self._coarse[: scores.size]
+        ordered_keys(scores, out=keys)
+        np.right_shift(keys, np.uint32(_COARSE_BITS), out=coarse, casting="unsafe")
+        if self.size == _NUM_COARSE:
+            return coarse
+        number, shift = self._number[: scores.size], self._within[: scores.size]
+        self._first.take(coarse, out=number, mode="clip")
+        self._shift.take(coarse, out=shift, mode="clip")
+        np.bitwise_and(keys, np.uint32(_NUM_COARSE - 1), out=keys)
+        np.right_shift(keys, shift, out=keys)
+        np.add(number, keys, out=number)
+        return number
+
+    def _reserve(self, size: int) -> None:
+        self._keys, self._within = np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.uint32)
+        self._coarse, self._number = np.empty(size, dtype=np.intp), np.empty(size, dtype=np.intp)
 
 
-COARSE = Bins(np.zeros(_NUM_COARSE, dtype=np.uint32), np.arange(_NUM_COARSE, dtype=np.uint32), _NUM_COARSE)
+def ordered_keys(scores: npt.NDArray[np.float32], *, out: Keys) -> None:
+    """Write integers of the same order as float32 numbers, equal for equal numbers, to `out` (n,)."""
+    np.add(scores, np.float32(0), out=out.view(np.float32))  # -0.0 + 0.0 is 0.0
+    signs = out.view(np.int32) >> 31  # all ones where negative: there every bit turns round, elsewhere the first
+    np.bitwise_xor(out, signs.view(np.uint32) | np.uint32(1 << 31), out=out)
+
+
+def coarse_bins() -> Bins:
+    """Return the bins of the first reading."""
+    return Bins(np.zeros(_NUM_COARSE, dtype=np.uint32))
 
 
 def refined(shares: FloatArray) -> Bins:
     """Cut coarse bins by their shares (C,), which add up to 1, into about `_FINE_BINS` fine bins."""
     wanted = np.maximum(shares * _FINE_BINS / 2, 1.0)
-    bits = np.minimum(np.ceil(np.log2(wanted)), _COARSE_BITS).astype(np.uint32)
-    sizes = np.uint64(1) << bits.astype(np.uint64)
-    first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint32)
-    return Bins(bits, first, int(sizes.sum()))
+    return Bins(np.minimum(np.ceil(np.log2(wanted)), _COARSE_BITS).astype(np.uint32))
 
 
 @dataclass(slots=True)
 class _Histograms:
     """Counts of one group by bin, (N,)."""
 
-    normal: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.int64]
     defect: npt.NDArray[np.int64]
     overlap: FloatArray
     num_regions: int = 0
@@ -91,12 +110,11 @@ class BinnedPixels:
             empty = np.zeros(self.bins.size, dtype=np.int64)
             self._groups[group] = _Histograms(empty, empty.copy(), np.zeros(self.bins.size))
         counts = self._groups[group]
-        normal = anomaly_map[~truth.mask] if truth.mask.any() else anomaly_map.ravel()
-        _count(counts.normal, self.bins.index(normal))
-        if normal.size < anomaly_map.size:
+        np.add.at(counts.pixels, self.bins.index(anomaly_map.ravel()), 1)
+        if truth.mask.any():
             found = defect_pixels(anomaly_map, truth)
             index = self.bins.index(found.scores)
-            _count(counts.defect, index)
+            np.add.at(counts.defect, index, 1)
             np.add.at(counts.overlap, index, found.weights)
             counts.num_regions += found.num_regions
 
@@ -105,7 +123,7 @@ class BinnedPixels:
         parts = [
             histogram / histogram.sum()
             for counts in self._groups.values()
-            for histogram in (counts.normal, counts.defect, counts.overlap)
+            for histogram in (counts.pixels - counts.defect, counts.defect, counts.overlap)
             if histogram.sum() > 0
         ]
         return np.mean(parts, axis=0) if parts else np.zeros(self.bins.size)
@@ -114,9 +132,10 @@ class BinnedPixels:
         """Return the counts over the images of `groups`, or of all groups."""
         names = self._groups if groups is None else groups
         chosen = [self._groups[name] for name in names if name in self._groups]
-        normal = np.sum([counts.normal for counts in chosen], axis=0)[::-1]
+        pixels = np.sum([counts.pixels for counts in chosen], axis=0)[::-1]
         defect = np.sum([counts.defect for counts in chosen], axis=0)[::-1]
         overlap = np.sum([counts.overlap for counts in chosen], axis=0)[::-1]
+        normal = pixels - defect
         points = np.flatnonzero(defect)
         normal_after = np.cumsum(normal)
         return PixelCurve(
@@ -131,18 +150,10 @@ class BinnedPixels:
 
 def count_streaming(items: Iterable[PixelItem]) -> BinnedPixels:
     """Go through `items` twice and return the counts in bins that suit them."""
-    coarse = BinnedPixels(COARSE)
+    coarse = BinnedPixels(coarse_bins())
     for item in items:
         coarse.add(item.anomaly_map, item.truth, group=item.group)
     fine = BinnedPixels(refined(coarse.shares()))
     for item in items:
         fine.add(item.anomaly_map, item.truth, group=item.group)
     return fine
-
-
-def _count(histogram: npt.NDArray[np.int64], index: Keys) -> None:
-    """Add one for each index; a small image touches few bins, and counting all of them would cost more."""
-    if index.size >= histogram.size:
-        histogram += np.bincount(index, minlength=histogram.size)
-    else:
-        np.add.at(histogram, index, 1)
