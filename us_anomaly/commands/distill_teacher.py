@@ -12,9 +12,10 @@ from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.detector import load_teacher
 from us_anomaly.errors import ArtifactError
-from us_anomaly.models.backbones import load_backbone, read_state_dict
+from us_anomaly.models.backbones import load_backbone
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.models.weights import read_state_dict
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors

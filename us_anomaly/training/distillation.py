@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from us_anomaly.models.backbones import Backbone
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import dense_descriptors_of_padded
+from us_anomaly.models.frozen_backbone import Backbone
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import TeacherPositions, TeacherSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
