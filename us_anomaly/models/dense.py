@@ -2,8 +2,8 @@
 
 Shapes: B images, C channels, H W pixels, D descriptor dimensions, R S rows and columns of the output grid.
 
-`dense_descriptors(network, x)[b, :, i, j]` equals the network applied to the p x p crop centred at row ``offset + i * stride``
-and column ``offset + j * stride`` of the reflect-padded image. Convolutions are shared by overlapping crops as they are. A
+`dense_descriptors(network, x)[b, :, i, j]` equals the network applied to the p x p crop centred at row ``offset[0] + i * stride``
+and column ``offset[1] + j * stride`` of the reflect-padded image. Convolutions are shared by overlapping crops as they are. A
 pooling of stride 2 sees other pairs of rows in crops at even and at odd positions, so its input is taken once per
 shift, and the shifts go on as images of a larger batch (Bailer et al., *Fast Feature Extraction with CNNs with Pooling
 Layers*, 2018). A grid whose stride is even needs one shift only: that is why stride 4 costs a sixteenth of the
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from us_anomaly.models.patch_network import PatchNetwork
 
 
-def dense_descriptors(network: PatchNetwork, images: Tensor, *, stride: int = 1, offset: int | None = None) -> Tensor:
+def dense_descriptors(
+    network: PatchNetwork, images: Tensor, *, stride: int = 1, offset: tuple[int, int] | None = None
+) -> Tensor:
     """Return the descriptors of an image at every position, or on a grid.
 
     Args:
@@ -28,10 +30,10 @@ def dense_descriptors(network: PatchNetwork, images: Tensor, *, stride: int = 1,
         offset: First row and column of the grid; by default `stride // 2`, or the last one of a smaller picture.
 
     Returns:
-        (B, D, R, S) with R = ceil((H - offset) / stride), S alike.
+        (B, D, R, S) with R = ceil((H - offset[0]) / stride), S alike.
     """
     height, width = images.shape[-2:]
-    top, left = (min(stride // 2, height - 1), min(stride // 2, width - 1)) if offset is None else (offset, offset)
+    top, left = offset if offset is not None else (min(stride // 2, height - 1), min(stride // 2, width - 1))
     padded = reflect_pad(images, network.patch_size // 2)
     return dense_descriptors_of_padded(network, padded, rows=(top, height), cols=(left, width), stride=stride)
 

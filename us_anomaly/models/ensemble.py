@@ -1,12 +1,8 @@
-"""The ensemble of students: M patch networks that differ in their initial weights only.
-
-Shapes: M students, B images, D descriptor dimensions, R S rows and columns of the output grid.
-"""
+"""The ensemble of students: M patch networks that differ in their initial weights only."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.patch_network import PatchNetwork
 
 
@@ -39,11 +35,3 @@ class StudentEnsemble(nn.Module):
     def networks(self) -> list[PatchNetwork]:
         """The students."""
         return list(self.students)  # type: ignore[arg-type]
-
-    def dense(self, images: Tensor, *, stride: int = 1, offset: int | None = None) -> Tensor:
-        """Return every student's descriptors at every position, or on a grid.
-
-        Returns:
-            (M, B, D, R, S).
-        """
-        return torch.stack([dense_descriptors(net, images, stride=stride, offset=offset) for net in self.networks])

@@ -94,11 +94,18 @@ def teacher_statistics(
             if positions is StudentPositions.dense:
                 descriptors = dense_descriptors(teacher, batch)
             else:
-                phase = min(number * 5 % GRID_STRIDE_PX**2 // GRID_STRIDE_PX, min(batch.shape[-2:]) - 1)
-                descriptors = dense_descriptors(teacher, batch, stride=GRID_STRIDE_PX, offset=phase)
+                offset = _phase(number, batch)
+                descriptors = dense_descriptors(teacher, batch, stride=GRID_STRIDE_PX, offset=offset)
         moments.update(descriptors.permute(0, 2, 3, 1).flatten(0, 2))
         on_step(number + 1, {})
     std = moments.std
     constant = std <= std.median() * MIN_STD_FRACTION
     typical = std[~constant].median() if bool((~constant).any()) else torch.ones((), dtype=torch.float64)
     return TeacherStatistics(moments.mean.float().cpu(), torch.where(constant, typical, std).float().cpu())
+
+
+def _phase(number: int, images: Tensor) -> tuple[int, int]:
+    """Return the first row and column of the grid in picture `number`: sixteen pictures in a row show all of them."""
+    height, width = images.shape[-2:]
+    row, col = divmod(number * 5 % GRID_STRIDE_PX**2, GRID_STRIDE_PX)  # 5 and 16 have no common divisor
+    return min(row, height - 1), min(col, width - 1)

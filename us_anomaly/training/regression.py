@@ -33,9 +33,7 @@ def regression_loss(student: Tensor, target: Tensor, *, hard_fraction: float) ->
         hard_fraction: Share of the elements, those with the largest error, that enters the mean; 1 takes all.
     """
     errors = (student - target).square()
-    if hard_fraction >= 1:
-        return errors.mean()
-    num_easy = int((1 - hard_fraction) * errors.numel())
+    num_easy = errors.numel() - max(1, round(hard_fraction * errors.numel()))
     if num_easy == 0:
         return errors.mean()
     limit = errors.detach().flatten().kthvalue(num_easy).values
@@ -120,12 +118,14 @@ def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettin
     return total / len(ensemble.networks)
 
 
-def _grid(settings: StudentSettings, images: Tensor, generator: torch.Generator) -> tuple[int, int]:
-    """Return stride and offset of the positions of this step."""
+def _grid(settings: StudentSettings, images: Tensor, generator: torch.Generator) -> tuple[int, tuple[int, int]]:
+    """Return stride and offset (row, column) of the positions of this step; every phase is equally likely."""
     if settings.positions is StudentPositions.dense:
-        return 1, 0
-    largest = min(GRID_STRIDE_PX, *images.shape[-2:])
-    return GRID_STRIDE_PX, int(torch.randint(largest, (), generator=generator))
+        return 1, (0, 0)
+    row, col = (
+        int(torch.randint(min(GRID_STRIDE_PX, length), (), generator=generator)) for length in images.shape[-2:]
+    )
+    return GRID_STRIDE_PX, (row, col)
 
 
 def _on_device(images: Tensor, compute: Compute) -> Tensor:
