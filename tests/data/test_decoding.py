@@ -124,9 +124,7 @@ def test_grey_with_alpha_is_composited_over_white(tmp_path: Path) -> None:
 
 
 def test_transparent_colour_of_an_rgb_png_becomes_white(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)).save(
-        tmp_path / "a.png", transparency=(1, 2, 3)
-    )
+    Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)).save(tmp_path / "a.png", transparency=(1, 2, 3))
     assert read(tmp_path / "a.png").tolist() == [[[255, 255, 255], [4, 5, 6]]]
 
 
@@ -175,8 +173,9 @@ def test_a_photograph_taken_upside_right_comes_out_upright(tmp_path: Path) -> No
     assert pixels[10:].max() < 50
 
 
-def test_damaged_exif_data_means_upright(tmp_path: Path, colours: np.ndarray) -> None:
-    Image.fromarray(colours).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0nonsense", b"MM"])
+def test_damaged_exif_data_means_upright(tmp_path: Path, colours: np.ndarray, exif: bytes) -> None:
+    Image.fromarray(colours).save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read(tmp_path / "a.png"), colours)
 
 
@@ -295,10 +294,15 @@ def test_every_truncation_is_refused(tmp_path: Path, suffix: str) -> None:
 
 def test_a_header_alone_names_its_format(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert (
-        reason(tmp_path / "a.png")
-        == "it begins like a PNG file but is damaged, incomplete or of an unusual kind"
-    )
+    assert reason(tmp_path / "a.png") == "it begins like a PNG file but is damaged, incomplete or of an unusual kind"
+
+
+def test_a_picture_without_pixels_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.bmp")
+    content = bytearray((tmp_path / "a.bmp").read_bytes())
+    content[18:22] = bytes(4)  # the width
+    (tmp_path / "a.bmp").write_bytes(content)
+    assert reason(tmp_path / "a.bmp") .startswith("it begins like a BMP file")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -316,6 +320,16 @@ def test_denied_permission_is_told_in_words(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "open", denied)
     assert reason(tmp_path / "a.png") == "permission to read it is denied"
+
+
+def test_other_faults_of_the_disk_are_told_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", broken)
+    assert reason(tmp_path / "a.png") == "Input/output error"
 
 
 def test_a_link_to_itself_and_a_named_pipe_do_not_hang(tmp_path: Path) -> None:

@@ -95,6 +95,16 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rename_that_fails_without_a_rival_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(demo.os, "rename", denied)
+    with pytest.raises(ResourceError, match="Permission denied; choose another cache_dir="):
+        make_demo(tmp_path, **SIZES)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_root_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match="cannot write the demo pictures to"):

@@ -197,6 +197,17 @@ def test_another_encoding_is_refused_with_its_line(root: Path) -> None:
         read_table(root, file="labels.csv")
 
 
+def test_an_unreadable_table_says_why(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "labels.csv").write_text(MINIMAL)
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_text", broken)
+    with pytest.raises(DataError, match=r"labels\.csv cannot be read: Input/output error"):
+        read_table(root, file="labels.csv")
+
+
 def test_a_missing_table_says_what_lies_there(root: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_table(root, file="labels.csv")

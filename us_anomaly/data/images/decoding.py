@@ -139,8 +139,6 @@ def _open_and(path: Path, work: Callable[[Opened], T], max_pixels: int) -> T:
             raise BadImageError(
                 f"{path}: {width} x {height} pixels are more than data.max_image_pixels={max_pixels} allows"
             )
-        if height * width == 0:
-            raise BadImageError(f"{path}: it has no pixels ({width} x {height})")
         return work((image, file))
 
 
