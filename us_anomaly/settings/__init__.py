@@ -137,6 +137,13 @@ class Settings:
                 raise SettingsError(f"`scales` may hold 17, 33 and 65, got {patch_size}")
         if sorted(set(self.scales)) != self.scales:
             raise SettingsError(f"`scales` must be ascending without repeats, got {self.scales}")
+        if self.teacher.positions is TeacherPositions.dense and self.teacher.checkpoint is None:
+            smallest = self.teacher.smallest_crop_px(self.scales[-1])
+            if self.teacher.crop_size_px < smallest:
+                raise SettingsError(
+                    f"`teacher.crop_size_px` must be at least {smallest} for patches of {self.scales[-1]} pixels, "
+                    f"got {self.teacher.crop_size_px}"
+                )
         if len(self.scales) > 1 and self.scoring.normalization is Normalization.none:
             raise SettingsError(
                 f"`scales` has {len(self.scales)} patch sizes, whose scores can only be averaged on a common scale: "

@@ -1,5 +1,6 @@
 """Settings of the method: teacher, students, scores and thresholds."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -92,7 +93,16 @@ class TeacherSettings:
         at_least("teacher.compactness_weight", self.compactness_weight, 0)
         at_least("teacher.metric_weight", self.metric_weight, 0)
         at_least("teacher.metric_margin", self.metric_margin, 0)
+        if self.metric_weight and self.batch_size < 2:
+            raise SettingsError(
+                "`teacher.batch_size` must be at least 2 with teacher.metric_weight above 0: the triplet loss compares pictures"
+            )
         between("teacher.min_explained_variance", self.min_explained_variance, -1, 1)
+
+    def smallest_crop_px(self, patch_size: int) -> int:
+        """Return the smallest crop of dense distillation in which a grid position has its whole patch, shifted ones too."""
+        largest_shift = (patch_size - 1) // 4 if self.metric_weight else 0
+        return patch_size + 4 + 2 * largest_shift
 
     def image_sources(self) -> dict[str, float]:
         """Return the picture sources with their weights, which add up to 1.
@@ -235,6 +245,7 @@ class CalibrationSettings:
     def __post_init__(self) -> None:
         """Check the rule and ranges."""
         number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        number = number and math.isfinite(self.threshold)
         if not number and self.threshold not in THRESHOLD_RULES:
             raise SettingsError(
                 f"`calibration.threshold` must be one of {', '.join(THRESHOLD_RULES)} or a number, got {self.threshold!r}"
