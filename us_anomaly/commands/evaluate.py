@@ -36,7 +36,14 @@ def run(settings: Settings) -> None:
         write_text(run_dir.evaluation_csv, evaluation_csv(evaluation))
         write_json(run_dir.evaluation_json, evaluation)
 
-    make(run_dir.evaluation_json, recipe, build, settings=settings, is_precious=False)
+    make(
+        run_dir.evaluation_json,
+        recipe,
+        build,
+        settings=settings,
+        is_precious=False,
+        companions=lambda: [run_dir.evaluation_csv],
+    )
     show(read_json(run_dir.evaluation_json), run_dir)
 
 

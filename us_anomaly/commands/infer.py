@@ -1,8 +1,10 @@
 """`usad infer`: maps, heatmaps and decisions for the data set, or for any file, folder or glob."""
 
+import itertools
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +34,7 @@ from us_anomaly.settings import InferenceSettings, OnBadImage, Settings
 log = logging.getLogger(__name__)
 
 MAX_WAITING_WRITES = 16
+PATH_KEYS = ("heatmap_path", "uncertainty_path", "map_path")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +72,25 @@ def run(settings: Settings) -> None:
             console.print(f"Heatmaps: {run_dir.heatmaps}")
         console.print("Next: usad evaluate, with the same settings")
 
-    make(run_dir.predictions, recipe, build, settings=settings, is_precious=False)
+    if settings.overwrite:  # maps that were damaged are not noticed here: this is the way to make them again
+        run_dir.provenance(run_dir.predictions).unlink(missing_ok=True)
+    make(
+        run_dir.predictions,
+        recipe,
+        build,
+        settings=settings,
+        is_precious=False,
+        companions=lambda: _written_files(run_dir),
+    )
+
+
+def _written_files(run_dir: RunDir) -> Iterator[Path]:
+    """Yield the files that `predictions.jsonl` names."""
+    for line in run_dir.predictions.read_text(encoding="utf-8").splitlines():
+        prediction = json.loads(line)["prediction"]
+        for key in PATH_KEYS:
+            if prediction[key] is not None:
+                yield run_dir.root / prediction[key]
 
 
 def score_input(settings: Settings, what: str) -> None:
@@ -80,7 +101,7 @@ def score_input(settings: Settings, what: str) -> None:
     pictures = [
         Picture(path=path, name=path.absolute().relative_to(base).as_posix(), is_anomalous=None) for path in paths
     ]
-    target = RunDir(Path(settings.run_dir) / "inference" / (Path(what).stem.strip("*?[]") or "pictures"))
+    target = RunDir(Path(settings.run_dir) / "inference" / _result_name(what))
     records = score(settings, pictures, target)
     console = Console(highlight=False, soft_wrap=True)
     for record in records[:20]:
@@ -90,6 +111,14 @@ def score_input(settings: Settings, what: str) -> None:
     if len(records) > 20:
         console.print(f"and {len(records) - 20} more")
     console.print(f"Predictions: {target.predictions}")
+
+
+def _result_name(what: str) -> str:
+    """Return the name of the folder for the results of a file, a folder or a glob."""
+    path = Path(what).expanduser()
+    if path.exists():
+        path = path.resolve()  # `..` and `.` are no names
+    return re.sub(r"[^\w.-]+", "", path.stem).strip(".") or "pictures"
 
 
 def score(settings: Settings, pictures: Sequence[Picture], target: RunDir) -> list[dict[str, Any]]:
@@ -153,9 +182,13 @@ def _inputs(
 def _unique_stems(names: Sequence[str]) -> dict[str, str]:
     """Return for each name the name of its results without suffix: `a.png` and `a.jpg` keep apart."""
     stems: dict[str, str] = {}
+    taken: set[str] = set()
     for name in names:
-        stem = PurePosixPath(name.lstrip("/")).with_suffix("").as_posix().replace("../", "")
-        stems[name] = stem if stem not in stems.values() else name.lstrip("/").replace("../", "")
+        inside = name.lstrip("/").replace("../", "")
+        stem = PurePosixPath(inside).with_suffix("").as_posix()
+        candidates = itertools.chain((stem, inside), (f"{inside}-{number}" for number in itertools.count(2)))
+        stems[name] = next(candidate for candidate in candidates if candidate not in taken)
+        taken.add(stems[name])
     return stems
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from us_anomaly.data.sample import Sample, Split, of_split, parse_labels
@@ -14,7 +14,15 @@ from us_anomaly.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def make(artifact: Path, recipe: Recipe, build: Callable[[], None], *, settings: Settings, is_precious: bool) -> bool:
+def make(
+    artifact: Path,
+    recipe: Recipe,
+    build: Callable[[], None],
+    *,
+    settings: Settings,
+    is_precious: bool,
+    companions: Callable[[], Iterable[Path]] = tuple,
+) -> bool:
     """Make `artifact` by `build` unless it is up to date; return whether it was made.
 
     Args:
@@ -24,6 +32,7 @@ def make(artifact: Path, recipe: Recipe, build: Callable[[], None], *, settings:
         settings: `overwrite` and the run directory.
         is_precious: Refuse to replace an artifact that was made by another recipe (unless `overwrite`); others, which
             take minutes to make again, are replaced with a word about why.
+        companions: The files that `artifact` vouches for; where one of them is gone, all are made again.
 
     Raises:
         StaleArtifactError: There is a precious one that was made from something else, and `overwrite` is false.
@@ -31,8 +40,11 @@ def make(artifact: Path, recipe: Recipe, build: Callable[[], None], *, settings:
     run_dir = RunDir(settings.run_dir)
     condition, reason = state(run_dir, artifact, recipe)
     if condition == "current":
-        log.info("%s is up to date", artifact)
-        return False
+        gone = next((path for path in companions() if not path.exists()), None)
+        if gone is None:
+            log.info("%s is up to date", artifact)
+            return False
+        log.info("%s is made again: %s is gone", artifact, gone)
     if condition == "stale":
         if is_precious and not settings.overwrite:
             raise StaleArtifactError(

@@ -108,7 +108,8 @@ class Settings:
     seed: int
     """Decides the split, the initial weights and the order of the data."""
     overwrite: bool
-    """Replace split, teacher and students that were made with other settings instead of refusing."""
+    """Replace split, teacher and students that were made with other settings instead of refusing; `usad infer` then scores
+    everything again."""
     scales: list[int]
     """Patch sizes of the detector: 17, 33, 65 or any of them together."""
     image_size: int
