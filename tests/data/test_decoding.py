@@ -21,6 +21,7 @@ def read(path: Path) -> np.ndarray:
     pixels = read_image(path, max_pixels=LIMIT)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
     assert image_size(path, max_pixels=LIMIT) == pixels.shape[:2]

@@ -106,7 +106,7 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
             turned = pixels[:, ::-1].swapaxes(0, 1)
         case _:
             turned = pixels
-    return np.ascontiguousarray(turned)
+    return np.require(turned, requirements=["C", "W"])  # Pillow hands out arrays that cannot be written to
 
 
 def stored_orientation(image: Image.Image) -> int:
