@@ -1,0 +1,103 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from us_anomaly.scoring.regions import Region, strongest_regions, to_coco
+
+
+def flood(mask, start):
+    """The pixels that hang together with `start` by eight neighbours."""
+    todo, found = [start], set()
+    while todo:
+        row, column = todo.pop()
+        inside = 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1]
+        if (row, column) not in found and inside and mask[row, column]:
+            found.add((row, column))
+            todo += [(row + r, column + c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
+    return found
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 9))
+def test_regions_equal_a_flood_fill(seed, threshold):
+    values = np.random.default_rng(seed).integers(0, 10, size=(9, 11)).astype(np.float32)
+    mask = values >= threshold
+    left = {(int(row), int(column)) for row, column in np.argwhere(mask)}
+    expected = []
+    while left:
+        pixels = flood(mask, next(iter(left)))
+        left -= pixels
+        rows, columns = np.array(sorted(pixels)).T
+        scores = values[rows, columns]
+        expected.append(
+            (
+                float(scores.max()),
+                len(pixels),
+                (int(columns.min()), int(rows.min())),
+                (int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1),
+                (round(columns.mean(), 9), round(rows.mean(), 9)),
+                round(float(scores.mean()), 5),
+            )
+        )
+    found = [
+        (
+            region.peak_score,
+            region.area_px,
+            (region.left, region.top),
+            (region.width, region.height),
+            (round(region.centroid_x, 9), round(region.centroid_y, 9)),
+            round(region.mean_score, 5),
+        )
+        for region in strongest_regions(values, threshold)
+    ]
+    assert sorted(found) == sorted(expected)
+    assert [peak for peak, *_ in found] == sorted((peak for peak, *_ in found), reverse=True)
+
+
+def test_a_drawn_region_is_described_in_pixels_of_the_image():
+    values = np.zeros((40, 60), dtype=np.float32)
+    values[10:14, 20:30] = 2
+    values[12, 27] = 5
+    assert strongest_regions(values, 1.0) == [
+        Region(
+            peak_score=5.0,
+            mean_score=pytest.approx(2.075),
+            peak_x=27,
+            peak_y=12,
+            centroid_x=24.5,
+            centroid_y=11.5,
+            left=20,
+            top=10,
+            width=10,
+            height=4,
+            area_px=40,
+        )
+    ]
+
+
+def test_the_strongest_come_first_and_no_more_than_asked_for():
+    values = np.zeros((10, 30), dtype=np.float32)
+    values[2, 2], values[2, 8], values[2:4, 14], values[2, 20] = 1, 3, 2, 2
+    assert [region.left for region in strongest_regions(values, 0.5)] == [8, 14, 20, 2]
+    assert [region.left for region in strongest_regions(values, 0.5, limit=2)] == [8, 14]
+
+
+def test_the_threshold_itself_belongs_to_a_region():
+    assert strongest_regions(np.float32([[0.5]]), 0.5)[0].area_px == 1
+    assert strongest_regions(np.float32([[0.5]]), np.nextafter(0.5, 1)) == []
+
+
+def test_coco_regions_point_to_their_image_and_survive_json():
+    values = np.zeros((10, 30), dtype=np.float32)
+    values[2:5, 3:9] = 4
+    regions = strongest_regions(values, 1)
+    coco = to_coco([("a.png", (10, 30), []), ("b.png", (10, 30), regions)], description="drawn")
+    assert json.loads(json.dumps(coco, allow_nan=False)) == coco
+    assert coco["images"][1] == {"id": 2, "file_name": "b.png", "height": 10, "width": 30}
+    (annotation,) = coco["annotations"]
+    assert (annotation["image_id"], annotation["bbox"], annotation["area"]) == (2, [3, 2, 6, 3], 18)
+    assert annotation["category_id"] == coco["categories"][0]["id"]
+    assert annotation["score"] == 4.0
