@@ -21,9 +21,7 @@ from us_anomaly.data.images.brightness import WHITE_LEVELS, to_8_bits, value_ran
     ],
 )
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_white_is_the_full_scale_of_the_smallest_sensor_that_fits(
-    maximum: int, white: int, dtype: type
-) -> None:
+def test_white_is_the_full_scale_of_the_smallest_sensor_that_fits(maximum: int, white: int, dtype: type) -> None:
     if dtype is np.float32 and maximum == 0:
         white = 1  # floating point within 0..1 is a picture of its own kind
     assert value_range(np.array([0, maximum], dtype=dtype)) == (0, white)

@@ -138,6 +138,19 @@ def test_a_defect_cannot_be_called_good(tmp_path: Path) -> None:
         read(tmp_path, normal="ok")
 
 
+def test_folders_given_by_absolute_path_count_as_outside(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/good/0.png", "photos/dent/1.png", "labels/dent/1.png")
+    (tmp_path / "set").mkdir()
+    folders = {"images": str(tmp_path / "photos"), "masks": str(tmp_path / "labels"), "normal": "good"}
+    with pytest.raises(DataError, match=r"outside data\.root"):
+        read_folder(tmp_path / "set", **folders)
+    samples = read_folder(tmp_path / "set", **folders, allow_outside_root=True)
+    assert [(sample.filename, sample.mask_path) for sample in samples] == [
+        (f"{tmp_path}/photos/dent/1.png", f"{tmp_path}/labels/dent/1.png"),
+        (f"{tmp_path}/photos/good/0.png", None),
+    ]
+
+
 def test_links_out_of_the_root_are_refused_unless_allowed(tmp_path: Path) -> None:
     root = tmp_path / "set"
     touch(tmp_path, "elsewhere/1.png", "set/images/good/0.png")

@@ -114,6 +114,15 @@ def test_paths_that_leave_the_root_are_refused_with_where_they_lead(tmp_path: Pa
     refuse_outside(root, [path], allow_outside_root=True)
 
 
+def test_a_folder_of_masks_is_refused_for_one_mask_that_leaves_the_root(tmp_path: Path) -> None:
+    touch(tmp_path / "secret.png")
+    touch(tmp_path / "root/masks/0.png")
+    refuse_outside(tmp_path / "root", ["masks"], allow_outside_root=False)
+    (tmp_path / "root/masks/1.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match=r"masks \(is .*secret\.png\) outside data\.root"):
+        refuse_outside(tmp_path / "root", ["masks"], allow_outside_root=False)
+
+
 def test_absolute_paths_outside_are_refused_and_inside_accepted(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     refuse_outside(tmp_path / "root", [str(tmp_path / "root/a.png")], allow_outside_root=False)

@@ -87,9 +87,7 @@ def test_a_jpeg_mask_is_cut_at_half_because_compression_adds_noise(tmp_path: Pat
     mask = load_mask(tmp_path / "a.jpg", max_pixels=LIMIT)
     assert np.array_equal(mask.pixels, truth)
     assert not mask.is_binary
-    Image.fromarray(np.random.default_rng(0).integers(0, 9, (32, 32), dtype=np.uint8)).save(
-        tmp_path / "b.jpg"
-    )
+    Image.fromarray(np.random.default_rng(0).integers(0, 9, (32, 32), dtype=np.uint8)).save(tmp_path / "b.jpg")
     assert not read_mask(tmp_path / "b.jpg", max_pixels=LIMIT).any()
 
 

@@ -1,4 +1,3 @@
-import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -334,9 +333,3 @@ def test_one_picture_of_train_cannot_give_validation() -> None:
 def test_three_normal_and_two_anomalous_pictures_suffice() -> None:
     divided = split_samples(normals(3) + anomalies("a", 2), settings=settings_of(), seed=0)
     assert counts(divided) == (2, 1, 0, 0, 1, 1)
-
-
-def test_nothing_is_logged_when_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
-        split_samples(PREDEFINED, settings=settings_of(), seed=0)
-    assert caplog.messages == []

@@ -8,6 +8,7 @@ from us_anomaly.data.listing import (
     list_images,
     refuse_hidden_defect,
     refuse_outside,
+    relative,
     some,
     subfolders,
 )
@@ -45,7 +46,7 @@ def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outsi
     for kind, paths in pictures.items():
         for path in paths:
             if kind != normal:
-                owners[path.stem].append(path.relative_to(root).as_posix())
+                owners[path.stem].append(relative(root, path))
     samples = []
     for kind, paths in pictures.items():
         for path in paths:
@@ -54,7 +55,7 @@ def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outsi
                 mask = index.find_by_stem(path.stem, owners[path.stem])
             samples.append(
                 Sample(
-                    filename=path.relative_to(root).as_posix(),
+                    filename=relative(root, path),
                     is_anomalous=kind != normal,
                     defect_type=NORMAL_TYPE if kind == normal else kind,
                     mask_path=mask,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from us_anomaly.data.images import read_mask
-from us_anomaly.data.listing import contents, list_images, refuse_outside, some, subfolders
+from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.data.table import ANOMALOUS_TYPE
 from us_anomaly.errors import BadImageError, DataError
@@ -26,14 +26,14 @@ def read_kolektor_sdd(root: Path, *, max_pixels: int, allow_outside_root: bool =
     for part in subfolders(root):
         files = {path.with_suffix("").relative_to(root).as_posix(): path for path in list_images(root / part)}
         for key, path in files.items():
-            filename = path.relative_to(root).as_posix()
+            filename = relative(root, path)
             if key.endswith(_LABEL):
                 continue
             label = files.get(key + _LABEL)
             if label is None:
                 unlabelled.append(filename)
             else:
-                pairs.append((filename, label.relative_to(root).as_posix()))
+                pairs.append((filename, relative(root, label)))
     if not pairs:
         raise DataError(
             f"data.root={root}: looked for kos01/Part0.jpg with kos01/Part0_label.bmp, but {contents(root)}"

@@ -67,13 +67,21 @@ def refuse_outside(root: Path, paths: Iterable[str], *, allow_outside_root: bool
     outside = []
     for path in paths:
         real = _real(str(root / path), real_folders)
-        if not real.startswith(inside):
-            outside.append(f"{path} (is {real})")
+        masks = list_images(root / path) if os.path.isdir(real) else []  # noqa: PTH112 (a folder of masks)
+        leaving = [
+            one for one in (real, *(_real(str(mask), real_folders) for mask in masks)) if not one.startswith(inside)
+        ]
+        outside += [f"{path} (is {leaving[0]})"] if leaving else []
     if outside:
         raise DataError(
             f"{some(outside)} outside data.root={root}: copy what is meant into it, "
             "or allow it with data.allow_outside_root=true"
         )
+
+
+def relative(root: Path, path: Path) -> str:
+    """Return `path` relative to `root` with forward slashes, or as it is where it lies elsewhere."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def refuse_hidden_defect(folder: Path, kinds: Iterable[str], normal: str) -> None:

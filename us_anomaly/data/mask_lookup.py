@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from us_anomaly.data.listing import list_images, some
+from us_anomaly.data.listing import list_images, relative, some
 from us_anomaly.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -22,14 +22,14 @@ class MaskIndex:
         self._used: set[str] = set()
         masks = list_images(folder)
         for mask in masks:
-            relative = mask.relative_to(folder)
-            key = relative.with_suffix("").as_posix()
-            name = mask.relative_to(root).as_posix()
+            place = mask.relative_to(folder)
+            key = place.with_suffix("").as_posix()
+            name = relative(root, mask)
             self._by_key.setdefault(key, name)
-            self._by_stem[relative.stem].append(name)
+            self._by_stem[place.stem].append(name)
         for picture_folder in {mask.parent for mask in masks}:  # one folder of masks per picture, as MVTec LOCO has
             key = picture_folder.relative_to(folder).as_posix()
-            self._by_key.setdefault(key, picture_folder.relative_to(root).as_posix())
+            self._by_key.setdefault(key, relative(root, picture_folder))
         self._count = len(masks)
 
     def find(self, key: str) -> str | None:

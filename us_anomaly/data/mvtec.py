@@ -8,6 +8,7 @@ from us_anomaly.data.listing import (
     list_images,
     refuse_hidden_defect,
     refuse_outside,
+    relative,
     some,
     subfolders,
 )
@@ -55,7 +56,7 @@ def read_mvtec(
                 key = path.relative_to(folder / name).with_suffix("").as_posix()
                 samples.append(
                     Sample(
-                        filename=path.relative_to(root).as_posix(),
+                        filename=relative(root, path),
                         is_anomalous=kind != normal,
                         defect_type=NORMAL_TYPE if kind == normal else kind,
                         mask_path=index.find(key) if split == "test" or kind != normal else None,

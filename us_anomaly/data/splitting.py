@@ -1,7 +1,6 @@
 """Dividing a data set into train, val and test: no anomaly in train, no part in two splits."""
 
 import hashlib
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +9,6 @@ from us_anomaly.data.listing import some
 from us_anomaly.data.sample import SPLITS, Sample, Split
 from us_anomaly.errors import DataError
 from us_anomaly.settings import SplitMode, SplitSettings
-
-log = logging.getLogger(__name__)
 
 Counts = dict[Split, int]
 _NORMAL = ""

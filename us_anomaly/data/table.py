@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from us_anomaly.data.listing import MAX_NAMED, contents, exists, refuse_outside
+from us_anomaly.data.listing import MAX_NAMED, contents, exists, refuse_outside, relative
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.errors import DataError
 
@@ -163,7 +163,7 @@ class _RowReader:
             candidate = Path(os.path.abspath(folder / path))  # noqa: PTH100 (resolve() would follow links)
             if exists(candidate):
                 root = Path(os.path.abspath(self._root))  # noqa: PTH100
-                return (candidate.relative_to(root) if candidate.is_relative_to(root) else candidate).as_posix()
+                return relative(root, candidate)
         faults.append(f"{path} exists neither in " + " nor in ".join(str(folder) for folder in self._folders))
         return None
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from us_anomaly.data.categories import category_folder
-from us_anomaly.data.listing import contents, list_images, refuse_outside, some, subfolders
+from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.data.table import ANOMALOUS_TYPE, Row, read_rows, refuse_faults
@@ -89,7 +89,7 @@ def _from_folders(root: Path, folder: Path) -> list[Sample]:
             key = path.relative_to(images).with_suffix("").as_posix()
             samples.append(
                 Sample(
-                    filename=path.relative_to(root).as_posix(),
+                    filename=relative(root, path),
                     is_anomalous=is_anomalous,
                     defect_type=ANOMALOUS_TYPE if is_anomalous else NORMAL_TYPE,
                     mask_path=index.find(key),
