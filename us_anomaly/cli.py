@@ -64,9 +64,11 @@ def main() -> None:
 
 
 def _main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help") or arguments == ["help"]:
         print(overview())
         return 0
+    if arguments[0] == "help":
+        return _explain_keys(arguments[1])
     if arguments[0] in ("-V", "--version", "version"):
         print(f"usad {__version__}")
         return 0
@@ -98,12 +100,31 @@ def overview() -> str:
             "  usad run data=folder data.root=DIR                      your own pictures: DIR/images/good, DIR/images/<defect>",
             "  usad infer data=folder data.root=DIR inference.input=photo.png",
             "",
+            "  usad help KEY              what a setting means, or all settings of a group: usad help teacher",
             "  usad COMMAND --help        every setting with its value",
             "  usad COMMAND --cfg job     the configuration and nothing else",
             "  usad COMMAND -m a=1,2      a sweep: one run directory per job",
             '  eval "$(usad -sc install=bash)"   tab completion for this shell',
         ]
     )
+
+
+def _explain_keys(wanted: str) -> int:
+    """Print what a key means, or all keys of a group; `all` prints every key there is."""
+    import textwrap
+
+    from us_anomaly import settings
+    from us_anomaly.settings.documentation import explain
+
+    keys = explain(settings.Settings, groups={"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES})
+    chosen = [key for key in keys if wanted == "all" or key.key == wanted or key.key.startswith(f"{wanted}.")]
+    if not chosen:
+        print(f"usad: `{wanted}` is not a setting{_similar_key(wanted)}", file=sys.stderr)
+        return 1
+    for key in chosen:
+        print(key.key)
+        print(textwrap.fill(key.meaning, width=100, initial_indent="    ", subsequent_indent="    "))
+    return 0
 
 
 def _suggestion(typed: str) -> str:
@@ -288,7 +309,8 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in detail.splitlines() if line.strip()] or [type(error).__name__]
     first = lines[0]
     if first.startswith("In '") and "Could not find" in first:
-        return f"{first.partition(': ')[2]}; {' '.join(lines[1:])}".rstrip("; ")
+        choices = " ".join(lines[1:]).partition("Config search path")[0]
+        return f"{first.partition(': ')[2]}. {choices}".strip()
     if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", detail + "\n" + text):
         full = key.group(1) if key else unknown.group(1)
         return f"`{full}` is not a setting{_similar_key(full)}; `usad COMMAND --cfg job` shows all of them"

@@ -25,6 +25,8 @@ Batches = Callable[[int], Tensor]
 
 PATCHES_PER_DRAWN_PICTURE = 16
 PENALTY_SIDE_PX = 128
+FIRST_STEP = 1_000_000
+"""Added to the number of a step in its seed: held-out batches have negative numbers, seeds must not."""
 TRAIN, GENERIC = "train", "generic"
 
 
@@ -71,7 +73,7 @@ def penalty_batches(settings: Settings) -> Batches | None:
     source = picture_source(
         {students.penalty_images: 1.0}, side_px=PENALTY_SIDE_PX, cache=None, key="students.penalty_images"
     )
-    return _crops(source, evaluation, count=1, seed=settings.seed)
+    return _crops(source, evaluation, count=1, seed=(settings.seed, 0))
 
 
 def stacked(pictures: Sequence[Tensor], *, key: str) -> Tensor:
@@ -102,7 +104,7 @@ def teacher_batches(settings: Settings, *, patch_size: int, cache: ImageCache | 
     evaluation = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     if settings.teacher.positions is TeacherPositions.dense:
         source = picture_source(sources, side_px=settings.teacher.crop_size_px, cache=cache)
-        return _crops(source, evaluation, count=settings.teacher.batch_size, seed=seed)
+        return _crops(source, evaluation, count=settings.teacher.batch_size, seed=(seed, patch_size))
     pipeline = build_transforms(settings.augmentation.teacher, key="augmentation.teacher", patch_size=patch_size)
     if list(sources) == [TRAIN]:
         assert cache is not None
@@ -160,11 +162,11 @@ class TrainingPictures:
         return np.ascontiguousarray(crop)
 
 
-def _crops(source: PictureSource, evaluation: Pipeline, *, count: int, seed: int) -> Batches:
+def _crops(source: PictureSource, evaluation: Pipeline, *, count: int, seed: tuple[int, int]) -> Batches:
     """Crops of a stream, normalised like pictures at evaluation."""
 
     def draw(step: int) -> Tensor:
-        rng = _numpy_rng(seed, step)
+        rng = np.random.default_rng([*seed, step + FIRST_STEP])  # the transforms draw nothing
         pictures = [torch.tensor(source.draw(rng)).permute(2, 0, 1) for _ in range(count)]
         return torch.stack([evaluation.suffix(picture) for picture in pictures])
 
@@ -176,7 +178,7 @@ def _patches(source: PictureSource, pipeline: Pipeline, *, count: int, seed: int
     num_pictures = math.ceil(count / PATCHES_PER_DRAWN_PICTURE)
 
     def draw(step: int) -> Tensor:
-        rng = step_rng(seed, stage="distill-teacher", step=step + (1 << 20))
+        rng = step_rng(seed, stage="distill-teacher", step=step + FIRST_STEP)
         heads = [pipeline.prefix(source.draw(rng)) for _ in range(num_pictures)]
         return torch.stack([pipeline.suffix(heads[number % num_pictures]) for number in range(count)])
 
@@ -188,18 +190,13 @@ def _epochs_of_patches(cache: ImageCache, pipeline: Pipeline, teacher: TeacherSe
     num_patches = len(cache) * teacher.patches_per_image
 
     def draw(step: int) -> Tensor:
-        step_rng(seed, stage="distill-teacher", step=step + (1 << 20))
+        step_rng(seed, stage="distill-teacher", step=step + FIRST_STEP)
         stage = "distill-teacher" if step >= 0 else "distill-teacher/held-out"
         position = step if step >= 0 else -1 - step
         indices = epoch_indices(num_patches, seed=seed, stage=stage, step=position, batch_size=teacher.batch_size)
         return torch.stack([pipeline.suffix(cache[index % len(cache)]) for index in indices])
 
     return draw
-
-
-def _numpy_rng(seed: int, step: int) -> np.random.Generator:
-    """Return the random numbers of one step without touching torch's global generator; held-out steps are negative."""
-    return np.random.default_rng([seed, 0xD157, step + (1 << 20)])
 
 
 def evaluation_inputs(cache: ImageCache, pipeline: Pipeline) -> Iterable[Tensor]:
