@@ -4,12 +4,14 @@ import errno
 import io
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from us_anomaly.errors import ArtifactError, ResourceError
+from us_anomaly.errors import ArtifactError, TrainingError
+from us_anomaly.run_dir.faults import cannot_read, cannot_write, is_out_of_memory
 
 TEMPORARY_PREFIX = ".partial-"
 
@@ -20,7 +22,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, flush: 
     Args:
         path: Where the file ends up; missing folders are made.
         write: Receives the open binary file.
-        flush: Force the bytes to the disk before the move; leave out only for files that a manifest vouches for.
+        flush: Force the bytes to the disk before the move; leave out only for files that are flushed later, before
+            something vouches for them.
 
     Raises:
         ResourceError: The disk is full or the folder cannot be written; `path` is as it was before.
@@ -29,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, flush: 
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     except OSError as error:
-        raise _resource_error(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
@@ -38,11 +41,33 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, flush: 
                 os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 (mkstemp makes private files; artifacts follow the umask)
         os.replace(temporary, path)  # noqa: PTH105
+        if flush:
+            flush_folder(path.parent)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _resource_error(path, error) from error
+            raise cannot_write(path, error) from error
         raise
+
+
+def flush_file(path: Path) -> None:
+    """Force a file that is already written to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk, so that no later file outlives an earlier one; Windows does so itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:
@@ -64,20 +89,33 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ArtifactError: The file is not JSON.
+        ArtifactError: The file is not JSON, or holds not-a-number.
+        ResourceError: The file cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is not valid JSON ({error}); delete it and run the command that makes it"
         ) from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
 
 
 def write_tensors(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain types; the same state gives the same bytes."""
+    """Write a checkpoint of tensors and plain types; the same state gives the same bytes.
+
+    Raises:
+        TrainingError: A tensor holds a value that is not finite; nothing is written.
+        ResourceError: It cannot be written.
+    """
     import torch
 
+    if (name := _first_not_finite(state)) is not None:
+        raise TrainingError(
+            f"{path} is not written, because {name} holds values that are not finite numbers: lower the learning rate, or "
+            "use runtime.precision=float32. What was there before is untouched"
+        )
     buffer = io.BytesIO()  # a buffer, because torch.save writes the file's own name into the archive
     torch.save(state, buffer)
     write_bytes(path, buffer.getvalue())
@@ -88,15 +126,19 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
     Raises:
         ArtifactError: The file is damaged or holds anything else.
+        ResourceError: The file cannot be read.
     """
     import torch
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise cannot_read(path, error) from error
     except Exception as error:  # torch raises many types for many kinds of damage
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if is_out_of_memory(error):
+            raise
         raise ArtifactError(
-            f"{path} is not a checkpoint of tensors and plain values, or it is damaged ({reason}); "
+            f"{path} is not a checkpoint of tensors and plain values, or it is damaged ({why_not_tensors(error)}); "
             "delete it and run the command that makes it"
         ) from error
     if not isinstance(state, dict):
@@ -104,21 +146,35 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return state
 
 
+def why_not_tensors(error: Exception) -> str:
+    """Return in one line why torch refused a file; its own text advises to switch the protection off."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds Python objects, which could run code and are never loaded"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _first_not_finite(state: Any, name: str = "") -> str | None:
+    """Return the dotted name of the first tensor that holds not-a-number or infinity."""
+    import torch
+
+    match state:
+        case torch.Tensor():
+            return None if bool(torch.isfinite(state).all()) else name
+        case dict():
+            items = [(str(key), value) for key, value in state.items()]
+        case list() | tuple():
+            items = [(str(index), value) for index, value in enumerate(state)]
+        case _:
+            return None
+    found = (_first_not_finite(value, f"{name}.{key}" if name else key) for key, value in items)
+    return next((first for first in found if first is not None), None)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is no number")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _resource_error(path: Path, error: OSError) -> ResourceError:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            reason, way_out = (
-                "the disk is full",
-                "free some space, or choose another run_dir=, then run the same command",
-            )
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            reason, way_out = "the folder cannot be written", "make it writable, or choose another run_dir="
-        case _:
-            reason, way_out = error.strerror or str(error), "choose another run_dir="
-    return ResourceError(f"cannot write {path}: {reason}; {way_out}. What was there before is untouched")

@@ -1,6 +1,23 @@
 """The run directory: every file name that a command reads or writes is defined here and nowhere else."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+
+def is_inside(name: str) -> bool:
+    """Return whether a relative name stays below the folder it is relative to, on every operating system.
+
+    Names come from files that somebody else may have written; `..`, absolute names, drives and backslashes are refused.
+    """
+    path = PurePosixPath(name)
+    windows = PureWindowsPath(name)
+    return bool(path.parts) and not (
+        path.is_absolute()
+        or ".." in path.parts
+        or windows.drive
+        or windows.root
+        or ".." in windows.parts
+        or "\0" in name
+    )
 
 
 class RunDir:
@@ -85,9 +102,23 @@ class RunDir:
         return self.root / "report"
 
     @property
+    def inputs(self) -> Path:
+        """Results of `inference.input=`, a run directory of their own for each input."""
+        return self.root / "inference"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works here."""
         return self.root / ".lock"
+
+    @property
+    def folders_written_to(self) -> list[Path]:
+        """Folders below the root in which single files are replaced; `maps` and its like are replaced as a whole."""
+        return [*self.root.glob("p[0-9]*"), self.root / "provenance", self.report, self.inputs]
+
+    def name_of(self, artifact: Path) -> str:
+        """Return the name of a file relative to the root, with forward slashes."""
+        return artifact.relative_to(self.root).as_posix()
 
     def provenance(self, artifact: Path) -> Path:
         """What `artifact` was made from; written after it."""

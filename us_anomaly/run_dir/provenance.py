@@ -1,20 +1,26 @@
 """What an artifact was made from, and whether that is still what is in force.
 
 Beside every artifact lies `provenance/<artifact>.json`: the stage and its format version, the settings that decided the
-artifact, the SHA-256 of each input artifact and of the artifact itself. An artifact is *up to date* when all four agree
-with what is in force; it is *missing* without its provenance (it was interrupted), and *stale* otherwise.
+artifact, the SHA-256 of each input artifact and of the artifact itself, and the sizes of the files that belong to it (the maps
+of `predictions.jsonl`). An artifact is *up to date* when all of it agrees with what is in force; it is *missing* without
+its provenance, which is written last (so it was interrupted), and *stale* otherwise.
+
+A note outlives the artifact it describes: where an artifact is made again and that fails half-way, the old one is still
+there and still described. A note never vouches for another file than its own, because it holds the hash.
 """
 
 import hashlib
 import json
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from us_anomaly.errors import ArtifactError, MissingArtifactError, StaleArtifactError
 from us_anomaly.run_dir.atomic import read_json, write_json
-from us_anomaly.run_dir.layout import RunDir
+from us_anomaly.run_dir.environment import environment, say_if_made_elsewhere
+from us_anomaly.run_dir.layout import RunDir, is_inside
 from us_anomaly.version import __version__
 
 FORMAT_VERSION = 1
@@ -48,47 +54,96 @@ def content_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def record(run_dir: RunDir, artifact: Path, recipe: Recipe, *, seconds: float) -> None:
-    """Write down that `artifact`, which is complete on disk, was made by `recipe` in `seconds`."""
+def record(
+    run_dir: RunDir,
+    artifact: Path,
+    recipe: Recipe,
+    *,
+    seconds: float,
+    files: Iterable[Path] = (),
+    runtime: Mapping[str, Any] | None = None,
+) -> None:
+    """Write down that `artifact`, which is complete on disk, was made by `recipe`.
+
+    Args:
+        run_dir: Where it lies.
+        artifact: The file that vouches for itself and for `files`.
+        recipe: What decides it.
+        seconds: How long it took.
+        files: Files that belong to it; they are as old as the artifact or older.
+        runtime: Settings that were in force and decide no more than rounding.
+    """
     note = {
         **asdict(recipe),
         "sha256": content_hash(artifact),
+        "files": {path.relative_to(run_dir.root).as_posix(): path.stat().st_size for path in sorted(files)},
         "seconds": round(seconds, 3),
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "us_anomaly": __version__,
         "environment": environment(),
+        "runtime": dict(runtime or {}),
     }
     write_json(run_dir.provenance(artifact), note)
 
 
-def environment() -> dict[str, str]:
-    """Return what besides the recipe can change the last digits of a result."""
-    import platform
-    import sys
-
-    versions = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("torch", "torchvision", "numpy"):
-        if name in sys.modules:
-            versions[name] = str(sys.modules[name].__version__)
-    return versions
-
-
 def state(run_dir: RunDir, artifact: Path, recipe: Recipe) -> tuple[Literal["current", "missing", "stale"], str]:
-    """Return whether `artifact` can be used as it lies there, and the reason if not."""
+    """Return whether `artifact` can be used as it lies there, and the reason if not.
+
+    The files that belong to it are compared by size: hashing gigabytes of maps before every command would take longer than
+    most commands.
+
+    Raises:
+        ArtifactError: Its provenance is damaged.
+    """
     note_path = run_dir.provenance(artifact)
-    if not artifact.exists() or not note_path.exists():
+    if not artifact.exists():
         return "missing", f"{artifact} does not exist"
+    if not note_path.exists():
+        return "missing", f"{artifact} was not completed"
     note = read_json(note_path)
     try:
         differences = _differences(note, recipe)
-        recorded_hash = note["sha256"]
+        if not differences:
+            differences = _changed(run_dir, artifact, note)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{note_path} is not a provenance note ({error!r}); delete {artifact} and it") from error
+        raise _damaged(note_path, error) from error
     if differences:
         return "stale", "; ".join(differences)
-    if recorded_hash != content_hash(artifact):
-        return "stale", "the file was changed after it was made"
+    say_if_made_elsewhere(run_dir.root, run_dir.name_of(artifact), note.get("environment"))
     return "current", ""
+
+
+def require_consistent(run_dir: RunDir, artifact: Path, *, parts: Iterable[Path]) -> None:
+    """Check that a finished artifact was made from just these parts, whatever the settings in force.
+
+    Args:
+        run_dir: Where they lie.
+        artifact: For example `calibration.json`.
+        parts: Artifacts that are used together with it.
+
+    Raises:
+        MissingArtifactError: It was not made yet, or not completed.
+        StaleArtifactError: Something was changed since.
+    """
+    note_path = run_dir.provenance(artifact)
+    if not artifact.exists() or not note_path.exists():
+        what = "does not exist" if not artifact.exists() else "was not completed"
+        raise MissingArtifactError(f"{artifact} {what}: run `usad run` with the settings of this run directory")
+    note = read_json(note_path)
+    try:
+        changed = _changed(run_dir, artifact, note)
+        changed += [
+            f"{part} is not the file it was made from"
+            for part in parts
+            if part.is_file() and note["inputs"].get(run_dir.name_of(part)) != content_hash(part)
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(note_path, error) from error
+    if changed:
+        raise StaleArtifactError(
+            f"{artifact} cannot be used: {'; '.join(changed)}. Run `usad run` with the settings of this run directory"
+        )
+    say_if_made_elsewhere(run_dir.root, run_dir.name_of(artifact), note.get("environment"))
 
 
 def require(run_dir: RunDir, artifact: Path, recipe: Recipe) -> str:
@@ -101,7 +156,7 @@ def require(run_dir: RunDir, artifact: Path, recipe: Recipe) -> str:
     condition, reason = state(run_dir, artifact, recipe)
     if condition == "missing":
         raise MissingArtifactError(
-            f"{artifact} does not exist: run `usad {recipe.command}` first, with the same settings (or `usad run` for all stages)"
+            f"{reason}: run `usad {recipe.command}` first, with the same settings (or `usad run` for all stages)"
         )
     if condition == "stale":
         raise StaleArtifactError(
@@ -113,10 +168,9 @@ def require(run_dir: RunDir, artifact: Path, recipe: Recipe) -> str:
 
 def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
     """Say in words where a note and a recipe differ."""
-    if note["format_version"] != recipe.format_version:
-        return [
-            f"its format is version {note['format_version']}, this us_anomaly reads version {recipe.format_version}"
-        ]
+    version, reads = note["format_version"], recipe.format_version
+    if version != reads:
+        return [f"its format is version {version}, {_advice_on_version(version, reads=reads, command=recipe.command)}"]
     differences = []
     recorded = note["settings"]
     for key in sorted(recorded.keys() | recipe.settings.keys()):
@@ -127,6 +181,52 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
         if note["inputs"].get(name) != recipe.inputs.get(name):
             differences.append(f"it was made from another {name}")
     return differences
+
+
+def _changed(run_dir: RunDir, artifact: Path, note: dict[str, Any]) -> list[str]:
+    """Say in words what was changed on disk after an artifact was made."""
+    if note["sha256"] != content_hash(artifact):
+        return ["the file was changed after it was made"]
+    for name, size in note.get("files", {}).items():
+        path = run_dir.root / name
+        if not is_inside(name) or not path.is_file():
+            return [f"{name}, which belongs to it, is missing"]
+        if path.stat().st_size != size:
+            return [f"{name}, which belongs to it, was changed"]
+    return []
+
+
+def _damaged(note_path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{note_path} is not a provenance note ({error!r}); delete it, what it describes is made again"
+    )
+
+
+def check_format(path: Path, version: Any, *, reads: int, command: str) -> None:
+    """Refuse a file of another format version.
+
+    Args:
+        path: The file, for the message.
+        version: The version that it names; None if it names none.
+        reads: The version that is read.
+        command: The command that makes it.
+
+    Raises:
+        ArtifactError: The versions differ; the message says what to do.
+    """
+    if isinstance(version, bool) or version != reads:
+        named = "names no format version" if version is None else f"has format version {version}"
+        raise ArtifactError(f"{path} {named}, {_advice_on_version(version, reads=reads, command=command)}")
+
+
+def _advice_on_version(version: Any, *, reads: int, command: str) -> str:
+    if isinstance(version, int) and version > reads:
+        return (
+            f"which a newer us_anomaly writes (this is {__version__}, which reads version {reads}): update us_anomaly"
+        )
+    return (
+        f"and this us_anomaly ({__version__}) reads version {reads}: make it again with `usad {command} overwrite=true`"
+    )
 
 
 def _shown(value: Any) -> str:

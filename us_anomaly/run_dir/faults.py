@@ -1,0 +1,74 @@
+"""Faults of the machine around us, told so that somebody can act: full disks, read-only folders, exhausted memory."""
+
+import errno
+from pathlib import Path
+
+from us_anomaly.errors import ResourceError
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+_SMALLER_SETTINGS = (
+    "students.batch_size=1, teacher.batch_size=16, image_size=192, scoring.stride_px=4, runtime.precision=bfloat16"
+)
+MAX_QUOTED = 160
+
+
+def cannot_write(path: Path, error: OSError) -> ResourceError:
+    """Return what a failed write of `path` means; writes are whole or not at all, so nothing is lost."""
+    reason, way_out = _reason(error)
+    return ResourceError(f"cannot write {path}: {reason}; {way_out}. What was there before is untouched")
+
+
+def cannot_read(path: Path, error: OSError) -> ResourceError:
+    """Return what a failed read of `path` means."""
+    match error.errno:
+        case errno.EACCES | errno.EPERM:
+            return ResourceError(f"cannot read {path}: this user may not; change its permissions")
+        case _:
+            return ResourceError(f"cannot read {path}: {error.strerror or error}")
+
+
+def explain(error: BaseException) -> ResourceError | None:
+    """Return what an exception of the system or of torch means to a user; None if it is no fault of the machine."""
+    if is_out_of_memory(error):
+        return _exhausted(error)
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError) or error.errno is None:
+        return None
+    reason, way_out = _reason(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return ResourceError(f"{where}{reason}; {way_out}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of the machine or of a device is exhausted."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
+
+
+def _exhausted(error: BaseException) -> ResourceError:
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = said if len(said) <= MAX_QUOTED else said[:MAX_QUOTED].rstrip() + "..."
+    if "cuda" in said.lower():
+        return ResourceError(
+            f"the memory of the device is exhausted ({said}); smaller settings help: {_SMALLER_SETTINGS}; "
+            "or compute on the processor with runtime.device=cpu"
+        )
+    return ResourceError(f"the memory is exhausted ({said}); smaller settings help: {_SMALLER_SETTINGS}")
+
+
+def _reason(error: OSError) -> tuple[str, str]:
+    """Return what happened and the way out."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "the disk is full", "free some space, or choose another run_dir=, then run the same command"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "it cannot be written", "make it writable, or choose another run_dir="
+        case errno.ENOTDIR | errno.EEXIST:
+            return "a file stands where a folder should be", "remove it, or choose another run_dir="
+        case errno.ENOENT:
+            return "it is gone", "put it back, then run the same command"
+        case errno.EMFILE | errno.ENFILE:
+            return "too many files are open", "raise the limit (ulimit -n), or lower runtime.num_workers"
+        case _:
+            return error.strerror or str(error), "mend that, or choose another run_dir=, then run the same command"
