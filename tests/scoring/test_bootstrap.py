@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from us_anomaly.scoring.bootstrap import (
     bootstrap_intervals,
     central_interval,
-    paired_difference_interval,
+    paired_differences,
     stratified_weights,
 )
 from us_anomaly.scoring.image_metrics import image_metrics
@@ -74,9 +74,7 @@ def test_the_interval_of_recall_has_the_width_of_the_binomial_distribution():
 
 
 def test_figures_of_a_missing_class_have_no_interval():
-    intervals = bootstrap_intervals(
-        [0.1, 0.2], [False, False], deployed_threshold=0.15, num_resamples=50, seed=0
-    )
+    intervals = bootstrap_intervals([0.1, 0.2], [False, False], deployed_threshold=0.15, num_resamples=50, seed=0)
     assert set(intervals) == {"deployed_accuracy", "false_positives", "deployed_false_positive_rate"}
 
 
@@ -92,8 +90,21 @@ def test_no_resamples_give_no_intervals():
 
 
 def test_a_detector_differs_from_itself_by_nothing():
-    intervals = paired_difference_interval(SCORES, SCORES, LABELS, num_resamples=100, seed=0)
-    assert intervals["image_auroc"] == intervals["f1"] == (0.0, 0.0)
+    differences = paired_differences(SCORES, SCORES, LABELS, deployed_thresholds=(1.0, 1.0), num_resamples=100, seed=0)
+    assert differences.keys() == image_metrics(SCORES, LABELS, deployed_threshold=1.0).values.keys() - {
+        "optimal_threshold",
+        "oracle_threshold",
+        "deployed_threshold",
+    }
+    assert all(row.shape == (100,) and not row.any() for row in differences.values())
+
+
+def test_each_detector_decides_at_its_own_threshold():
+    differences = paired_differences(
+        10 * SCORES, SCORES, LABELS, deployed_thresholds=(10.0, 1.0), num_resamples=50, seed=0
+    )
+    assert not differences["deployed_recall"].any()
+    assert not differences["image_auroc"].any()
 
 
 def test_pairing_sees_a_small_but_constant_gain_that_separate_intervals_hide():
@@ -101,7 +112,10 @@ def test_pairing_sees_a_small_but_constant_gain_that_separate_intervals_hide():
     labels = np.arange(300) < 100
     baseline = generator.normal(size=300) + labels
     better = baseline + 0.15 * labels
-    low, _ = paired_difference_interval(better, baseline, labels, num_resamples=500, seed=0)["image_auroc"]
+    differences = paired_differences(
+        better, baseline, labels, deployed_thresholds=(0.5, 0.5), num_resamples=500, seed=0
+    )
+    low, _ = central_interval(differences["image_auroc"])
     ours, theirs = (
         bootstrap_intervals(scores, labels, deployed_threshold=0, num_resamples=500, seed=0)["image_auroc"]
         for scores in (better, baseline)

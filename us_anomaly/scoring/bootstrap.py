@@ -44,18 +44,27 @@ def bootstrap_intervals(
     return {name: interval for name, interval in intervals.items() if interval is not None}
 
 
-def paired_difference_interval(
+def paired_differences(
     scores: npt.ArrayLike,
     baseline_scores: npt.ArrayLike,
     labels: npt.ArrayLike,
     *,
+    deployed_thresholds: tuple[float, float],
     num_resamples: int,
     seed: int,
-) -> dict[str, Interval]:
-    """Return the 95 % intervals of the difference of two detectors on the same images.
+) -> dict[str, FloatArray]:
+    """Return what two detectors differ by in every image-level figure, for each resample, (num_resamples,) by name.
 
-    Both saw the same images in the same order, and both get the same resamples, so that what is hard about an
-    image cancels out. The figures are those that need no deployed threshold.
+    Both scored the same images in the same order, and both get the same resamples, so that what is hard about an
+    image cancels out.
+
+    Args:
+        scores: Image scores of the detector, (n,).
+        baseline_scores: Image scores of the baseline, (n,).
+        labels: Whether each image is anomalous, (n,).
+        deployed_thresholds: Threshold of the detector and of the baseline.
+        num_resamples: Number of resamples.
+        seed: The same seed gives the same resamples.
 
     Raises:
         ValueError: Lengths differ, there is no image, or a score is not finite.
@@ -63,13 +72,11 @@ def paired_difference_interval(
     ranking, baseline = Ranking.of(scores, labels), Ranking.of(baseline_scores, labels)
     parts: dict[str, list[FloatArray]] = {}
     for weights in stratified_weights(np.asarray(labels, dtype=bool), num_resamples=num_resamples, seed=seed):
-        ours = resampled_figures(ranking.alarms(weights), np.inf)
-        theirs = resampled_figures(baseline.alarms(weights), np.inf)
-        for name in ("image_auroc", "image_average_precision", "f1", "precision", "recall"):
-            if name in ours:
-                parts.setdefault(name, []).append(ours[name] - theirs[name])
-    intervals = {name: central_interval(np.concatenate(rows)) for name, rows in parts.items()}
-    return {name: interval for name, interval in intervals.items() if interval is not None}
+        ours = resampled_figures(ranking.alarms(weights), deployed_thresholds[0])
+        theirs = resampled_figures(baseline.alarms(weights), deployed_thresholds[1])
+        for name, row in ours.items():
+            parts.setdefault(name, []).append(row - theirs[name])
+    return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
 def stratified_weights(labels: BoolArray, *, num_resamples: int, seed: int) -> Iterator[FloatArray]:

@@ -1,0 +1,266 @@
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from drawn_run import THRESHOLD, draw_run
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+
+from us_anomaly.data.sample import of_split
+from us_anomaly.reporting.comparison import compare
+from us_anomaly.reporting.comparison_formats import (
+    comparison_csv,
+    comparison_json,
+    comparison_markdown,
+    comparison_notes,
+    comparison_tables,
+)
+from us_anomaly.reporting.run_collection import collect_runs
+from us_anomaly.scoring.data_problems import DataProblems
+from us_anomaly.scoring.evaluation import evaluate
+from us_anomaly.scoring.pixel_source import PixelSource
+from us_anomaly.scoring.scored_images import parse_predictions, scored_images
+from us_anomaly.scoring.thresholds import Threshold
+from us_anomaly.settings import EvaluationSettings, MapResolution, MetricAlgorithm
+
+
+def evaluated_run(folder, *, category, shift=0.0, resolution="original"):
+    """Draw a run directory, add `shift` to the scores of anomalous images, and evaluate it."""
+    root, run_dir, samples = draw_run(folder)
+    path = run_dir / "predictions.jsonl"
+    results = parse_predictions(path.read_text())
+    for result in results:
+        prediction = result["prediction"]
+        prediction["anomaly_score"] += shift * result["ground_truth"]["is_anomalous"]
+        prediction["is_anomalous"] = prediction["anomaly_score"] >= THRESHOLD
+    path.write_text("".join(json.dumps(result) + "\n" for result in results))
+    images = scored_images(results, of_split(samples, "test"), deployed_threshold=THRESHOLD)
+    settings = EvaluationSettings(
+        algorithm=MetricAlgorithm.exact, resolution=MapResolution(resolution), bootstrap_samples=100
+    )
+    source = PixelSource(
+        images=images,
+        run_dir=run_dir,
+        data_root=root,
+        max_image_pixels=10_000,
+        network_size_px=None,
+        saturation=None,
+        problems=DataProblems(),
+    )
+    evaluation = evaluate(
+        images,
+        source=source,
+        threshold=Threshold(value=THRESHOLD, rule="f1", requested="f1"),
+        settings=settings,
+        seed=0,
+        data_set={"name": "drawn", "category": category},
+    )
+    (run_dir / "evaluation.json").write_text(json.dumps(evaluation))
+    return run_dir
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        evaluated_run(tmp_path / "cable", category="cable"),
+        evaluated_run(tmp_path / "bottle", category="bottle", shift=0.5),
+    ]
+
+
+def compared(folders, *, baseline=None):
+    references = collect_runs([baseline])[0] if baseline else []
+    return compare(*collect_runs(folders), baseline=references)
+
+
+def change(run_dir, **changes):
+    path = run_dir / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_there_is_a_row_per_category_and_the_mean_of_each_figure(runs):
+    comparison = compared(runs)
+    assert [row.name for row in comparison.rows] == ["cable", "bottle"]
+    figures = [row.figures["image_auroc"] for row in comparison.rows]
+    assert comparison.mean["image_auroc"] == pytest.approx(np.mean(figures))
+    assert {"image_auroc", "deployed_recall", "aupro_0.3"} <= set(comparison.columns)
+    assert "auspro_0.3" not in comparison.columns
+
+
+def test_the_best_of_each_column_is_known_and_nobody_is_best_where_all_are_equal(runs):
+    comparison = compared(runs)
+    assert comparison.best["image_auroc"] == ["bottle"]
+    assert comparison.best["pixel_auroc"] == []
+
+
+def test_fewer_false_alarms_are_better(runs):
+    path = runs[0] / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["metrics"]["deployed_false_positive_rate"] = 0.9
+    path.write_text(json.dumps(evaluation))
+    assert compared(runs).best["deployed_false_positive_rate"] == ["bottle"]
+
+
+def test_a_sweep_folder_gives_its_runs_in_the_order_of_their_numbers(tmp_path, runs):
+    sweep = tmp_path / "sweep"
+    for number, category in [(10, "ten"), (2, "two")]:
+        shutil.copytree(runs[0], sweep / str(number))
+        change(sweep / str(number), data_set={"name": "drawn", "category": category})
+    assert [row.name for row in compared([sweep]).rows] == ["two", "ten"]
+    assert [row.name for row in compared([tmp_path / "sweep", sweep / "2"]).rows] == ["two", "ten"]
+
+
+def test_an_unfinished_run_is_listed_with_its_reason_and_does_not_stop_the_others(tmp_path, runs):
+    sweep = tmp_path / "sweep"
+    shutil.copytree(runs[0], sweep / "0")
+    shutil.copytree(runs[0], sweep / "1")
+    (sweep / "1" / "evaluation.json").unlink()
+    comparison = compared([sweep, tmp_path / "nowhere"])
+    assert [row.name for row in comparison.rows] == ["cable"]
+    assert [(one.folder.name, one.reason) for one in comparison.unusable] == [
+        ("1", "it has no evaluation.json: it did not finish; run `usad run` there again to see why"),
+        ("nowhere", "there is no such folder"),
+    ]
+    assert f"not in the table: {tmp_path / 'nowhere'}: there is no such folder" in comparison_notes(comparison)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "is not an evaluation"),
+        ('{"format_version": 1}', "is not an evaluation"),
+        ('{"format_version": 99}', "has format 99, this us_anomaly reads 1"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_read_is_listed_with_its_reason(runs, text, reason):
+    (runs[1] / "evaluation.json").write_text(text)
+    (unusable,) = compared(runs).unusable
+    assert reason in unusable.reason
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path, runs):
+    shutil.copytree(runs[0], tmp_path / "again")
+    names = [row.name for row in compared([runs[0], tmp_path / "again"]).rows]
+    assert names == [f"cable ({runs[0].as_posix()})", f"cable ({(tmp_path / 'again').as_posix()})"]
+
+
+def test_differences_to_a_baseline_of_the_same_images_have_paired_intervals(tmp_path, runs):
+    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    (row,) = compared([better], baseline=runs[0]).rows
+    difference = row.differences["image_auroc"]
+    base, ours = (json.loads((run / "evaluation.json").read_text())["metrics"] for run in (runs[0], better))
+    assert difference.value == pytest.approx(ours["image_auroc"] - base["image_auroc"])
+    assert 0 <= difference.interval[0] < difference.interval[1]
+    assert row.differences["aupro_0.3"].value == 0
+    assert row.differences["aupro_0.3"].interval is None
+
+
+def test_validation_images_take_no_part_in_the_pairing(tmp_path, runs):
+    path = runs[0] / "predictions.jsonl"
+    val = json.loads(path.read_text().splitlines()[0]) | {"filename": "train/good/0.png"}
+    path.write_text(json.dumps(val) + "\n" + path.read_text())
+    (run,), _ = collect_runs([runs[0]])
+    scores = run.test_scores()
+    assert "train/good/0.png" not in scores
+    labels, values = zip(*scores.values(), strict=True)
+    assert roc_auc_score(labels, values) == pytest.approx(run.figure("image_auroc"))
+
+
+def test_a_baseline_folder_serves_each_row_with_its_own_category(tmp_path, runs):
+    new = tmp_path / "new"
+    for name, shift in (("cable", 0.5), ("bottle", 0.5)):
+        evaluated_run(new / name, category=name, shift=shift)
+    old = tmp_path / "old"
+    for run in runs:
+        shutil.copytree(run, old / run.parent.name)
+    comparison = compared([new / "cable" / "run", new / "bottle" / "run"], baseline=old)
+    gains = [row.differences["image_auroc"].value for row in comparison.rows]
+    assert gains[0] > gains[1] == 0  # the old bottle was perfect already
+    mean = comparison.mean_differences["image_auroc"]
+    assert mean.value == pytest.approx(np.mean(gains))
+    assert mean.interval[0] <= mean.value <= mean.interval[1]
+
+
+def test_a_category_that_the_baseline_lacks_has_no_difference_and_is_noted(tmp_path, runs):
+    old = tmp_path / "old"
+    shutil.copytree(runs[0], old / "a")
+    shutil.copytree(runs[0], old / "b")
+    comparison = compared([runs[1]], baseline=old)
+    assert comparison.rows[0].differences == {}
+    assert comparison.notes == ["bottle: the baseline has no run of this data set and category, so no difference."]
+
+
+def test_other_test_images_cannot_be_paired(tmp_path, runs):
+    text = (runs[0] / "predictions.jsonl").read_text().splitlines()
+    (runs[0] / "predictions.jsonl").write_text("\n".join(text[1:]) + "\n")
+    other = evaluated_run(tmp_path / "other", category="cable", shift=0.5)
+    (row,) = compared([other], baseline=runs[0]).rows
+    assert row.differences["image_auroc"].interval is None
+
+
+def test_the_baseline_itself_has_no_difference(runs):
+    comparison = compared(runs, baseline=runs[0])
+    assert comparison.rows[0].differences == {}
+    assert comparison.rows[1].differences["image_auroc"].value > 0
+    assert comparison.baseline == runs[0].as_posix()
+
+
+def test_different_resolutions_are_warned_of(runs):
+    change(runs[1], resolution="network")
+    assert compared(runs).notes == ["Pixel figures at different resolutions (network, original) cannot be compared."]
+
+
+def test_a_figure_that_a_run_lacks_is_left_out_of_the_mean_and_said(runs):
+    path = runs[1] / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    del evaluation["metrics"]["aupro_0.3"]
+    path.write_text(json.dumps(evaluation))
+    comparison = compared(runs)
+    assert comparison.num_averaged["aupro_0.3"] == 1
+    assert comparison_notes(comparison) == ["AU-PRO 0.3 is the mean of 1 of 2 runs; the others do not have it."]
+    assert next(csv.DictReader(io.StringIO(comparison_csv(comparison))))["aupro_0.3"] != ""
+    assert list(csv.DictReader(io.StringIO(comparison_csv(comparison))))[1]["aupro_0.3"] == ""
+
+
+def test_the_printed_table_has_resolution_mean_and_differences(runs, tmp_path):
+    runs[1] = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    console = Console(file=io.StringIO(), width=300, force_terminal=True)
+    for table in comparison_tables(compared(runs, baseline=runs[0])):
+        console.print(table)
+    text = console.file.getvalue()
+    assert "resolution of pixel figures: original" in text
+    assert "mean" in text
+    assert f"difference to {runs[0].as_posix()}" in text
+    assert "+0.083 (+0.000 to +0." in text
+    assert "\x1b[1m1.000\x1b[0m" in text  # the best is bold
+
+
+def test_markdown_marks_the_best_and_escapes_bars(runs):
+    change(runs[1], data_set={"name": "drawn", "category": "a|b"})
+    text = comparison_markdown(compared(runs, baseline=runs[0]))
+    lines = text.splitlines()
+    assert lines[0].startswith("| run | image AUROC | image average precision | F1 (oracle) | F1 (deployed) |")
+    assert lines[3].startswith("| a\\|b | **1.000** |")
+    assert lines[4].startswith("| mean | ")
+    assert any(line.startswith("| a\\|b | +0.083 |") for line in lines)
+
+
+def test_csv_has_rows_for_mean_and_best_and_columns_for_differences(runs, tmp_path):
+    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(compared([runs[0], better], baseline=runs[0])))))
+    assert [row["run"][:5] for row in rows] == ["cable", "cable", "mean", "best"]
+    assert rows[3]["image_auroc"] == rows[1]["run"]
+    assert float(rows[1]["image_auroc_difference"]) > 0
+    assert rows[0]["image_auroc_difference"] == ""
+    assert float(rows[1]["image_auroc_low"]) <= float(rows[1]["image_auroc_high"])
+
+
+def test_the_json_holds_the_whole_comparison(runs, tmp_path):
+    comparison = compared([*runs, tmp_path / "nowhere"], baseline=runs[0])
+    content = json.loads(json.dumps(comparison_json(comparison), allow_nan=False))
+    assert content["rows"][1]["differences"]["image_auroc"] == {"value": pytest.approx(2 / 24), "interval": None}
+    assert content["unusable"][0]["reason"] == "there is no such folder"
+    assert content["best"]["image_auroc"] == ["bottle"]

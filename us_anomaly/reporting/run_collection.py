@@ -1,0 +1,133 @@
+"""Evaluated run directories, collected from what a user points at: runs, or folders that hold runs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from us_anomaly.data.sample import of_split, parse_labels
+from us_anomaly.errors import ArtifactError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.scoring.evaluation import FORMAT_VERSION
+from us_anomaly.scoring.scored_images import parse_predictions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluatedRun:
+    """One run directory with its evaluation."""
+
+    name: str
+    """Category, or else name of the data set; with its folder where several runs share it."""
+    folder: Path
+    """The run directory."""
+    evaluation: dict[str, Any]
+    """Content of `evaluation.json`."""
+
+    @property
+    def subject(self) -> tuple[str, str | None]:
+        """What was evaluated: data set and category. Runs of one subject can be compared figure by figure."""
+        data_set = self.evaluation["data_set"]
+        return data_set["name"], data_set["category"]
+
+    def figure(self, name: str) -> float | None:
+        """Return one figure, or None where it is absent."""
+        value: float | None = self.evaluation["metrics"].get(name)
+        return value
+
+    def test_scores(self) -> dict[str, tuple[bool, float]]:
+        """Return label and score of each test image by filename; empty where the files for it are not there.
+
+        Raises:
+            ArtifactError: `predictions.jsonl` or `split.jsonl` is damaged.
+        """
+        run_dir = RunDir(self.folder)
+        if not run_dir.predictions.is_file() or not run_dir.split.is_file():
+            return {}
+        samples = of_split(parse_labels(run_dir.split.read_text(encoding="utf-8")), "test")
+        results = parse_predictions(run_dir.predictions.read_text(encoding="utf-8"))
+        scores = {result["filename"]: float(result["prediction"]["anomaly_score"]) for result in results}
+        return {
+            sample.filename: (sample.is_anomalous, scores[sample.filename])
+            for sample in samples
+            if sample.filename in scores
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A folder that cannot be compared, and why."""
+
+    folder: Path
+    reason: str
+
+
+def collect_runs(folders: Iterable[Path]) -> tuple[list[EvaluatedRun], list[Unusable]]:
+    """Return the evaluated runs in `folders` and those that cannot be used, each once and in order."""
+    runs: list[EvaluatedRun] = []
+    unusable: list[Unusable] = []
+    for folder in dict.fromkeys(run for given in folders for run in _run_folders(given)):
+        try:
+            runs.append(_read(folder))
+        except ArtifactError as error:
+            unusable.append(Unusable(folder, str(error)))
+    return _distinctly_named(runs), unusable
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """Return `folder` itself if it is a run, else the runs up to two levels below it, else itself to be told why."""
+    if _is_run(folder) or not folder.is_dir():
+        return [folder]
+    below = [child for child in sorted(folder.iterdir(), key=_in_order) if child.is_dir()]
+    found = [child for child in below if _is_run(child)]
+    for child in below:
+        if child not in found:
+            found += [run for run in sorted(child.iterdir(), key=_in_order) if run.is_dir() and _is_run(run)]
+    return found or [folder]
+
+
+def _is_run(folder: Path) -> bool:
+    run_dir = RunDir(folder)
+    return run_dir.evaluation_json.is_file() or run_dir.split.is_file()
+
+
+def _in_order(path: Path) -> tuple[int, str]:
+    """Sort numbered jobs by number, everything else by name."""
+    return (int(path.name), "") if path.name.isdecimal() else (-1, path.name)
+
+
+def _read(folder: Path) -> EvaluatedRun:
+    path = RunDir(folder).evaluation_json
+    if not folder.is_dir():
+        raise ArtifactError("there is no such folder")
+    if not path.is_file():
+        raise ArtifactError("it has no evaluation.json: it did not finish; run `usad run` there again to see why")
+    evaluation = read_json(path)
+    try:
+        if evaluation["format_version"] != FORMAT_VERSION:
+            raise ArtifactError(
+                f"its evaluation.json has format {evaluation['format_version']}, this us_anomaly reads "
+                f"{FORMAT_VERSION}: run `usad evaluate` there again"
+            )
+        data_set = evaluation["data_set"]
+        name = data_set["category"] or data_set["name"]
+        for key in ("metrics", "resolution", "threshold", "counts", "bootstrap"):
+            evaluation[key]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"its evaluation.json is not an evaluation ({error!r}): run `usad evaluate` there"
+        ) from error
+    return EvaluatedRun(name=str(name), folder=folder, evaluation=evaluation)
+
+
+def _distinctly_named(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Add the folder to names that several runs share."""
+    names = [run.name for run in runs]
+    return [
+        EvaluatedRun(
+            name=f"{run.name} ({run.folder.as_posix()})" if names.count(run.name) > 1 else run.name,
+            folder=run.folder,
+            evaluation=run.evaluation,
+        )
+        for run in runs
+    ]
