@@ -51,9 +51,9 @@ class TeacherSettings:
     position of a crop against the backbone's feature maps, fifty times cheaper per position."""
     epochs: int
     """One epoch draws `teacher.patches_per_image` random patches (`patches`) or one random crop (`dense`) from every
-    training picture."""
+    training picture; of a stream without end, such as `generic`, 1000 pictures are an epoch."""
     steps: int | None
-    """Number of optimiser steps; overrides `teacher.epochs`. Needed for `teacher.images=generic`, which has no end."""
+    """Number of optimiser steps; overrides `teacher.epochs`."""
     patches_per_image: int
     """Random patches that one epoch draws from each picture."""
     batch_size: int
