@@ -24,7 +24,7 @@ case "$1 $2" in
     "-m ensurepip") exit 1 ;;
     "-m venv") rm -rf "$4"; mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
     "-m pip") echo "pip ${*: -1}" >>"$here/calls.txt"; touch "$here/usad"; chmod +x "$here/usad"; [ ! -e "$here/no_network" ] ;;
-    *) echo "$*" >>"$here/calls.txt" ;;
+    *) echo "$*" >>"$here/calls.txt"; [ "$2" != mypy ] || [ ! -e "$here/no_mypy" ] ;;
 esac
 """
 
@@ -260,7 +260,18 @@ def test_check_runs_format_style_types_and_imports_and_no_test(checkout: Path, e
     imports.chmod(0o755)
     result = call(checkout / "scripts" / "check", VIRTUAL_ENV=str(environment))
     assert calls(environment)[1:] == ["-m ruff format --check .", "-m ruff check .", "-m mypy"]
-    assert result.stdout == "lint-imports\n"
+    assert (result.returncode, result.stdout) == (0, "lint-imports\n")
+
+
+def test_check_goes_on_where_one_of_them_fails_and_names_it_at_the_end(checkout: Path, environment: Path) -> None:
+    call(checkout / "scripts" / "setup", "dev", VIRTUAL_ENV=str(environment))
+    imports = environment / "bin" / "lint-imports"
+    imports.write_text("#!/bin/bash\nexit 4\n")
+    imports.chmod(0o755)
+    (environment / "bin" / "no_mypy").touch()
+    result = call(checkout / "scripts" / "check", VIRTUAL_ENV=str(environment))
+    assert (result.returncode, result.stderr) == (1, "check: failed: mypy, lint-imports\n")
+    assert calls(environment)[1:] == ["-m ruff format --check .", "-m ruff check .", "-m mypy"]
 
 
 def test_continuous_integration_checks_before_it_tests_and_stops_where_one_fails(checkout: Path) -> None:
