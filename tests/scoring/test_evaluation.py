@@ -24,9 +24,7 @@ def images_of(run_dir, samples):
     return scored_images(results, of_split(samples, "test"), deployed_threshold=THRESHOLD)
 
 
-def evaluated(
-    root, run_dir, images, *, algorithm="exact", resolution="original", resamples=50, threshold=CHOSEN
-):
+def evaluated(root, run_dir, images, *, algorithm="exact", resolution="original", resamples=50, threshold=CHOSEN):
     source = PixelSource(
         images=[image for image in images if image.map_path],
         run_dir=run_dir,
@@ -41,9 +39,7 @@ def evaluated(
         resolution=MapResolution(resolution),
         bootstrap_samples=resamples,
     )
-    return evaluate(
-        images, source=source, threshold=threshold, settings=settings, seed=0, data_set={"name": "drawn"}
-    )
+    return evaluate(images, source=source, threshold=threshold, settings=settings, seed=0, data_set={"name": "drawn"})
 
 
 @pytest.fixture
@@ -77,9 +73,7 @@ def test_pixel_figures_equal_scikit_learn_on_the_files(drawn):
         mask[4 : 8 + number, 5:12] = image.is_anomalous
         masks.append(mask)
     evaluation = evaluated(*drawn)
-    assert evaluation["metrics"]["pixel_auroc"] == pytest.approx(
-        roc_auc_score(np.ravel(masks), np.ravel(scores))
-    )
+    assert evaluation["metrics"]["pixel_auroc"] == pytest.approx(roc_auc_score(np.ravel(masks), np.ravel(scores)))
     assert evaluation["counts"] == {
         "images": 10,
         "normal": 4,

@@ -85,9 +85,7 @@ def test_pixel_figures_equal_scikit_learn(levels):
     truth, scores = np.concatenate([m.ravel() for m in masks]), np.concatenate([m.ravel() for m in maps])
     values = figures(maps, masks).values
     assert values["pixel_auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
-    assert values["pixel_average_precision"] == pytest.approx(
-        average_precision_score(truth, scores), abs=1e-12
-    )
+    assert values["pixel_average_precision"] == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
     precision, recall, _ = precision_recall_curve(truth, scores)
     best = np.nanmax(2 * precision * recall / np.maximum(precision + recall, 1e-12))
     assert values["pixel_f1_max"] == pytest.approx(best, abs=1e-12)

@@ -30,9 +30,7 @@ def test_ranking_figures_equal_scikit_learn_with_many_ties(sample):
     scores, labels = sample
     values = image_metrics(scores, labels, deployed_threshold=0.5).values
     assert values["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert values["image_average_precision"] == pytest.approx(
-        average_precision_score(labels, scores), abs=1e-12
-    )
+    assert values["image_average_precision"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     precision, recall, _ = precision_recall_curve(labels, scores)
     with np.errstate(invalid="ignore"):
         best = np.nanmax(2 * precision * recall / (precision + recall))

@@ -44,9 +44,7 @@ def test_only_two_dimensions_are_written(tmp_path):
 
 
 def test_a_missing_map_is_named_with_the_command_that_makes_it(tmp_path):
-    with pytest.raises(
-        ArtifactError, match=r"cannot read the map .*000.tiff \(it does not exist\); run `usad infer"
-    ):
+    with pytest.raises(ArtifactError, match=r"cannot read the map .*000.tiff \(it does not exist\); run `usad infer"):
         read_map(tmp_path / "000.tiff")
     with pytest.raises(ArtifactError, match="it does not exist"):
         map_size(tmp_path / "000.tiff")

@@ -25,9 +25,7 @@ def source_of(tmp_path):
         """Each image: (name, is_anomalous, mask pixels or None)."""
         scored = []
         for name, is_anomalous, mask in images:
-            write_map(
-                tmp_path / "run" / f"{name}.tiff", np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-            )
+            write_map(tmp_path / "run" / f"{name}.tiff", np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
             if isinstance(mask, np.ndarray):
                 save(tmp_path / "data" / f"{name}_mask.png", mask)
                 mask = f"{name}_mask.png"
@@ -88,9 +86,7 @@ def test_a_mask_of_another_size_but_the_same_proportions_is_resized_and_counted(
 
 
 def test_a_mask_of_other_proportions_is_refused_with_both_sizes(source_of):
-    with pytest.raises(
-        DataError, match=r"a_mask.png: the mask has 20 x 32 pixels and its image a.png has 32 x 20"
-    ):
+    with pytest.raises(DataError, match=r"a_mask.png: the mask has 20 x 32 pixels and its image a.png has 32 x 20"):
         list(source_of(("a", True, blob((32, 20)))))
 
 

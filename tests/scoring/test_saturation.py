@@ -59,9 +59,7 @@ def auspro_by_definition(maps, defects, limit):
 def test_saturated_overlap_equals_the_definition_even_where_defects_overlap(levels, limit):
     generator = np.random.default_rng(levels)
     maps = generator.integers(0, levels, size=(4, 12, 12)).astype(np.float32)
-    defects = [
-        [(generator.random((12, 12)) < 0.2, area) for area in areas] for areas in ([3], [1, 7], [30.5], [5])
-    ]
+    defects = [[(generator.random((12, 12)) < 0.2, area) for area in areas] for areas in ([3], [1, 7], [30.5], [5])]
     defects = [[(pixels, min(area, pixels.sum())) for pixels, area in of_image] for of_image in defects]
     pixels = ExactPixels()
     for one, of_image in zip(maps, defects, strict=True):
@@ -115,17 +113,13 @@ def test_no_configuration_means_no_saturation(tmp_path):
 @pytest.mark.parametrize("text", ["{}}", '[{"defect_name": "x"}]', '["x"]', "3"])
 def test_a_malformed_configuration_is_named_with_its_right_form(tmp_path, text):
     (tmp_path / "defects_config.json").write_text(text)
-    with pytest.raises(
-        DataError, match=r"defects_config.json must be a list of objects with defect_name, pixel_value"
-    ):
+    with pytest.raises(DataError, match=r"defects_config.json must be a list of objects with defect_name, pixel_value"):
         find_saturation_table([tmp_path])
 
 
 def test_an_unknown_value_is_named_with_those_known(table, tmp_path):
     save(tmp_path / "000" / "000.png", square(7))
-    with pytest.raises(
-        DataError, match=r"000.png: the value 7 is not in .*defects_config.json.*\[253, 254, 255\]"
-    ):
+    with pytest.raises(DataError, match=r"000.png: the value 7 is not in .*defects_config.json.*\[253, 254, 255\]"):
         table.read_truth(tmp_path / "000", max_pixels=10_000)
 
 

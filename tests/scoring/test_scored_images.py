@@ -35,9 +35,7 @@ def test_a_test_image_without_result_is_named_with_the_way_out():
 
 def test_a_test_image_without_result_is_counted_where_bad_images_are_skipped():
     problems = DataProblems()
-    images = scored_images(
-        [result(NORMAL, score=0.1)], [NORMAL, CUT], deployed_threshold=0.5, problems=problems
-    )
+    images = scored_images([result(NORMAL, score=0.1)], [NORMAL, CUT], deployed_threshold=0.5, problems=problems)
     assert [image.filename for image in images] == ["test/good/0.png"]
     assert problems.counts()["images_without_prediction"] == 1
 
@@ -61,7 +59,5 @@ def test_a_line_that_is_no_result_is_named_by_its_number(line):
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_a_score_that_is_not_finite_is_named_with_its_image(score):
     line = json.dumps(result(CUT, score=score))
-    with pytest.raises(
-        ArtifactError, match=r"line 1: the score of test/cut/0.png is (nan|inf), not a finite number"
-    ):
+    with pytest.raises(ArtifactError, match=r"line 1: the score of test/cut/0.png is (nan|inf), not a finite number"):
         parse_predictions(line)

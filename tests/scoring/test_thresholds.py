@@ -113,9 +113,7 @@ def test_one_anomalous_image_is_enough_for_recall():
 
 @pytest.mark.parametrize("rule", ["f1", "quantile", "max_false_positive_rate"])
 def test_validation_without_normal_images_is_refused_with_the_way_out(rule):
-    with pytest.raises(
-        DataError, match=rf"no normal image, which calibration.threshold={rule} needs: give a number"
-    ):
+    with pytest.raises(DataError, match=rf"no normal image, which calibration.threshold={rule} needs: give a number"):
         choose([0.5, 0.7], [True, True], rule)
 
 
