@@ -1,5 +1,6 @@
 """Which pretrained networks there are: torchvision's ResNets, EfficientNet-Lite0 offline, and timm's others."""
 
+import difflib
 import math
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,9 @@ def _create_timm(name: str, *, pretrained: bool) -> Any:
         import timm
     except ImportError as error:
         raise WeightsError(f"the backbone {name} needs timm: pip install 'us-anomaly[offline]'") from error
-    if name.partition(".")[0] not in timm.list_models():  # after the dot stands which pretrained weights
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:  # after the dot stands which pretrained weights
+        near = ", ".join(difflib.get_close_matches(name, known, n=5)) or "see timm.list_models()"
         raise SettingsError(f"`backbone.name`: timm has no network {name!r}; similar ones: {near}")
     return timm.create_model(name, pretrained=pretrained)
 

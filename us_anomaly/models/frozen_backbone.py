@@ -124,6 +124,7 @@ class Backbone(nn.Module):
             self._centres[layer] = self._measure_centre(layer)
         return self._centres[layer]
 
+    @torch.inference_mode(mode=False)
     @torch.enable_grad()
     def _measure_centre(self, layer: int) -> float:
         weight = next(self.network.parameters())

@@ -1,0 +1,142 @@
+"""What many tests share: composed settings, a drawn data set, random backbone weights, one trained run directory."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from us_anomaly.settings import Settings
+
+SIDE_PX = 48
+NUM_NORMAL = 12
+DEFECTS = ("cut", "hole")
+NUM_PER_DEFECT = 3
+
+Compose = Callable[..., Settings]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _caches(tmp_path_factory):
+    """Keep caches of the user out of the tests, and what tests draw out of the caches of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("USAD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def compose() -> Compose:
+    """Compose settings as the command line does: `compose("split", "data.root=DIR", ...)`."""
+    import hydra
+
+    from us_anomaly import cli
+
+    cli.register_schemas()
+
+    def compose(command: str, *overrides: str) -> Settings:
+        with hydra.initialize_config_dir(config_dir=str(cli.config_dir()), version_base="1.3"):
+            return cli.to_settings(hydra.compose(config_name=command, overrides=list(overrides)))
+
+    return compose
+
+
+def draw_parts(root: Path, *, num_normal: int = NUM_NORMAL, side_px: int = SIDE_PX, masks: bool = True) -> Path:
+    """Draw a data set in the layout *folder*: smooth noise, and two kinds of defects with masks."""
+    rng = np.random.default_rng(11)
+    for number in range(num_normal):
+        _save(root / f"images/good/{number:03}.png", _texture(rng, side_px))
+    for kind, value in zip(DEFECTS, (0, 255), strict=True):
+        for number in range(NUM_PER_DEFECT):
+            picture, mask = _texture(rng, side_px), np.zeros((side_px, side_px), dtype=np.uint8)
+            top, left = rng.integers(4, side_px - 16, size=2)
+            mask[top : top + 12, left : left + 12] = 255
+            picture[mask > 0] = value
+            _save(root / f"images/{kind}/{number:03}.png", picture)
+            if masks:
+                _save(root / f"masks/{kind}/{number:03}.png", mask)
+    return root
+
+
+def _texture(rng: np.random.Generator, side_px: int) -> np.ndarray:
+    coarse = rng.integers(60, 196, size=(-(-side_px // 6), -(-side_px // 6), 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BICUBIC)).copy()
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory) -> Path:
+    """Return the root of a drawn data set, which no test may change."""
+    return draw_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="session")
+def resnet18_weights(tmp_path_factory) -> Path:
+    """Return the file of a ResNet-18 with random weights."""
+    import torch
+    import torchvision
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torchvision.models.resnet18(weights=None)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(parts, resnet18_weights) -> Callable[..., list[str]]:
+    """Return a function from a run directory to the overrides of a detector that is trained in seconds."""
+
+    def overrides(run_dir: Path, *more: str) -> list[str]:
+        return [
+            f"run_dir={run_dir}",
+            "data=folder",
+            f"data.root={parts}",
+            f"image_size={SIDE_PX}",
+            f"backbone.weights={resnet18_weights}",
+            "backbone.layers=[1,2]",
+            "teacher.positions=dense",
+            "teacher.steps=6",
+            "teacher.batch_size=2",
+            "teacher.crop_size_px=48",
+            "teacher.descriptor_dim=8",
+            "teacher.width=0.1",
+            "teacher.learning_rate=0.003",
+            "teacher.min_explained_variance=-1",
+            "students.num_students=2",
+            "students.steps=6",
+            "students.learning_rate=0.001",
+            "evaluation.bootstrap_samples=20",
+            "runtime.device=cpu",
+            "runtime.precision=float32",
+            "runtime.num_threads=1",
+            "runtime.num_workers=1",
+            "runtime.progress=false",
+            *more,
+        ]
+
+    return overrides
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, compose, tiny) -> Path:
+    """Return a complete run directory, which no test may change."""
+    from us_anomaly.commands import run
+
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    run.run(compose("run", *tiny(run_dir)))
+    return run_dir
+
+
+@pytest.fixture
+def trained_copy(trained, tmp_path) -> Path:
+    """Return a copy of the complete run directory, to do with as one likes."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))

@@ -1,0 +1,83 @@
+import dataclasses
+import os
+
+import pytest
+import torch
+
+from us_anomaly.errors import SettingsError
+from us_anomaly.models.compute import Compute, available_cores, choose_compute, multiplies_bfloat16
+from us_anomaly.settings import Precision, RuntimeSettings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def runtime():
+    num_threads = torch.get_num_threads()
+    yield RuntimeSettings(
+        device="cpu",
+        precision=Precision.float32,
+        num_threads=1,
+        num_workers=0,
+        progress=False,
+        log_level="info",
+        compile=False,
+    )
+    torch.set_num_threads(num_threads)
+
+
+def test_device_precision_and_threads_are_those_of_the_settings(runtime):
+    assert choose_compute(runtime) == Compute(CPU, torch.float32)
+    assert torch.get_num_threads() == 1
+    coarse = dataclasses.replace(runtime, precision=Precision.bfloat16)
+    assert choose_compute(coarse) == Compute(CPU, torch.bfloat16)
+
+
+def test_automatic_precision_is_bfloat16_where_the_processor_multiplies_it(runtime, monkeypatch):
+    automatic = dataclasses.replace(runtime, precision=Precision.auto)
+    for supported, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("us_anomaly.models.compute.multiplies_bfloat16", lambda device, answer=supported: answer)
+        assert choose_compute(automatic).dtype is dtype
+
+
+def test_one_of_the_instruction_sets_is_enough_for_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    assert not multiplies_bfloat16(CPU)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert multiplies_bfloat16(CPU)
+
+
+def test_a_torch_without_these_questions_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    assert not multiplies_bfloat16(CPU)
+
+
+def test_networks_compute_in_the_chosen_format_and_keep_float32_weights():
+    layer = torch.nn.Linear(4, 4)
+    for dtype in (torch.float32, torch.bfloat16):
+        with Compute(CPU, dtype).autocast():
+            assert layer(torch.ones(1, 4)).dtype is dtype
+    assert layer.weight.dtype is torch.float32
+
+
+def test_automatic_device_is_the_processor_without_a_graphics_card(runtime, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_compute(dataclasses.replace(runtime, device="auto")).device == CPU
+
+
+def test_a_graphics_card_that_is_not_there_is_refused_with_the_way_out(runtime, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        SettingsError, match=r"`runtime.device` is cuda:1, but torch sees no CUDA device: use runtime.dev"
+    ):
+        choose_compute(dataclasses.replace(runtime, device="cuda:1"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SettingsError, match=r"`runtime.device` is cuda:1, but there are only 1 CUDA devices"):
+        choose_compute(dataclasses.replace(runtime, device="cuda:1"))
+
+
+def test_the_number_of_cores_is_between_one_and_the_processors_of_this_process():
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
