@@ -83,7 +83,6 @@ def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str) ->
         )
     _report(explained, floor=settings.teacher.min_explained_variance)
     write_tensors(artifact, _state(teacher, explained_variance=explained, settings=settings))
-    checkpoint.discard()
 
 
 def _pictures(settings: Settings, patch_size: int) -> tuple[Any, int]:

@@ -12,6 +12,7 @@ from us_anomaly.data.sample import Sample, of_split
 from us_anomaly.reporting.tables import evaluation_csv, evaluation_notes, evaluation_tables
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json, write_text
+from us_anomaly.run_dir.provenance import withdraw
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.duplicates import duplicates_across_splits
 from us_anomaly.scoring.evaluation import evaluate
@@ -33,6 +34,7 @@ def run(settings: Settings) -> None:
 
     def build() -> None:
         evaluation = measure(settings)
+        withdraw(run_dir, run_dir.evaluation_json)
         write_text(run_dir.evaluation_csv, evaluation_csv(evaluation))
         write_json(run_dir.evaluation_json, evaluation)
 

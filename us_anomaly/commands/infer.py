@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from us_anomaly.commands.calibrate import build_detector, load_calibration
-from us_anomaly.commands.recipes import Recipes
+from us_anomaly.commands.recipes import Recipes, flat
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.images import read_image
 from us_anomaly.data.sources import find_images
@@ -28,6 +28,9 @@ from us_anomaly.reporting.heatmaps import write_heatmap
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_text
+from us_anomaly.run_dir.provenance import Recipe, content_hash
+from us_anomaly.run_dir.provenance import record as note_down
+from us_anomaly.run_dir.staging import publish, staged
 from us_anomaly.scoring.map_files import write_map
 from us_anomaly.settings import InferenceSettings, OnBadImage, Settings
 
@@ -72,8 +75,6 @@ def run(settings: Settings) -> None:
             console.print(f"Heatmaps: {run_dir.heatmaps}")
         console.print("Next: usad evaluate, with the same settings")
 
-    if settings.overwrite:  # maps that were damaged are not noticed here: this is the way to make them again
-        run_dir.provenance(run_dir.predictions).unlink(missing_ok=True)
     make(
         run_dir.predictions,
         recipe,
@@ -81,6 +82,7 @@ def run(settings: Settings) -> None:
         settings=settings,
         is_precious=False,
         companions=lambda: _written_files(run_dir),
+        anew=settings.overwrite,  # maps of the right size that hold nonsense are not noticed: this makes them again
     )
 
 
@@ -101,8 +103,23 @@ def score_input(settings: Settings, what: str) -> None:
     pictures = [
         Picture(path=path, name=path.absolute().relative_to(base).as_posix(), is_anomalous=None) for path in paths
     ]
-    target = RunDir(Path(settings.run_dir) / "inference" / _result_name(what))
+    run_dir = RunDir(settings.run_dir)
+    target = RunDir(run_dir.inputs / _result_name(what))
+    started = time.monotonic()
     records = score(settings, pictures, target)
+    recipe = Recipe(
+        command="infer",
+        settings={**flat("inference", settings.inference, without=("splits",)), "input": [str(path) for path in paths]},
+        inputs={run_dir.name_of(run_dir.calibration): content_hash(run_dir.calibration)},
+    )
+    note_down(
+        target,
+        target.predictions,
+        recipe,
+        seconds=time.monotonic() - started,
+        files=_written_files(target),
+        runtime=flat("runtime", settings.runtime),
+    )
     console = Console(highlight=False, soft_wrap=True)
     for record in records[:20]:
         prediction = record["prediction"]
@@ -122,14 +139,23 @@ def _result_name(what: str) -> str:
 
 
 def score(settings: Settings, pictures: Sequence[Picture], target: RunDir) -> list[dict[str, Any]]:
-    """Score pictures, write maps and heatmaps, and last `predictions.jsonl`, which vouches for them.
+    """Score pictures; put maps, heatmaps and `predictions.jsonl`, which vouches for them, into place when all are written.
 
-    Reading, computing and writing overlap.
+    Reading, computing and writing overlap. Results that are there stay there until then.
     """
     detector = build_detector(settings, load_calibration(settings))
-    for folder in (target.maps, target.heatmaps, target.uncertainty):
-        shutil.rmtree(folder, ignore_errors=True)
-    target.predictions.unlink(missing_ok=True)
+    with staged(target) as staging:
+        records = _score_into(staging, settings, detector, pictures)
+        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        write_text(staging.predictions, text)
+        publish(staging, target)
+    return records
+
+
+def _score_into(
+    staging: RunDir, settings: Settings, detector: Detector, pictures: Sequence[Picture]
+) -> list[dict[str, Any]]:
+    """Write maps and heatmaps of all pictures; return their records."""
     stems = _unique_stems([picture.name for picture in pictures])
     records = []
     with (
@@ -140,15 +166,14 @@ def score(settings: Settings, pictures: Sequence[Picture], target: RunDir) -> li
         for done, (picture, pixels, network_input) in enumerate(_inputs(settings, detector, pictures), start=1):
             height, width = pixels.shape[:2]
             prediction = detector.predict_input(network_input, height=height, width=width)
-            files = _result_files(target, stems[picture.name], settings.inference)
+            files = _result_files(staging, stems[picture.name], settings.inference)
             waiting.append(writers.submit(_write, files, prediction, detector))
-            records.append(_record(picture, prediction, files, target))
+            records.append(_record(picture, prediction, files, staging))
             if len(waiting) > MAX_WAITING_WRITES:
                 waiting.pop(0).result()
             on_step(done, {})
         for future in waiting:
             future.result()
-    write_text(target.predictions, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return records
 
 
@@ -184,7 +209,7 @@ def _unique_stems(names: Sequence[str]) -> dict[str, str]:
     stems: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        inside = name.lstrip("/").replace("../", "")
+        inside = "/".join(part for part in PurePosixPath(name).parts if part not in ("/", ".."))
         stem = PurePosixPath(inside).with_suffix("").as_posix()
         candidates = itertools.chain((stem, inside), (f"{inside}-{number}" for number in itertools.count(2)))
         stems[name] = next(candidate for candidate in candidates if candidate not in taken)

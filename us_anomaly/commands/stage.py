@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from us_anomaly.commands.recipes import flat
 from us_anomaly.data.sample import Sample, Split, of_split, parse_labels
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir import RunDir
@@ -22,8 +23,12 @@ def make(
     settings: Settings,
     is_precious: bool,
     companions: Callable[[], Iterable[Path]] = tuple,
+    anew: bool = False,
 ) -> bool:
     """Make `artifact` by `build` unless it is up to date; return whether it was made.
+
+    What is there stays there, with its provenance, until `build` replaces it: where that fails half-way, nothing is lost. The
+    state of a training is kept until the artifact is recorded, so that a process killed in between has nothing to repeat.
 
     Args:
         artifact: File in the run directory.
@@ -32,19 +37,18 @@ def make(
         settings: `overwrite` and the run directory.
         is_precious: Refuse to replace an artifact that was made by another recipe (unless `overwrite`); others, which
             take minutes to make again, are replaced with a word about why.
-        companions: The files that `artifact` vouches for; where one of them is gone, all are made again.
+        companions: The files that `artifact` vouches for; where one of them is gone or changed, all are made again.
+        anew: Make it even if it is up to date.
 
     Raises:
         StaleArtifactError: There is a precious one that was made from something else, and `overwrite` is false.
     """
     run_dir = RunDir(settings.run_dir)
     condition, reason = state(run_dir, artifact, recipe)
-    if condition == "current":
-        gone = next((path for path in companions() if not path.exists()), None)
-        if gone is None:
-            log.info("%s is up to date", artifact)
-            return False
-        log.info("%s is made again: %s is gone", artifact, gone)
+    if condition == "current" and not anew:
+        log.info("%s is up to date", artifact)
+        run_dir.training_state(artifact).unlink(missing_ok=True)  # left by a process that was killed at the very end
+        return False
     if condition == "stale":
         if is_precious and not settings.overwrite:
             raise StaleArtifactError(
@@ -52,10 +56,17 @@ def make(
                 "with, replace it with overwrite=true, or choose another run_dir="
             )
         log.info("%s is made again: %s", artifact, reason)
-    run_dir.provenance(artifact).unlink(missing_ok=True)
     started = time.monotonic()
     build()
-    record(run_dir, artifact, recipe, seconds=time.monotonic() - started)
+    record(
+        run_dir,
+        artifact,
+        recipe,
+        seconds=time.monotonic() - started,
+        files=companions(),
+        runtime=flat("runtime", settings.runtime),
+    )
+    run_dir.training_state(artifact).unlink(missing_ok=True)
     return True
 
 

@@ -92,7 +92,6 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
             on_step=show,
         )
     write_tensors(artifact, _state(ensemble))
-    checkpoint.discard()
 
 
 def _state(ensemble: StudentEnsemble) -> dict[str, Any]:

@@ -87,6 +87,11 @@ class RunDir:
         return self.root / "uncertainty"
 
     @property
+    def result_folders(self) -> tuple[Path, ...]:
+        """Folders of the pictures that `predictions` vouches for."""
+        return (self.maps, self.heatmaps, self.uncertainty)
+
+    @property
     def evaluation_json(self) -> Path:
         """Metrics."""
         return self.root / "evaluation.json"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from us_anomaly.errors import ArtifactError, MissingArtifactError, StaleArtifactError
-from us_anomaly.run_dir.atomic import read_json, write_json
+from us_anomaly.run_dir.atomic import flush_folder, read_json, write_json
 from us_anomaly.run_dir.environment import environment, say_if_made_elsewhere
 from us_anomaly.run_dir.layout import RunDir, is_inside
 from us_anomaly.version import __version__
@@ -84,6 +84,17 @@ def record(
         "runtime": dict(runtime or {}),
     }
     write_json(run_dir.provenance(artifact), note)
+
+
+def withdraw(run_dir: RunDir, artifact: Path) -> None:
+    """Remove the note of an artifact of several files right before they are replaced one after the other.
+
+    An artifact of one file needs no such thing: the hash in its note fits the old file or the new one.
+    """
+    note_path = run_dir.provenance(artifact)
+    if note_path.exists():
+        note_path.unlink()
+        flush_folder(note_path.parent)
 
 
 def state(run_dir: RunDir, artifact: Path, recipe: Recipe) -> tuple[Literal["current", "missing", "stale"], str]:

@@ -6,32 +6,26 @@ The state holds weights and optimiser; order and randomness of the data follow f
 
 import json
 import logging
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 
 from us_anomaly.errors import ArtifactError, TrainingError
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors, write_text
+from us_anomaly.run_dir.faults import is_out_of_memory
+from us_anomaly.run_dir.interruption import Interrupted, deferred
 from us_anomaly.settings import CheckpointSettings
+
+__all__ = ["Interrupted", "Stateful", "TrainingCheckpoint"]
 
 log = logging.getLogger(__name__)
 
+FORMAT_VERSION = 1
 MAX_CURVE_POINTS = 2000
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM asked to stop; the state is saved."""
-
-    def __init__(self, signal_number: int) -> None:
-        """Remember the signal, whose number decides the exit code."""
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
 
 
 class Stateful(Protocol):
@@ -61,7 +55,7 @@ class TrainingCheckpoint:
         """Describe the training.
 
         Args:
-            state_path: File from which it resumes; removed by `finish`.
+            state_path: File from which it resumes; whoever records the finished artifact removes it.
             curve_path: Losses by step, one JSON object per line.
             key: Identifies what is trained, from what and how; a state with another key is not resumed.
             parts: Networks and optimiser by name.
@@ -77,19 +71,25 @@ class TrainingCheckpoint:
         self._signal: int | None = None
 
     def resume(self) -> int:
-        """Load the saved state if there is one for this training; return the number of steps already done."""
+        """Load the saved state if there is one for this training; return the number of steps already done.
+
+        Raises:
+            ArtifactError: The state is damaged.
+        """
         if not self._state_path.exists():
             return 0
         try:
             state = read_tensors(self._state_path)
-            if state["key"] != self._key:
-                log.info("%s belongs to other settings: training starts anew", self._state_path)
+            if state.get("format_version") != FORMAT_VERSION or state["key"] != self._key:
+                log.warning("%s belongs to other settings: training starts anew", self._state_path)
                 return 0
             for name, part in self._parts.items():
                 part.load_state_dict(state["parts"][name])
             self._curve = [dict(point) for point in state["curve"]]
             step = int(state["step"])
         except (ArtifactError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise ArtifactError(
                 f"{self._state_path} cannot be resumed from ({error}); delete it to train anew"
             ) from error
@@ -97,7 +97,9 @@ class TrainingCheckpoint:
         return step
 
     def after_step(self, step: int, losses: dict[str, float], *, total: int) -> None:
-        """Note the losses, save if it is time, and stop if a signal asked for it.
+        """Note the losses, save if it is time or the end, and stop if a signal asked for it.
+
+        The state after the last step is saved too: what comes then, measuring and writing the artifact, may fail as well.
 
         Args:
             step: Number of steps done.
@@ -118,44 +120,41 @@ class TrainingCheckpoint:
             self._curve.append({"step": step, **{name: round(value, 6) for name, value in losses.items()}})
         due = time.monotonic() - self._saved_at >= self._settings.every_seconds
         every_steps = self._settings.every_steps
-        if self._signal is not None or due or (every_steps is not None and step % every_steps == 0):
+        if self._signal is not None or due or step == total or (every_steps is not None and step % every_steps == 0):
             self.save(step)
         if self._signal is not None:
             raise Interrupted(self._signal)
 
     def save(self, step: int) -> None:
-        """Write the state after `step` steps, and the loss curve up to there."""
-        parts = {name: part.state_dict() for name, part in self._parts.items()}
-        write_tensors(self._state_path, {"key": self._key, "step": step, "parts": parts, "curve": self._curve})
-        self._write_curve()
+        """Write the state after `step` steps, and the loss curve up to there.
+
+        Raises:
+            TrainingError: A weight is not finite; the last saved state is kept.
+        """
+        state = {
+            "format_version": FORMAT_VERSION,
+            "key": self._key,
+            "step": step,
+            "parts": {name: part.state_dict() for name, part in self._parts.items()},
+            "curve": self._curve,
+        }
+        curve = "".join(json.dumps(point) + "\n" for point in self._curve)
+        write_text(self._curve_path, curve)  # first: a curve ahead of the state is written again, one behind it is not
+        write_tensors(self._state_path, state)
         self._saved_at = time.monotonic()
-
-    def finish(self) -> None:
-        """Write the whole loss curve; the state stays until the artifact itself is on disk (`discard`)."""
-        self._write_curve()
-
-    def discard(self) -> None:
-        """Remove the state: the artifact is complete."""
-        self._state_path.unlink(missing_ok=True)
-
-    def _write_curve(self) -> None:
-        write_text(self._curve_path, "".join(json.dumps(point) + "\n" for point in self._curve))
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Within it, Ctrl-C and SIGTERM are noted and obeyed after the current step has been saved."""
+        """Within it, Ctrl-C and SIGTERM are noted and obeyed after the current step has been saved.
 
-        def note(signal_number: int, frame: FrameType | None) -> None:
+        A second one is obeyed at once; then the training goes on from the state before.
+        """
+
+        def note(signal_number: int) -> None:
             self._signal = signal_number
+            log.warning("stopping after this step; once more stops at once")
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        try:
-            previous = [signal.signal(number, note) for number in numbers]
-        except ValueError:  # not in the main thread, where Python delivers no signals: nothing to guard against
+        with deferred(note):
             yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, previous, strict=True):
-                signal.signal(number, handler)
+            if self._signal is not None:  # it came after the last step, whose state is saved
+                raise Interrupted(self._signal)

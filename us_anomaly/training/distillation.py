@@ -227,7 +227,6 @@ def distil(
                 optimizer.step()
             checkpoint.after_step(step + 1, values, total=steps)
             on_step(step + 1, values)
-    checkpoint.finish()
     return explained_variance(distillation, batches, compute=compute)
 
 

@@ -103,7 +103,6 @@ def regress(
                 optimizer.step()
             checkpoint.after_step(step + 1, values, total=steps)
             on_step(step + 1, values)
-    checkpoint.finish()
 
 
 def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettings, compute: Compute) -> float:

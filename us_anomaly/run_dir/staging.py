@@ -1,0 +1,70 @@
+"""Results of many files: written aside, flushed, and moved into place together; the list that vouches for them comes last."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_file, flush_folder
+from us_anomaly.run_dir.faults import cannot_write
+from us_anomaly.run_dir.layout import RunDir
+from us_anomaly.run_dir.provenance import withdraw
+
+_FLUSHING_THREADS = 8
+"""Flushes that wait together share one write of the file system's journal."""
+
+
+@contextmanager
+def staged(run_dir: RunDir) -> Iterator[RunDir]:
+    """Yield an empty run directory inside of `run_dir`; what is not published disappears at the end.
+
+    Raises:
+        ResourceError: It cannot be made.
+    """
+    try:
+        run_dir.root.mkdir(parents=True, exist_ok=True)
+        root = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=run_dir.root))
+    except OSError as error:
+        raise cannot_write(run_dir.root, error) from error
+    try:
+        yield RunDir(root)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def publish(staging: RunDir, run_dir: RunDir) -> None:
+    """Replace predictions, maps, heatmaps and uncertainty pictures of `run_dir` by those in `staging`.
+
+    A process killed in between leaves no `predictions.jsonl`, so that nothing vouches for half of the files.
+
+    Raises:
+        ResourceError: The disk is full or the folder cannot be written.
+    """
+    try:
+        _flush(staging.root)
+        withdraw(run_dir, run_dir.predictions)
+        run_dir.predictions.unlink(missing_ok=True)
+        flush_folder(run_dir.root)
+        for new, old in zip(staging.result_folders, run_dir.result_folders, strict=True):
+            if old.exists() or old.is_symlink():
+                old.rename(staging.root / f"old-{old.name}")
+            if new.exists():
+                new.rename(old)
+        staging.predictions.replace(run_dir.predictions)
+        flush_folder(run_dir.root)
+    except OSError as error:
+        raise cannot_write(run_dir.predictions, error) from error
+
+
+def _flush(root: Path) -> None:
+    """Force all files below a folder, and the names in its folders, to the disk."""
+    files, folders = [], []
+    for folder, _, names in os.walk(root):
+        folders.append(Path(folder))
+        files += [Path(folder) / name for name in names]
+    with ThreadPoolExecutor(_FLUSHING_THREADS) as pool:
+        list(pool.map(flush_file, files))
+        list(pool.map(flush_folder, folders))
