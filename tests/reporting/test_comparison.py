@@ -105,9 +105,9 @@ def test_fewer_false_alarms_are_better(runs):
 
 def test_a_sweep_folder_gives_its_runs_in_the_order_of_their_numbers(tmp_path, runs):
     sweep = tmp_path / "sweep"
-    for number, category in [(10, "ten"), (2, "two")]:
-        shutil.copytree(runs[0], sweep / str(number))
-        change(sweep / str(number), data_set={"name": "drawn", "category": category})
+    for job, category in [("10-ten", "ten"), ("2", "two")]:
+        shutil.copytree(runs[0], sweep / job)
+        change(sweep / job, data_set={"name": "drawn", "category": category})
     assert [row.name for row in compared([sweep]).rows] == ["two", "ten"]
     assert [row.name for row in compared([tmp_path / "sweep", sweep / "2"]).rows] == ["two", "ten"]
 
@@ -117,10 +117,12 @@ def test_an_unfinished_run_is_listed_with_its_reason_and_does_not_stop_the_other
     shutil.copytree(runs[0], sweep / "0")
     shutil.copytree(runs[0], sweep / "1")
     (sweep / "1" / "evaluation.json").unlink()
+    (sweep / "2" / ".hydra").mkdir(parents=True)
     comparison = compared([sweep, tmp_path / "nowhere"])
     assert [row.name for row in comparison.rows] == ["cable"]
     assert [(one.folder.name, one.reason) for one in comparison.unusable] == [
         ("1", "it has no evaluation.json: it did not finish; run `usad run` there again to see why"),
+        ("2", "it has no evaluation.json: it did not finish; run `usad run` there again to see why"),
         ("nowhere", "there is no such folder"),
     ]
     assert f"not in the table: {tmp_path / 'nowhere'}: there is no such folder" in comparison_notes(comparison)

@@ -1,5 +1,6 @@
 """Evaluated run directories, collected from what a user points at: runs, or folders that hold runs."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,15 @@ def _run_folders(folder: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
+    """Tell whether a command ever worked in `folder`, even if it failed at once."""
     run_dir = RunDir(folder)
-    return run_dir.evaluation_json.is_file() or run_dir.split.is_file()
+    return run_dir.evaluation_json.is_file() or run_dir.split.is_file() or (folder / ".hydra").is_dir()
 
 
 def _in_order(path: Path) -> tuple[int, str]:
-    """Sort numbered jobs by number, everything else by name."""
-    return (int(path.name), "") if path.name.isdecimal() else (-1, path.name)
+    """Sort the jobs of a sweep, `0-bottle` to `14-zipper`, by their number and everything else by name."""
+    number = re.match(r"[0-9]+(?=-|$)", path.name)
+    return (int(number[0]) if number else -1, path.name)
 
 
 def _read(folder: Path) -> EvaluatedRun:

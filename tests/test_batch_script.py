@@ -1,0 +1,77 @@
+"""The recipe for whole data sets, with a `usad` that only writes down what it is told."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+BASH = shutil.which("bash")
+
+pytestmark = pytest.mark.skipif(BASH is None, reason="the scripts need bash")
+
+FAKE_USAD = """#!/bin/bash
+printf '%s|' "$@" >>calls.txt; echo >>calls.txt
+if [ "$1" = run ] && [ -e sweep_fails ]; then exit 3; fi
+"""
+
+
+@pytest.fixture
+def call(tmp_path):
+    usad = tmp_path / "bin" / "usad"
+    usad.parent.mkdir()
+    usad.write_text(FAKE_USAD)
+    usad.chmod(0o755)
+
+    def batch(*arguments):
+        environment = {**os.environ, "PATH": f"{usad.parent}{os.pathsep}{os.environ['PATH']}"}
+        script = [BASH, CHECKOUT / "scripts" / "batch", *arguments]
+        done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        calls = tmp_path / "calls.txt"
+        return done, [line.split("|")[:-1] for line in calls.read_text().splitlines()] if calls.exists() else []
+
+    return batch
+
+
+@pytest.mark.parametrize("name", ["mvtec", "mvtec_loco", "visa", "btad"])
+def test_every_category_is_run_and_compared(call, name):
+    done, (run, compare) = call(name, "/data/some set")
+    assert done.returncode == 0
+    assert run == ["run", "-m", f"data={name}", "data.root=/data/some set", f"run_dir=runs/{name}", "data.category=all"]
+    assert compare == ["compare", f"runs/{name}", f"compare.output=runs/{name}"]
+
+
+def test_a_data_set_without_categories_is_not_asked_for_them(call):
+    _, (run, _) = call("kolektor_sdd", "/data")
+    assert not any("category" in argument for argument in run)
+
+
+def test_chosen_categories_and_more_settings_are_handed_on(call):
+    _, (run, _) = call("visa", "/data", "data.category=candle,fryum", "seed=1")
+    assert run[-2:] == ["data.category=candle,fryum", "seed=1"]
+    assert "data.category=all" not in run
+
+
+def test_a_failed_category_does_not_keep_the_table_away(call, tmp_path):
+    (tmp_path / "sweep_fails").touch()
+    done, calls = call("mvtec", "/data")
+    assert [arguments[0] for arguments in calls] == ["run", "compare"]
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize("arguments", [[], ["mvtec"], ["imagenet", "/data"]])
+def test_anything_else_shows_the_recipes(call, arguments):
+    done, calls = call(*arguments)
+    assert done.returncode == 2
+    assert "scripts/batch mvtec_loco" in done.stderr
+    assert "set -euo" not in done.stderr
+    assert calls == []
+
+
+def test_each_recipe_has_a_preset_of_its_name():
+    names = re.findall(r"^#   scripts/batch (\w+)", (CHECKOUT / "scripts" / "batch").read_text(), flags=re.MULTILINE)
+    assert len(names) == 5
+    assert all((CHECKOUT / "configs" / "data" / f"{name}.yaml").is_file() for name in names)
