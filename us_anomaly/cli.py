@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from us_anomaly.errors import SettingsError, UsadError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.command_log import recorded
+from us_anomaly.run_dir.environment import forget_what_was_said
+from us_anomaly.run_dir.faults import explain, explained
+from us_anomaly.run_dir.interruption import interruptible
+from us_anomaly.run_dir.lock import locked
 from us_anomaly.version import __version__
 
 log = logging.getLogger(__name__)
@@ -37,6 +43,7 @@ COMMANDS = {
     "calibrate": Command("calibrate", "choose thresholds and colours on validation pictures"),
     "infer": Command("infer", "score the data set, or any file, folder or glob (inference.input=)"),
     "evaluate": Command("evaluate", "compare predictions with the truth"),
+    "report": Command("report", "web pages that show data, decisions and doubt; open from disk"),
 }
 ALIASES = {"train-teacher": "distill-teacher"}
 
@@ -60,6 +67,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except KeyboardInterrupt:  # before a command began
+        status = 130
+    except OSError as error:  # standard output is a file on a full disk
+        status = _report(explain(error) or error)
     sys.exit(status)
 
 
@@ -172,20 +183,12 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         number = int(getattr(interruption, "signal_number", 2))
         print(f"usad: {interruption or 'stopped'}; run the same command again to go on", file=sys.stderr)
         return 128 + number
-    except MemoryError as error:
-        return _report(UsadError(_memory_message(error)))
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
+    except Exception as error:  # such as a folder that Hydra cannot make
+        explanation = explain(error)
+        if explanation is None or show_traceback:
             raise
-        return _report(UsadError(_memory_message(error)))
+        return _report(explanation)
     return _report(_faults.pop()) if _faults else 0
-
-
-def _memory_message(error: BaseException) -> str:
-    return (
-        f"the memory is exhausted ({str(error).splitlines()[0] if str(error) else 'MemoryError'}); smaller settings help: "
-        "students.batch_size=1, teacher.batch_size=16, image_size=192, scoring.stride_px=4, runtime.precision=bfloat16"
-    )
 
 
 def _report(error: BaseException) -> int:
@@ -284,18 +287,33 @@ def execute(name: str, config: Any) -> None:
     is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     if is_sweep:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
+    forget_what_was_said()
     try:
-        settings = to_settings(config)
-        logging.getLogger().setLevel(settings.runtime.log_level.upper())
-        importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
+        with interruptible(), explained():
+            settings = to_settings(config)
+            logging.getLogger().setLevel(settings.runtime.log_level.upper())
+            run_dir = RunDir(settings.run_dir)
+            overrides = list(HydraConfig.get().overrides.task)
+            texts = {"config.yaml": _yaml(config), "overrides.yaml": _yaml(overrides)}
+            with (
+                locked(run_dir, command=" ".join(["usad", name, *overrides])),
+                recorded(run_dir, command=name, texts=texts),
+            ):
+                importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
     except UsadError as error:
+        log.debug("what failed, with its traceback:", exc_info=True)
         _failures.append(f"{config.run_dir}: {error}")
         if is_sweep:  # raised, because a launcher may run the job in another process
-            overrides = " ".join(HydraConfig.get().overrides.task)
             log.error("this job failed: %s", error)
-            _failures[-1] = f"{config.run_dir} ({overrides}): {error}"
+            _failures[-1] = f"{config.run_dir} ({' '.join(HydraConfig.get().overrides.task)}): {error}"
             raise
         _faults.append(error)  # not raised, because Hydra would print a line of its own
+
+
+def _yaml(content: Any) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(content) if isinstance(content, list) else content, resolve=True)
 
 
 def one_line(error: BaseException) -> str:
@@ -368,6 +386,10 @@ def _evaluate(config: Any) -> None:
     execute("evaluate", config)
 
 
+def _write_report(config: Any) -> None:
+    execute("report", config)
+
+
 TASKS: dict[str, Callable[[Any], None]] = {
     "run": _run,
     "split": _split,
@@ -377,5 +399,6 @@ TASKS: dict[str, Callable[[Any], None]] = {
     "calibrate": _calibrate,
     "infer": _infer,
     "evaluate": _evaluate,
+    "report": _write_report,
 }
 """Module-level functions, because launchers pickle them by name."""

@@ -1,6 +1,8 @@
 """Faults of the machine around us, told so that somebody can act: full disks, read-only folders, exhausted memory."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from us_anomaly.errors import ResourceError
@@ -36,6 +38,22 @@ def explain(error: BaseException) -> ResourceError | None:
     reason, way_out = _reason(error)
     where = f"{error.filename}: " if error.filename else ""
     return ResourceError(f"{where}{reason}; {way_out}")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Within it, faults of the machine are raised as what they mean to a user.
+
+    Raises:
+        ResourceError: In the place of an exception of the system or of torch.
+    """
+    try:
+        yield
+    except Exception as error:
+        explanation = explain(error)
+        if explanation is None:
+            raise
+        raise explanation from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -111,6 +111,10 @@ class RunDir:
         """Results of `inference.input=`, a run directory of their own for each input."""
         return self.root / "inference"
 
+    def command_folder(self, command: str) -> Path:
+        """Configuration and log of the last call of a command."""
+        return self.root / ".hydra" / command
+
     @property
     def lock(self) -> Path:
         """Held by the process that works here."""
@@ -119,7 +123,7 @@ class RunDir:
     @property
     def folders_written_to(self) -> list[Path]:
         """Folders below the root in which single files are replaced; `maps` and its like are replaced as a whole."""
-        return [*self.root.glob("p[0-9]*"), self.root / "provenance", self.report, self.inputs]
+        return [*self.root.glob("p[0-9]*"), self.root / "provenance", self.root / ".hydra", self.report, self.inputs]
 
     def name_of(self, artifact: Path) -> str:
         """Return the name of a file relative to the root, with forward slashes."""

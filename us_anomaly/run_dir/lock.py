@@ -25,6 +25,7 @@ from us_anomaly.run_dir.layout import RunDir
 
 log = logging.getLogger(__name__)
 
+MAX_QUOTED = 60
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -45,7 +46,8 @@ class Owner:
 
     def __str__(self) -> str:
         """Say who it is."""
-        return f"`{self.command}` (process {self.pid} on {self.host}, since {self.since})"
+        command = self.command if len(self.command) <= MAX_QUOTED else self.command[:MAX_QUOTED].rstrip() + " ..."
+        return f"`{command}` (process {self.pid} on {self.host}, since {self.since})"
 
 
 @contextmanager

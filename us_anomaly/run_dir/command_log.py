@@ -1,0 +1,50 @@
+"""What was asked of a run directory and what was said about it: `.hydra/<command>/`, beside the artifacts.
+
+Written only by the process that holds the lock, so that a refused command leaves no trace in another one's record.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from us_anomaly.run_dir.atomic import write_text
+from us_anomaly.run_dir.faults import cannot_write
+from us_anomaly.run_dir.layout import RunDir
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@contextmanager
+def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iterator[None]:
+    """Write down the configuration of a command, and what it logs meanwhile.
+
+    Args:
+        run_dir: Where it works.
+        command: Name of the command.
+        texts: Contents of files by name, for example `config.yaml`.
+
+    Raises:
+        ResourceError: It cannot be written.
+    """
+    folder = run_dir.command_folder(command)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    try:
+        handler = _Log(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise cannot_write(folder / "log.txt", error) from error
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+class _Log(logging.FileHandler):
+    """A log that is given up silently where it cannot be written: a full disk is told once, by what fails on it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (name of the standard library)
+        """Do nothing instead of printing a traceback."""
