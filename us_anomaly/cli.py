@@ -43,6 +43,7 @@ COMMANDS = {
     "calibrate": Command("calibrate", "choose thresholds and colours on validation pictures"),
     "infer": Command("infer", "score the data set, or any file, folder or glob (inference.input=)"),
     "evaluate": Command("evaluate", "compare predictions with the truth"),
+    "compare": Command("compare", "put any number of evaluated run directories into one table: usad compare DIR..."),
     "report": Command("report", "web pages that show data, decisions and doubt; open from disk"),
 }
 ALIASES = {"train-teacher": "distill-teacher"}
@@ -210,11 +211,22 @@ def _is_sweep() -> bool:
 def _arguments(name: str, arguments: Sequence[str]) -> Iterator[None]:
     """Let Hydra see the arguments of one command as those of the process."""
     before = sys.argv
-    sys.argv = [before[0], *expand_categories(name, list(arguments))]
+    given = named_runs(list(arguments)) if name == "compare" else expand_categories(name, list(arguments))
+    sys.argv = [before[0], *given]
     try:
         yield
     finally:
         sys.argv = before
+
+
+def named_runs(arguments: list[str]) -> list[str]:
+    """Give the folders of `usad compare DIR...`, which are no overrides, the form of one: runs=[...]."""
+    folders = [argument for argument in arguments if not argument.startswith("-") and "=" not in argument]
+    others = [argument for argument in arguments if argument not in folders]
+    if not folders:
+        return others
+    quoted = ",".join('"' + folder.replace("\\", "\\\\").replace('"', '\\"') + '"' for folder in folders)
+    return [*others, f"runs=[{quoted}]"]
 
 
 def expand_categories(name: str, arguments: list[str]) -> list[str]:
@@ -253,6 +265,7 @@ def register_schemas() -> None:
 
     store = ConfigStore.instance()
     store.store(name="schema", node=settings.Settings)
+    store.store(name="compare_schema", node=settings.CompareSettings)
     for schema in (*settings.DATA_LAYOUTS, *settings.BACKBONES):
         store.store(name=schema.__name__, node=schema)
     OmegaConf.register_new_resolver("usad_job", _job_folder, replace=True)
@@ -390,6 +403,16 @@ def _write_report(config: Any) -> None:
     execute("report", config)
 
 
+def _compare(config: Any) -> None:
+    settings = to_settings(config)
+    try:
+        importlib.import_module("us_anomaly.commands.compare").run(
+            settings.runs, baseline=settings.baseline, output=settings.output
+        )
+    except UsadError as error:
+        _faults.append(error)
+
+
 TASKS: dict[str, Callable[[Any], None]] = {
     "run": _run,
     "split": _split,
@@ -399,6 +422,7 @@ TASKS: dict[str, Callable[[Any], None]] = {
     "calibrate": _calibrate,
     "infer": _infer,
     "evaluate": _evaluate,
+    "compare": _compare,
     "report": _write_report,
 }
 """Module-level functions, because launchers pickle them by name."""

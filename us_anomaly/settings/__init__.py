@@ -40,6 +40,7 @@ from us_anomaly.settings.method import (
 )
 from us_anomaly.settings.workflow import (
     CheckpointSettings,
+    CompareSettings,
     EvaluationSettings,
     InferenceSettings,
     MapResolution,
@@ -57,6 +58,7 @@ __all__ = [
     "BackboneSettings",
     "CalibrationSettings",
     "CheckpointSettings",
+    "CompareSettings",
     "CsvData",
     "DataSettings",
     "DemoData",

@@ -115,6 +115,18 @@ class RuntimeSettings:
             raise SettingsError(f"`runtime.log_level` must be debug, info, warning or error, got {self.log_level!r}")
 
 
+@dataclass(kw_only=True, slots=True)
+class CompareSettings:
+    """What `usad compare` puts into one table."""
+
+    runs: list[str]
+    """Run directories, or folders that hold some, such as a sweep."""
+    baseline: str | None
+    """A run directory, or a folder that holds some, to measure the others against."""
+    output: str | None
+    """A file that ends in .csv, .md or .json, or a folder that gets all three."""
+
+
 class Tracker(Enum):
     """Where scalars go besides the run directory."""
 
