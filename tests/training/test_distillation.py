@@ -1,0 +1,350 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from us_anomaly.errors import TrainingError
+from us_anomaly.models.compute import Compute
+from us_anomaly.models.frozen_backbone import Backbone
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.settings import (
+    CheckpointSettings,
+    Schedule,
+    StudentPositions,
+    TeacherPositions,
+    TeacherSettings,
+    TorchvisionBackbone,
+)
+from us_anomaly.training.checkpoint import TrainingCheckpoint
+from us_anomaly.training.distillation import (
+    Distillation,
+    compactness_loss,
+    distil,
+    distillation_loss,
+    explained_variance,
+    metric_loss,
+)
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+LAYER_DIMS = {1: 4, 2: 12}
+
+
+def teacher_settings(**changed):
+    values = {
+        "images": "generic",
+        "checkpoint": None,
+        "descriptor_dim": 6,
+        "width": 0.1,
+        "positions": TeacherPositions.dense,
+        "epochs": 1,
+        "steps": None,
+        "patches_per_image": 1,
+        "batch_size": 2,
+        "crop_size_px": 48,
+        "learning_rate": 0.003,
+        "weight_decay": 0.0,
+        "schedule": Schedule.constant,
+        "compactness_weight": 0.1,
+        "metric_weight": 0.0,
+        "metric_margin": 1.0,
+        "statistics_positions": StudentPositions.grid,
+        "min_explained_variance": 0.1,
+    }
+    return TeacherSettings(**(values | changed))
+
+
+class TwoStages(nn.Module):
+    """Averages of 2 x 2 pixels, then random channels, twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, LAYER_DIMS[1], 1)
+        self.second = nn.Conv2d(LAYER_DIMS[1], LAYER_DIMS[2], 1)
+
+    def stages(self, images, deepest):
+        one = self.first(nn.functional.avg_pool2d(images, 2)).tanh()
+        return {1: one, 2: self.second(nn.functional.avg_pool2d(one, 2)).tanh()}
+
+    def final(self, images):
+        return self.stages(images, 2)[2]
+
+    def pooled(self, images):
+        return self.final(images).mean(dim=(2, 3))
+
+
+def small_backbone(layers=(1, 2)):
+    torch.manual_seed(3)
+    network = TwoStages()
+    settings = TorchvisionBackbone(name="two stages", weights="default", input_size_px=32, layers=list(layers))
+    return Backbone(
+        stages=network.stages, final=network.final, pooled=network.pooled, network=network, settings=settings
+    )
+
+
+def distillation_of(settings, *, layers=(1, 2), patch_size=33):
+    torch.manual_seed(4)
+    teacher = PatchNetwork(patch_size, descriptor_dim=settings.descriptor_dim, width=settings.width)
+    return Distillation(teacher, small_backbone(layers), settings)
+
+
+def smooth_pictures(step, *, count=2, side=48):
+    """Coloured gradients of random direction, different in every step."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    slopes = torch.randn(count, 3, 2, generator=generator)
+    level = torch.randn(count, 3, generator=generator)
+    axis = torch.linspace(-1, 1, side)
+    return level[..., None, None] + slopes[..., :1, None] * axis[:, None] + slopes[..., 1:, None] * axis
+
+
+# --- losses ------------------------------------------------------------------------------------------------------
+
+
+def test_the_distillation_loss_is_the_mean_squared_difference():
+    decoded, target = torch.randn(5, 7), torch.randn(5, 7)
+    expected = np.mean((decoded.numpy() - target.numpy()) ** 2)
+    assert float(distillation_loss(decoded, target)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_compactness_is_the_mean_absolute_correlation_between_different_dimensions():
+    descriptors = torch.randn(40, 5) @ torch.randn(5, 5) + 3
+    correlation = np.corrcoef(descriptors.numpy(), rowvar=False)  # (D, D)
+    assert correlation.shape == (5, 5)
+    expected = np.mean([abs(correlation[i, j]) for i in range(5) for j in range(5) if i != j])
+    assert float(compactness_loss(descriptors)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_compactness_is_one_for_copies_and_zero_for_orthogonal_dimensions():
+    column = torch.randn(64, 1)
+    assert float(compactness_loss(torch.cat([column, 3 * column + 1, -column], dim=1))) == pytest.approx(1, abs=1e-4)
+    waves = torch.stack([torch.cos(torch.arange(64) * 2 * torch.pi * k / 64) for k in (1, 2, 3, 4)], dim=1)
+    assert float(compactness_loss(waves)) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_constant_dimension_correlates_with_nothing_and_has_a_finite_gradient():
+    descriptors = torch.cat([torch.randn(16, 2), torch.full((16, 1), 5.0)], dim=1).requires_grad_()
+    loss = compactness_loss(descriptors)
+    loss.backward()
+    pair = abs(np.corrcoef(descriptors.detach().numpy()[:, :2], rowvar=False)[0, 1])
+    assert loss.item() == pytest.approx(2 * pair / 6, abs=1e-5)
+    assert torch.isfinite(descriptors.grad).all()
+
+
+def test_compactness_has_full_precision_where_networks_compute_in_bfloat16():
+    descriptors = torch.randn(200, 8)
+    expected = compactness_loss(descriptors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(compactness_loss(descriptors), expected)
+
+
+def test_the_metric_loss_is_the_triplet_loss_with_the_nearer_of_both_distances():
+    anchor, positive, negative = torch.randn(3, 12, 4).double().numpy()
+    total = 0.0
+    for a, p, n in zip(anchor, positive, negative, strict=True):
+        near = np.sum((a - p) ** 2)
+        far = min(np.sum((a - n) ** 2), np.sum((p - n) ** 2))
+        total += max(0.0, 1.5 + near - far)
+    loss = metric_loss(*map(torch.tensor, (anchor, positive, negative)), margin=1.5)
+    assert float(loss) == pytest.approx(total / 12)
+
+
+def test_the_metric_loss_of_far_negatives_is_zero_and_of_equal_descriptors_the_margin():
+    near, far = torch.zeros(3, 2), torch.full((3, 2), 10.0)
+    assert float(metric_loss(near, near, far, margin=1.0)) == 0
+    assert float(metric_loss(near, near, near, margin=1.0)) == 1
+
+
+# --- what one step computes --------------------------------------------------------------------------------------
+
+
+def test_the_decoder_is_the_identity_where_dimensions_agree_and_linear_elsewhere():
+    assert isinstance(distillation_of(teacher_settings(descriptor_dim=16)).decoder, nn.Identity)
+    decoder = distillation_of(teacher_settings(descriptor_dim=6)).decoder
+    assert (decoder.in_features, decoder.out_features) == (6, 16)
+
+
+@pytest.mark.parametrize("patch_size", [17, 33])
+@pytest.mark.parametrize("metric_weight", [0.0, 1.0])
+def test_dense_descriptors_are_those_of_the_patches_around_the_grid(patch_size, metric_weight):
+    distillation = distillation_of(teacher_settings(metric_weight=metric_weight), patch_size=patch_size)
+    images = torch.randn(2, 3, 60, 57)
+    rows, cols = distillation.grid(images)
+    half = patch_size // 2
+    assert int(rows.min()) >= half
+    assert int(rows.max()) + half < 60
+    assert int(cols.max()) + half < 57
+    with torch.inference_mode():
+        described = distillation.descriptors(images)
+        crops = [
+            image[None, :, row - half : row + half + 1, col - half : col + half + 1]
+            for image, row, col in itertools.product(images, rows, cols)
+        ]
+        expected = distillation.teacher(torch.cat(crops))
+    torch.testing.assert_close(described, expected, atol=1e-5, rtol=0)
+
+
+def test_shifted_dense_descriptors_are_those_of_the_shifted_patches():
+    distillation = distillation_of(teacher_settings(metric_weight=1.0))
+    images = torch.randn(1, 3, 61, 60)
+    rows, cols = distillation.grid(images)
+    assert distillation.largest_shift == 8
+    with torch.inference_mode():
+        for shift in ((8, -8), (-8, 8), (3, 0)):
+            described = distillation.descriptors(images, shift=shift)
+            crops = [
+                images[:, :, row + shift[0] - 16 : row + shift[0] + 17, col + shift[1] - 16 : col + shift[1] + 17]
+                for row, col in itertools.product(rows, cols)
+            ]
+            torch.testing.assert_close(described, distillation.teacher(torch.cat(crops)), atol=1e-5, rtol=0)
+
+
+def test_shifted_patches_show_what_lies_beside_reflected_at_the_border():
+    settings = teacher_settings(positions=TeacherPositions.patches, batch_size=4)
+    distillation = distillation_of(settings)
+    patches = torch.randn(4, 3, 33, 33)
+    padded = np.pad(patches.numpy(), [(0, 0), (0, 0), (8, 8), (8, 8)], mode="reflect")
+    with torch.inference_mode():
+        for row, col in ((8, -3), (-5, 0), (0, 0)):
+            shifted = torch.from_numpy(padded[..., 8 + row : 41 + row, 8 + col : 41 + col].copy())
+            described = distillation.descriptors(patches, shift=(row, col))
+            torch.testing.assert_close(described, distillation.teacher(shifted))
+
+
+def test_targets_of_patches_are_their_standardised_backbone_descriptors():
+    settings = teacher_settings(positions=TeacherPositions.patches, batch_size=4)
+    distillation = distillation_of(settings)
+    distillation.scale.mean.fill_(0.5)
+    distillation.scale.std.fill_(2.0)
+    patches = torch.randn(4, 3, 33, 33)
+    expected = (distillation.backbone.describe(patches) - 0.5) / 2
+    torch.testing.assert_close(distillation.targets(patches), expected)
+
+
+def test_dense_targets_lie_at_the_positions_of_the_descriptors():
+    distillation = distillation_of(teacher_settings())
+    images = torch.randn(2, 3, 52, 48)
+    rows, cols = distillation.grid(images)
+    maps = distillation.backbone.describe_positions(images, rows=rows, cols=cols)
+    targets = distillation.targets(images)
+    assert len(targets) == len(distillation.descriptors(images)) == 2 * len(rows) * len(cols)
+    for number, (image, row, col) in enumerate(itertools.product(range(2), range(len(rows)), range(len(cols)))):
+        assert torch.equal(targets[number], maps[image, :, row, col])
+
+
+def test_every_layer_has_the_same_total_variance_in_the_target():
+    distillation = distillation_of(teacher_settings())
+    weights = distillation.layer_weights(torch.ones(16))
+    assert float(weights[:4].square().sum()) == pytest.approx(float(weights[4:].square().sum()))
+    assert float(weights.square().sum()) == pytest.approx(16)
+    assert torch.equal(distillation_of(teacher_settings(), layers=()).layer_weights(torch.ones(12)), torch.ones(12))
+
+
+def test_terms_of_weight_zero_are_left_out_and_others_are_multiplied_by_their_weight():
+    images = torch.randn(2, 3, 60, 60)
+    generator = torch.Generator().manual_seed(0)
+    terms = distillation_of(teacher_settings(compactness_weight=0.0)).losses(images, generator=generator)
+    assert list(terms) == ["distillation"]
+    distillation = distillation_of(teacher_settings(compactness_weight=0.25, metric_weight=2.0))
+    terms = distillation.losses(images, generator=generator)
+    assert list(terms) == ["distillation", "compactness", "metric"]
+    expected = 0.25 * compactness_loss(distillation.descriptors(images))
+    torch.testing.assert_close(terms["compactness"], expected)
+
+
+def test_negatives_are_the_same_positions_of_another_picture():
+    """Of two equal pictures the negative is as near as the anchor itself: the loss is at least the margin."""
+    distillation = distillation_of(teacher_settings(metric_weight=1.0, metric_margin=2.0))
+    picture = torch.randn(1, 3, 60, 60)
+    twice = distillation.losses(picture.expand(2, -1, -1, -1), generator=torch.Generator().manual_seed(0))
+    assert twice["metric"].item() >= 2.0
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def run_distil(distillation, batches, folder, *, steps, seed=0):
+    losses = []
+    optimizer = torch.optim.Adam([*distillation.teacher.parameters(), *distillation.decoder.parameters()], lr=1.0)
+    checkpoint = TrainingCheckpoint(
+        folder / "teacher.resume.pt",
+        folder / "teacher.losses.jsonl",
+        key="test",
+        parts={"distillation": distillation.trained, "optimizer": optimizer},
+        settings=CheckpointSettings(every_seconds=1000.0, every_steps=None),
+    )
+    explained = distil(
+        distillation,
+        batches,
+        steps=steps,
+        seed=seed,
+        compute=CPU,
+        optimizer=optimizer,
+        checkpoint=checkpoint,
+        on_step=lambda done, values: losses.append(values["loss"]),
+    )
+    return explained, losses
+
+
+def test_distillation_reduces_the_loss_and_explains_most_of_a_simple_backbone(tmp_path):
+    distillation = distillation_of(teacher_settings(compactness_weight=0.0, descriptor_dim=16))
+    explained, losses = run_distil(distillation, smooth_pictures, tmp_path, steps=60)
+    assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:10])
+    assert explained > 0.6
+
+
+def test_targets_are_standardised_by_batches_that_no_step_sees(tmp_path):
+    seen = []
+
+    def batches(step):
+        seen.append(step)
+        return smooth_pictures(step)
+
+    distillation = distillation_of(teacher_settings())
+    run_distil(distillation, batches, tmp_path, steps=2)
+    measured = [step for step in seen if step < 0]
+    assert sorted(measured) == list(range(-24, 0))  # 16 for the statistics, 8 to measure what was learned
+    targets = torch.cat([distillation.targets(smooth_pictures(step)) for step in range(-16, 0)])
+    torch.testing.assert_close(targets.mean(dim=0), torch.zeros(16), atol=1e-4, rtol=0)
+    weights = distillation.layer_weights(torch.ones(16))
+    torch.testing.assert_close(targets.std(dim=0), weights, atol=1e-3, rtol=0)
+
+
+def test_the_same_seed_gives_the_same_teacher(tmp_path):
+    results = []
+    for folder in ("one", "two"):
+        distillation = distillation_of(teacher_settings(metric_weight=0.5))
+        results.append(
+            run_distil(distillation, lambda step: smooth_pictures(step, side=60), tmp_path / folder, steps=3)
+        )
+    assert results[0] == results[1]
+
+
+def test_a_loss_that_is_not_a_number_stops_and_leaves_the_weights_as_they_were(tmp_path):
+    weights = []
+
+    def batches(step):
+        images = smooth_pictures(step)
+        if step == 2:
+            weights.extend(parameter.clone() for parameter in distillation.teacher.parameters())
+            images[0, 0, 20, 20] = float("nan")
+        return images
+
+    distillation = distillation_of(teacher_settings())
+    with pytest.raises(
+        TrainingError, match=r"loss became nan at step 3: lower the learning rate, or use runtime.precis"
+    ):
+        run_distil(distillation, batches, tmp_path, steps=5)
+    assert all(map(torch.equal, distillation.teacher.parameters(), weights))
+
+
+def test_a_perfect_teacher_explains_everything_and_one_that_answers_the_mean_nothing(monkeypatch):
+    distillation = distillation_of(teacher_settings(descriptor_dim=16))
+    monkeypatch.setattr(Distillation, "descriptors", Distillation.targets)
+    assert explained_variance(distillation, smooth_pictures, compute=CPU) == pytest.approx(1)
+    held_out = torch.cat([distillation.targets(smooth_pictures(step)) for step in range(-24, -16)])
+    mean = held_out.mean(dim=0)
+    monkeypatch.setattr(Distillation, "descriptors", lambda self, images: mean.expand(len(self.targets(images)), -1))
+    assert explained_variance(distillation, smooth_pictures, compute=CPU) == pytest.approx(0, abs=1e-5)
+    monkeypatch.setattr(Distillation, "descriptors", lambda self, images: 2 * mean - self.targets(images))
+    assert explained_variance(distillation, smooth_pictures, compute=CPU) == pytest.approx(-3, abs=1e-4)
