@@ -194,13 +194,31 @@ def test_single_pictures_fill_up_what_groups_leave_open() -> None:
     assert counts(split_samples(grouped + normals(58), settings=settings_of(), seed=3)) == (70, 15, 15, 0, 0, 0)
 
 
-def test_three_large_groups_give_one_to_each_split() -> None:
-    samples = [
+def groups_of(*sizes: int) -> list[Sample]:
+    return [
         Sample(filename=f"{group}/{number}.png", is_anomalous=False, group=str(group))
-        for group in range(3)
-        for number in range(10)
+        for group, size in enumerate(sizes)
+        for number in range(size)
     ]
-    assert counts(split_samples(samples, settings=settings_of(), seed=0)) == (10, 10, 10, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [((10, 10, 10), (10, 10, 10)), ((2, 2, 2), (2, 2, 2)), ((30, 20, 10), (30, 10, 20)), ((10, 20, 30), (30, 10, 20))],
+)
+def test_three_groups_give_one_to_each_split_and_the_smallest_that_can_be_spared(
+    sizes: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    assert counts(split_samples(groups_of(*sizes), settings=settings_of(), seed=0))[:3] == expected
+
+
+def test_groups_are_placed_before_single_pictures() -> None:
+    samples = [*groups_of(7, 7), *normals(86)]
+    assert counts(split_samples(samples, settings=settings_of(), seed=0))[:3] == (70, 15, 15)
+
+
+def test_one_percent_is_a_share() -> None:
+    assert counts(split_samples(normals(200), settings=settings_of("79-1-20"), seed=0))[:3] == (158, 2, 40)
 
 
 def test_a_group_with_one_anomalous_picture_never_trains() -> None:
@@ -322,6 +340,10 @@ def test_too_few_pictures_are_refused_with_what_would_be_missing(
         f"{num_normal} normal and {num_anomalous} anomalous pictures are too few: {missing}. "
         "Add normal pictures, or give another split.ratios= (or split.validation_fraction=)"
     )
+
+
+def test_a_single_group_stays_in_train_and_leaves_validation_empty() -> None:
+    assert "val would get no normal picture" in refusal(normals(9, group="only"), settings_of("80-20-0"))
 
 
 def test_one_picture_of_train_cannot_give_validation() -> None:
