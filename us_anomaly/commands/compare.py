@@ -47,7 +47,7 @@ def run(folders: Sequence[str], *, baseline: str | None = None, output: str | No
     _show(comparison)
     if output is not None:
         for path in _write(comparison, Path(output).expanduser()):
-            Console(highlight=False, soft_wrap=True).print(f"Comparison: {path}")
+            Console(highlight=False, soft_wrap=True).print(f"Comparison: {path}", markup=False)
 
 
 def _require(runs: Sequence[EvaluatedRun], unusable: Sequence[Unusable], complaint: str) -> None:

@@ -10,8 +10,7 @@ from us_anomaly.commands.recipes import Recipes, plain, reused_teacher
 from us_anomaly.commands.stage import make
 from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.detector import load_teacher
-from us_anomaly.errors import ArtifactError
+from us_anomaly.errors import ArtifactError, SettingsError
 from us_anomaly.models.backbones import load_backbone
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.models.patch_network import PatchNetwork
@@ -21,6 +20,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings, TeacherPositions
+from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_teacher
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.distillation import Distillation, distil
@@ -125,7 +125,7 @@ def _report(explained_variance: float, *, floor: float) -> None:
 def _state(teacher: PatchNetwork, *, explained_variance: float, settings: Settings) -> dict[str, Any]:
     """Return the content of a teacher checkpoint."""
     return {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "patch_size": teacher.patch_size,
         "descriptor_dim": teacher.descriptor_dim,
         "width": teacher.width,
@@ -154,7 +154,7 @@ def reuse(checkpoint: str, patch_size: int, artifact: Path) -> None:
     write_tensors(
         artifact,
         {
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
             "patch_size": patch_size,
             "descriptor_dim": teacher.descriptor_dim,
             "width": teacher.width,
@@ -171,12 +171,7 @@ def _teacher_from_safetensors(path: Path) -> PatchNetwork:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-        teacher = PatchNetwork(
-            int(header["patch_size"]),
-            descriptor_dim=int(header["descriptor_dim"]),
-            width=float(header["width"]),
-        )
-        teacher.load_state_dict(read_state_dict(path))
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"`teacher.checkpoint`: {path} does not hold a teacher ({error})") from error
-    return teacher
+        return build_teacher(header, read_state_dict(path))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
+        reason = f"its header lacks {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
+        raise ArtifactError(f"`teacher.checkpoint`: {path} does not hold a teacher ({reason})") from error

@@ -64,7 +64,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     )
     return evaluate(
         images,
-        source=_pixel_source(images, settings, problems),
+        source=pixel_source(images, settings, problems),
         threshold=threshold,
         settings=settings.evaluation,
         seed=settings.seed,
@@ -78,11 +78,12 @@ def show(evaluation: dict[str, Any], run_dir: RunDir) -> None:
     for table in evaluation_tables(evaluation):
         console.print(table)
     for note in evaluation_notes(evaluation):
-        console.print(note)
-    console.print(f"Evaluation: {run_dir.evaluation_json}")
+        console.print(note, markup=False)
+    console.print(f"Evaluation: {run_dir.evaluation_json}", markup=False)
     best = evaluation["most_anomalous_found"]
     if best is not None and best["heatmap_path"] is not None:
-        console.print(f"Most anomalous image that was found: {run_dir.root / best['heatmap_path']}")
+        heatmap = run_dir.root / best["heatmap_path"]
+        console.print(f"Most anomalous image that was found: {heatmap}", markup=False)
 
 
 def _threshold(settings: Settings) -> Threshold:
@@ -103,7 +104,8 @@ def _note_duplicates(samples: list[Sample], settings: Settings, problems: DataPr
             problems.add("duplicates_across_splits", sample.filename)
 
 
-def _pixel_source(images: list[ScoredImage], settings: Settings, problems: DataProblems) -> PixelSource:
+def pixel_source(images: list[ScoredImage], settings: Settings, problems: DataProblems) -> PixelSource:
+    """Return maps and masks of the images whose maps were saved, at the resolution of the settings."""
     root = _data_root(settings)
     category = getattr(settings.data, "category", None)
     at_network_size = settings.evaluation.resolution is MapResolution.network

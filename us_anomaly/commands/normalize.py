@@ -6,12 +6,12 @@ from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make
 from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.detector import load_teacher
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.settings import Settings
+from us_anomaly.training.artifacts import FORMAT_VERSION, load_teacher
 from us_anomaly.training.normalization import teacher_statistics
 from us_anomaly.training.pictures import evaluation_inputs
 
@@ -44,5 +44,5 @@ def measure(settings: Settings, patch_size: int, artifact: Path) -> None:
         )
     write_tensors(
         artifact,
-        {"format_version": 1, "mean": statistics.mean, "std": statistics.std, "num_images": len(cache)},
+        {"format_version": FORMAT_VERSION, "mean": statistics.mean, "std": statistics.std, "num_images": len(cache)},
     )

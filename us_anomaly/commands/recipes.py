@@ -14,6 +14,7 @@ from typing import Any
 from us_anomaly.data.sample import Sample, dump_labels
 from us_anomaly.data.sources import read_samples
 from us_anomaly.errors import DataError, WeightsError
+from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, content_hash, require
 from us_anomaly.settings import Settings
@@ -49,9 +50,16 @@ class Recipes:
     of this class serves one stage and is made anew for the next.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Describe what `settings` make of their run directory."""
+    def __init__(self, settings: Settings, *, with_data: bool = True) -> None:
+        """Describe what `settings` make of their run directory.
+
+        Args:
+            settings: The settings in force.
+            with_data: Check that the split is that of the pictures under `data.root`; False where only the detector
+                matters, which may have been carried away from its data.
+        """
         self.settings = settings
+        self._with_data = with_data
         self.run_dir = RunDir(settings.run_dir)
 
     @functools.cached_property
@@ -78,6 +86,8 @@ class Recipes:
     @functools.cached_property
     def split_hash(self) -> str:
         """Content hash of `split.jsonl`, which must be up to date."""
+        if not self._with_data and self.run_dir.split.exists():
+            return content_hash(self.run_dir.split)
         return require(self.run_dir, self.run_dir.split, self.split)
 
     @functools.cache  # noqa: B019 (lives as long as one stage)
@@ -171,6 +181,21 @@ class Recipes:
             command="evaluate",
             settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed},
             inputs=self._checked(self.run_dir.predictions, self.predictions),
+        )
+
+    @functools.cached_property
+    def report(self) -> Recipe:
+        """What decides the pages: the results, and how this version shows them."""
+        return Recipe(
+            command="report",
+            settings={},
+            inputs={
+                "split.jsonl": self.split_hash,
+                **self._checked(self.run_dir.calibration, self.calibration),
+                **self._checked(self.run_dir.predictions, self.predictions),
+                **self._checked(self.run_dir.evaluation_json, self.evaluation),
+                "version of the pages": pages_hash(),
+            },
         )
 
     def _checked(self, artifact: Path, recipe: Recipe) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from us_anomaly.commands import calibrate, distill_teacher, evaluate, infer, normalize, split, train_students
+from us_anomaly.commands import calibrate, distill_teacher, evaluate, infer, normalize, report, split, train_students
 from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -16,6 +16,7 @@ STAGES = (
     ("calibrate", calibrate.run),
     ("infer", infer.run),
     ("evaluate", evaluate.run),
+    ("report", report.run),
 )
 
 

@@ -10,7 +10,6 @@ from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make
 from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.detector import load_statistics, load_teacher
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.reporting.progress import progress
@@ -18,6 +17,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings
+from us_anomaly.training.artifacts import FORMAT_VERSION, load_statistics, load_teacher
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.pictures import drawn_ahead, penalty_batches, student_batches
@@ -98,7 +98,7 @@ def _state(ensemble: StudentEnsemble) -> dict[str, Any]:
     """Return the content of a students checkpoint."""
     first = ensemble.networks[0]
     return {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "num_students": len(ensemble.networks),
         "patch_size": first.patch_size,
         "descriptor_dim": first.descriptor_dim,

@@ -89,7 +89,27 @@ class RunDir:
     @property
     def result_folders(self) -> tuple[Path, ...]:
         """Folders of the pictures that `predictions` vouches for."""
-        return (self.maps, self.heatmaps, self.uncertainty)
+        return (self.maps, self.heatmaps, self.uncertainty, self.panels, self.exports)
+
+    @property
+    def panels(self) -> Path:
+        """Explained pictures of `inference.input=`: image, heatmap with the strongest regions, uncertainty."""
+        return self.root / "panels"
+
+    @property
+    def exports(self) -> Path:
+        """Results in the form of other tools."""
+        return self.root / "exports"
+
+    @property
+    def predictions_csv(self) -> Path:
+        """Results per picture for spreadsheets."""
+        return self.exports / "predictions.csv"
+
+    @property
+    def regions(self) -> Path:
+        """Regions above the pixel threshold in the form of COCO detections."""
+        return self.exports / "regions.json"
 
     @property
     def evaluation_json(self) -> Path:

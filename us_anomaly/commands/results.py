@@ -1,0 +1,196 @@
+"""Results of scored pictures: maps, heatmaps, records and exports, written aside and published as a whole."""
+
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from us_anomaly.commands.calibrate import build_detector, load_calibration
+from us_anomaly.data.images import read_image
+from us_anomaly.detector import Detector, Prediction
+from us_anomaly.errors import BadImageError
+from us_anomaly.reporting.heatmaps import colorize, write_heatmap
+from us_anomaly.reporting.panel import panel, write_panel
+from us_anomaly.reporting.predictions_table import predictions_csv
+from us_anomaly.reporting.progress import progress
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import write_json, write_text
+from us_anomaly.run_dir.staging import publish, staged
+from us_anomaly.scoring.map_files import write_map
+from us_anomaly.scoring.regions import Region, strongest_regions, to_coco
+from us_anomaly.settings import InferenceSettings, OnBadImage, Settings
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING_WRITES = 16
+NUM_EXPLAINED_REGIONS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One image to score."""
+
+    path: Path
+    name: str
+    """Relative name, under which the results are filed."""
+    is_anomalous: bool | None
+    """The label, if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """What came of the pictures."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of `predictions.jsonl`."""
+    regions: list[tuple[str, tuple[int, int], list[Region]]] = field(default_factory=list)
+    """Name, (height, width) and the regions above the pixel threshold, strongest first."""
+
+
+def score(settings: Settings, pictures: Sequence[Picture], target: RunDir, *, explain: bool = False) -> Scored:
+    """Score pictures; put maps, heatmaps and `predictions.jsonl`, which vouches for them, into place when all are written.
+
+    Args:
+        settings: Everything.
+        pictures: What to score.
+        target: Where the results go.
+        explain: Also write a panel of each picture: image, heatmap with the strongest regions, uncertainty.
+
+    Reading, computing and writing overlap. Results that are there stay there until then.
+    """
+    detector = build_detector(settings, load_calibration(settings))
+    with staged(target) as staging:
+        scored = _score_into(staging, settings, detector, pictures, explain=explain)
+        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in scored.records)
+        write_text(staging.predictions, text)
+        write_text(staging.predictions_csv, predictions_csv(scored.records))
+        write_json(staging.regions, to_coco(scored.regions, description="regions at or above the pixel threshold"))
+        publish(staging, target)
+    return scored
+
+
+def _score_into(
+    staging: RunDir, settings: Settings, detector: Detector, pictures: Sequence[Picture], *, explain: bool
+) -> Scored:
+    """Write maps and heatmaps of all pictures; return their records and regions."""
+    stems = _unique_stems([picture.name for picture in pictures])
+    threshold = detector.require_calibration().pixel_threshold
+    scored = Scored()
+    with (
+        progress("scoring", len(pictures), enabled=settings.runtime.progress) as on_step,
+        ThreadPoolExecutor(max_workers=max(1, settings.runtime.num_workers)) as writers,
+    ):
+        waiting: list[Future[None]] = []
+        for done, (picture, pixels, network_input) in enumerate(_inputs(settings, detector, pictures), start=1):
+            height, width = pixels.shape[:2]
+            prediction = detector.predict_input(network_input, height=height, width=width)
+            regions = strongest_regions(prediction.anomaly_map, threshold)
+            files = _result_files(staging, stems[picture.name], settings.inference)
+            waiting.append(writers.submit(_write, files, prediction, detector))
+            if explain:
+                path = staging.panels / f"{stems[picture.name]}.png"
+                waiting.append(writers.submit(_write_panel, path, pixels, prediction, regions, detector))
+            scored.records.append(_record(picture, prediction, files, staging))
+            scored.regions.append((picture.name, (height, width), regions))
+            if len(waiting) > MAX_WAITING_WRITES:
+                waiting.pop(0).result()
+            on_step(done, {})
+        for future in waiting:
+            future.result()
+    return scored
+
+
+def _inputs(
+    settings: Settings, detector: Detector, pictures: Sequence[Picture]
+) -> Iterator[tuple[Picture, npt.NDArray[np.uint8], Tensor]]:
+    """Yield pictures in order, decoded and prepared ahead by threads; bad ones are skipped or raise, as the data's are."""
+
+    def prepare(picture: Picture) -> tuple[npt.NDArray[np.uint8], Tensor]:
+        pixels = read_image(picture.path, max_pixels=settings.data.max_image_pixels)
+        return pixels, detector.pipeline(pixels)
+
+    ahead = max(1, settings.runtime.num_workers)
+    with ThreadPoolExecutor(max_workers=ahead) as readers:
+        waiting: list[tuple[Picture, Future[Any]]] = []
+        for picture in [*pictures, *([None] * ahead)]:
+            if picture is not None:
+                waiting.append((picture, readers.submit(prepare, picture)))
+            if waiting and (picture is None or len(waiting) > ahead):
+                first, future = waiting.pop(0)
+                try:
+                    pixels, network_input = future.result()
+                except BadImageError as error:
+                    if settings.data.on_bad_image is OnBadImage.error:
+                        raise
+                    log.warning("left out: %s", error)
+                    continue
+                yield first, pixels, network_input
+
+
+def _unique_stems(names: Sequence[str]) -> dict[str, str]:
+    """Return for each name the name of its results without suffix: `a.png` and `a.jpg` keep apart."""
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        inside = "/".join(part for part in PurePosixPath(name).parts if part not in ("/", ".."))
+        stem = PurePosixPath(inside).with_suffix("").as_posix()
+        candidates = itertools.chain((stem, inside), (f"{inside}-{number}" for number in itertools.count(2)))
+        stems[name] = next(candidate for candidate in candidates if candidate not in taken)
+        taken.add(stems[name])
+    return stems
+
+
+def _result_files(target: RunDir, stem: str, inference: InferenceSettings) -> dict[str, Path | None]:
+    """Return where the results of one picture go, by the key of the record; None for what is not wanted."""
+    return {
+        "heatmap_path": target.heatmaps / f"{stem}.png" if inference.save_heatmaps else None,
+        "uncertainty_path": target.uncertainty / f"{stem}.png" if inference.save_uncertainty else None,
+        "map_path": target.maps / f"{stem}.tiff" if inference.save_maps else None,
+    }
+
+
+def _write(files: dict[str, Path | None], prediction: Prediction, detector: Detector) -> None:
+    calibration = detector.require_calibration()
+    if (path := files["map_path"]) is not None:
+        write_map(path, prediction.anomaly_map)
+    if (path := files["heatmap_path"]) is not None:
+        write_heatmap(path, prediction.anomaly_map, color_range=calibration.color_range)
+    if (path := files["uncertainty_path"]) is not None:
+        write_heatmap(path, prediction.uncertainty_map, color_range=calibration.uncertainty_color_range)
+
+
+def _write_panel(
+    path: Path, pixels: npt.NDArray[np.uint8], prediction: Prediction, regions: Sequence[Region], detector: Detector
+) -> None:
+    calibration = detector.require_calibration()
+    picture = panel(
+        pixels,
+        heatmap=colorize(prediction.anomaly_map, color_range=calibration.color_range),
+        uncertainty=colorize(prediction.uncertainty_map, color_range=calibration.uncertainty_color_range),
+        regions=regions[:NUM_EXPLAINED_REGIONS],
+    )
+    write_panel(path, picture)
+
+
+def _record(picture: Picture, prediction: Prediction, files: dict[str, Path | None], target: RunDir) -> dict[str, Any]:
+    """Return the line of `predictions.jsonl` for one picture; paths are relative to the file."""
+    record: dict[str, Any] = {"filename": picture.name}
+    if picture.is_anomalous is not None:
+        record["ground_truth"] = {"type": "anomaly", "is_anomalous": picture.is_anomalous}
+    record["prediction"] = {
+        "is_anomalous": prediction.is_anomalous,
+        "anomaly_score": prediction.anomaly_score,
+        "normalized_score": prediction.normalized_score,
+        **{key: None if path is None else path.relative_to(target.root).as_posix() for key, path in files.items()},
+    }
+    if picture.is_anomalous is not None:
+        record["correct"] = prediction.is_anomalous == picture.is_anomalous
+    return record
