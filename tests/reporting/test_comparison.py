@@ -210,6 +210,20 @@ def test_the_baseline_itself_has_no_difference(runs):
     assert comparison.baseline == runs[0].as_posix()
 
 
+def test_a_baseline_of_other_images_is_noted(runs):
+    assert compared([runs[1]], baseline=runs[0]).notes == [
+        "bottle: the baseline was evaluated on other images, so the difference says little."
+    ]
+
+
+def test_names_with_brackets_are_printed_as_they_are(runs):
+    change(runs[1], data_set={"name": "drawn", "category": "[red]bottle"})
+    console = Console(file=io.StringIO(), width=300)
+    for table in comparison_tables(compared(runs, baseline=runs[0])):
+        console.print(table)
+    assert console.file.getvalue().count("[red]bottle") == 2
+
+
 def test_different_resolutions_are_warned_of(runs):
     change(runs[1], resolution="network")
     assert compared(runs).notes == ["Pixel figures at different resolutions (network, original) cannot be compared."]

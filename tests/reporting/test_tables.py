@@ -65,6 +65,12 @@ def test_each_defect_type_has_a_row_and_absent_figures_a_dash():
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["hole", "3", "0.900", "–"]
 
 
+def test_a_defect_type_with_brackets_is_printed_as_it_is():
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["per_defect_type"]["[red]"] = evaluation["per_defect_type"].pop("cut")
+    assert "│ [red] " in printed(evaluation)
+
+
 def test_one_defect_type_needs_no_table_of_its_own():
     evaluation = copy.deepcopy(EVALUATION)
     del evaluation["per_defect_type"]["cut"]

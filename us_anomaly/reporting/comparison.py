@@ -92,6 +92,8 @@ def compare(
         reference = _reference(run, baseline)
         if baseline and reference is None:
             notes.append(f"{run.name}: the baseline has no run of this data set and category, so no difference.")
+        if reference is not None and reference.subject != run.subject:
+            notes.append(f"{run.name}: the baseline was evaluated on other images, so the difference says little.")
         resamples = {} if reference is None else _paired(run, reference)
         replicates.append(resamples)
         rows.append(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from us_anomaly.reporting.comparison import Comparison, Difference, label
@@ -101,12 +102,12 @@ def _difference(difference: Difference | None) -> str:
 
 def _table(comparison: Comparison, title: str, rows: list[list[str]]) -> Table:
     resolutions = ", ".join(sorted({row.resolution for row in comparison.rows}))
-    table = Table(title=title, caption=f"resolution of pixel figures: {resolutions}")
+    table = Table(title=escape(title), caption=f"resolution of pixel figures: {resolutions}")
     table.add_column("run")
     for name in comparison.columns:
         table.add_column(label(name), justify="right")
-    for cells in rows[:-1]:
-        table.add_row(*cells)
+    for name, *cells in rows[:-1]:
+        table.add_row(escape(name), *cells)
     table.add_section()
     table.add_row(*rows[-1])
     return table

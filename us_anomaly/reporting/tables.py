@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from us_anomaly.reporting.metric_names import LABELS, shown
@@ -133,5 +134,5 @@ def _type_table(evaluation: Evaluation) -> Table:
         table.add_column(LABELS[name].removesuffix(" at deployed threshold"), justify="right")
     for defect_type, one in types.items():
         cells = [shown(name, one["metrics"].get(name)) for name in names]
-        table.add_row(defect_type, str(one["count"]), *cells)
+        table.add_row(escape(defect_type), str(one["count"]), *cells)
     return table
