@@ -1,0 +1,90 @@
+"""`usad report`: static pages that show the data, the decisions and the doubt."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from us_anomaly.commands.calibrate import load_calibration
+from us_anomaly.commands.evaluate import pixel_source
+from us_anomaly.commands.recipes import Recipes, plain
+from us_anomaly.commands.stage import make, read_split
+from us_anomaly.data.sample import Sample, of_split
+from us_anomaly.reporting.pages.files import ReportFiles
+from us_anomaly.reporting.pages.site import write_report
+from us_anomaly.reporting.pages.source import ReportSource
+from us_anomaly.reporting.progress import progress
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.scoring.data_problems import DataProblems
+from us_anomaly.scoring.pixel_source import PixelSource
+from us_anomaly.scoring.scored_images import parse_predictions, scored_images
+from us_anomaly.settings import Settings
+
+SHOWN_GROUPS = ("data", "split", "backbone", "teacher", "students", "scoring", "calibration", "evaluation")
+SHOWN_KEYS = ("seed", "scales", "image_size")
+
+
+def run(settings: Settings) -> None:
+    """Write the pages of the run directory.
+
+    Raises:
+        UsadError: A result is missing or stale, or no image can be read.
+    """
+    run_dir = RunDir(settings.run_dir)
+    recipe = Recipes(settings).report
+    index = ReportFiles(run_dir.report).index
+
+    def build() -> None:
+        source = read_source(settings)
+        total = len(source.samples) + len(source.predictions)
+        with progress("drawing the report", total, enabled=settings.runtime.progress) as on_step:
+            write_report(source, on_picture=lambda done: on_step(done, {}))
+
+    make(index, recipe, build, settings=settings, is_precious=False)
+    Console(highlight=False, soft_wrap=True).print(f"Report: {index}")
+
+
+def read_source(settings: Settings) -> ReportSource:
+    """Read what the pages show."""
+    run_dir = RunDir(settings.run_dir)
+    samples = read_split(run_dir)
+    predictions = parse_predictions(run_dir.predictions.read_text(encoding="utf-8"))
+    evaluation = read_json(run_dir.evaluation_json)
+    calibration = load_calibration(settings)
+    category = getattr(settings.data, "category", None)
+    return ReportSource(
+        run_dir=run_dir,
+        data_root=Path(settings.data.root).expanduser(),
+        data_name=settings.data.name + (f" · {category}" if category else ""),
+        samples=samples,
+        predictions=predictions,
+        evaluation=evaluation,
+        calibration=calibration,
+        configuration=_configuration(settings),
+        scales=settings.scales,
+        pixels=_pixels(settings, samples, predictions, threshold=calibration.image_threshold),
+        max_image_pixels=settings.data.max_image_pixels,
+        num_workers=settings.runtime.num_workers,
+    )
+
+
+def _pixels(
+    settings: Settings, samples: list[Sample], predictions: list[dict[str, Any]], *, threshold: float
+) -> PixelSource | None:
+    """Return maps and masks of the test images; None where there are no masks or maps."""
+    problems = DataProblems()
+    images = scored_images(predictions, of_split(samples, "test"), deployed_threshold=threshold, problems=problems)
+    has_both = any(image.mask_path for image in images) and all(image.map_path for image in images)
+    return pixel_source(images, settings, problems) if has_both else None
+
+
+def _configuration(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the settings that decide the results, by group."""
+    groups = {"run": {key: plain(getattr(settings, key)) for key in SHOWN_KEYS}}
+    for name in SHOWN_GROUPS:
+        groups[name] = plain(getattr(settings, name))
+    groups["augmentation"] = {
+        key: [entry["name"] for entry in entries] for key, entries in plain(settings.augmentation).items()
+    }
+    return groups
