@@ -4,7 +4,7 @@ Shapes: H W pixels of the network's input.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from us_anomaly.settings import CalibrationSettings, ScoringSettings
 from us_anomaly.training.normalization import RunningMoments
 
 FORMAT_VERSION = 1
+MAP_KINDS = ("error", "uncertainty")
 MAX_SAMPLED_PIXELS = 20_000_000
 """Quantiles of pixel scores are taken over at most this many pixels, evenly drawn from all pictures."""
 
@@ -85,29 +86,46 @@ class Calibration:
             ) from error
 
 
-def map_statistics(maps: Iterable[torch.Tensor], *, num_maps: int) -> MapStatistics:
-    """Measure the statistics of one kind of map over the reference normals.
+class MapGatherer:
+    """Statistics of one kind of map over the reference normals: mean and deviation over all pixels, quantiles over some."""
 
-    Mean and deviation over all pixels; quantiles over at most `MAX_SAMPLED_PIXELS` of them.
-    """
-    moments = RunningMoments()
-    sampled = []
-    for values in maps:
-        flat = values.flatten()
-        moments.update(flat[:, None])
-        sampled.append(_sample(flat, num_maps))
-    quantile_90, quantile_995 = np.quantile(np.concatenate(sampled), (0.9, 0.995))
-    return MapStatistics(
-        mean=float(moments.mean),
-        std=float(moments.std),
-        quantile_90=float(quantile_90),
-        quantile_995=float(quantile_995),
-    )
+    def __init__(self, num_maps: int) -> None:
+        """Start with no map seen; `num_maps` will come, and at most `MAX_SAMPLED_PIXELS` of all pixels are kept."""
+        self._num_maps = num_maps
+        self._moments = RunningMoments()
+        self._sampled: list[npt.NDArray[np.float32]] = []
+
+    def add(self, values: torch.Tensor) -> None:
+        """Take a map (H, W) into account."""
+        self._moments.update(values.reshape(-1, 1))
+        self._sampled.append(_sample(values, self._num_maps))
+
+    def statistics(self) -> MapStatistics:
+        """Return the statistics of the maps so far."""
+        quantile_90, quantile_995 = np.quantile(np.concatenate(self._sampled), (0.9, 0.995))
+        return MapStatistics(
+            mean=float(self._moments.mean),
+            std=float(self._moments.std),
+            quantile_90=float(quantile_90),
+            quantile_995=float(quantile_995),
+        )
 
 
-def _sample(flat: torch.Tensor, num_maps: int) -> npt.NDArray[np.float32]:
-    step = max(1, math.ceil(flat.numel() * num_maps / MAX_SAMPLED_PIXELS))
-    return flat[::step].numpy()
+def _sample(values: torch.Tensor, num_maps: int) -> npt.NDArray[np.float32]:
+    """Return evenly drawn pixels of a map; a copy, unless it is all of them, so that the map need not stay in memory."""
+    step = max(1, math.ceil(values.numel() * num_maps / MAX_SAMPLED_PIXELS))
+    return values.flatten()[::step].contiguous().numpy()
+
+
+def _measure(normals: Sequence[Callable[[], dict[int, RawMaps]]]) -> dict[int, dict[str, MapStatistics]]:
+    """Return the statistics of error and uncertainty by patch size, looking at every picture once."""
+    gathered: dict[int, dict[str, MapGatherer]] = {}
+    for maps in normals:
+        for patch_size, raw in maps().items():
+            kinds = gathered.setdefault(patch_size, {kind: MapGatherer(len(normals)) for kind in MAP_KINDS})
+            kinds["error"].add(raw.error)
+            kinds["uncertainty"].add(raw.uncertainty)
+    return {size: {kind: maps.statistics() for kind, maps in kinds.items()} for size, kinds in gathered.items()}
 
 
 def calibrate(
@@ -131,20 +149,13 @@ def calibrate(
     Raises:
         DataError: The rule for the threshold needs pictures that there are none of.
     """
-    scales = list(normals[0]())
-    statistics = {
-        patch_size: {
-            kind: map_statistics((getattr(maps()[patch_size], kind) for maps in normals), num_maps=len(normals))
-            for kind in ("error", "uncertainty")
-        }
-        for patch_size in scales
-    }
+    statistics = _measure(normals)
     scores, pixels, doubts = [], [], []
     for maps in normals:
         anomaly_map, doubt = combine(maps(), statistics=statistics, settings=scoring)
         scores.append(image_score(anomaly_map, settings=scoring))
-        pixels.append(_sample(anomaly_map.flatten(), len(normals)))
-        doubts.append(_sample(doubt.flatten(), len(normals)))
+        pixels.append(_sample(anomaly_map, len(normals)))
+        doubts.append(_sample(doubt, len(normals)))
     anomalous = [
         image_score(combine(maps(), statistics=statistics, settings=scoring)[0], settings=scoring) for maps in anomalies
     ]
