@@ -20,7 +20,8 @@ from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json, read_tensors
+from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.run_dir.provenance import require_consistent
 from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.settings import (
@@ -31,6 +32,7 @@ from us_anomaly.settings import (
     ScoringSettings,
     TransformSettings,
 )
+from us_anomaly.training.artifacts import load_statistics, load_students, load_teacher
 from us_anomaly.training.normalization import TeacherStatistics
 
 DEFAULT_MAX_IMAGE_PIXELS = 1_000_000_000
@@ -97,8 +99,11 @@ class Detector:
 
         Args:
             network_input: (3, h, w), what `pipeline` makes of an image.
+
+        Raises:
+            ArtifactError: A value is not a finite number: the weights are damaged, or training diverged.
         """
-        return {
+        maps = {
             size: raw_maps(
                 network_input,
                 teacher=model.teacher,
@@ -109,6 +114,13 @@ class Detector:
             )
             for size, model in self.scales.items()
         }
+        for size, raw in maps.items():
+            if not bool((torch.isfinite(raw.error) & torch.isfinite(raw.uncertainty)).all()):
+                raise ArtifactError(
+                    f"the detector of patch size {size} gives values that are not finite numbers: train it again, with a lower "
+                    "learning rate or runtime.precision=float32"
+                )
+        return maps
 
     def predict(
         self, images: Iterable[str | Path | npt.NDArray[np.uint8]] | str | Path | npt.NDArray[np.uint8]
@@ -190,61 +202,23 @@ def load_scale(run_dir: RunDir, patch_size: int) -> ScaleModel:
 
     Raises:
         MissingArtifactError: One of them was not made yet.
-        ArtifactError: One of them is damaged.
+        ArtifactError: One of them is damaged, or they do not belong together.
     """
-    return ScaleModel(
+    model = ScaleModel(
         teacher=load_teacher(_existing(run_dir.teacher(patch_size), "distill-teacher")),
         statistics=load_statistics(_existing(run_dir.teacher_statistics(patch_size), "normalize")),
         ensemble=load_students(_existing(run_dir.students(patch_size), "train-students")),
     )
+    dims = {model.teacher.descriptor_dim, len(model.statistics.mean), model.ensemble.networks[0].descriptor_dim}
+    if len(dims) > 1 or {model.teacher.patch_size, model.ensemble.patch_size} != {patch_size}:
+        raise ArtifactError(f"{run_dir.scale(patch_size)}: teacher, statistics and students do not belong together")
+    return model
 
 
 def _existing(path: Path, command: str) -> Path:
     if not path.exists():
         raise MissingArtifactError(f"{path} does not exist: run `usad {command}` first (or `usad run` for all stages)")
     return path
-
-
-def load_teacher(path: Path) -> PatchNetwork:
-    """Read a teacher checkpoint."""
-    state = read_tensors(path)
-    try:
-        teacher = PatchNetwork(state["patch_size"], descriptor_dim=state["descriptor_dim"], width=state["width"])
-        teacher.load_state_dict(state["network"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise _not_a("teacher", path, error, "distill-teacher") from error
-    return teacher
-
-
-def load_statistics(path: Path) -> TeacherStatistics:
-    """Read teacher statistics."""
-    state = read_tensors(path)
-    try:
-        return TeacherStatistics(mean=state["mean"], std=state["std"])
-    except (KeyError, TypeError) as error:
-        raise _not_a("teacher statistics", path, error, "normalize") from error
-
-
-def load_students(path: Path) -> StudentEnsemble:
-    """Read an ensemble of students."""
-    state = read_tensors(path)
-    try:
-        ensemble = StudentEnsemble(
-            state["num_students"],
-            patch_size=state["patch_size"],
-            descriptor_dim=state["descriptor_dim"],
-            width=state["width"],
-            seed=0,
-        )
-        ensemble.load_state_dict(state["networks"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise _not_a("students", path, error, "train-students") from error
-    return ensemble
-
-
-def _not_a(what: str, path: Path, error: Exception, command: str) -> ArtifactError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ArtifactError(f"{path} does not hold {what} ({reason}); delete it and run `usad {command}`")
 
 
 def load(
@@ -260,11 +234,18 @@ def load(
 
     Raises:
         MissingArtifactError: A stage was not run yet; the message names it.
+        StaleArtifactError: A stage was run again after the detector was calibrated.
         ArtifactError: A file is damaged.
     """
     directory = RunDir(run_dir)
     content = read_json(_existing(directory.calibration, "calibrate"))
     calibration, scoring, transforms = read_calibration(content)
+    parts = [
+        path
+        for size in calibration.statistics
+        for path in (directory.teacher(size), directory.teacher_statistics(size), directory.students(size))
+    ]
+    require_consistent(directory, directory.calibration, parts=parts)
     runtime = RuntimeSettings(
         device=device,
         precision=Precision(precision),

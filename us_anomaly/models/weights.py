@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from us_anomaly.errors import UsadError, WeightsError
+from us_anomaly.run_dir.atomic import why_not_tensors
+from us_anomaly.run_dir.faults import is_out_of_memory
 from us_anomaly.settings import BackboneSettings
 
 
@@ -17,6 +19,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: The file is missing, damaged, or holds anything but tensors.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise WeightsError(f"`backbone.weights`: there is no file {path}")
     try:
@@ -26,8 +29,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many types for many kinds of damage
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} is not a state dict of tensors, or it is damaged ({reason})") from error
+        if is_out_of_memory(error):
+            raise
+        raise WeightsError(
+            f"{path} is not a state dict of tensors, or it is damaged ({why_not_tensors(error)})"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -30,6 +30,7 @@ def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iter
     for name, text in texts.items():
         write_text(folder / name, text)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         handler = _Log(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise cannot_write(folder / "log.txt", error) from error

@@ -1,0 +1,71 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from us_anomaly.run_dir.interruption import Interrupted, deferred, interruptible
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
+def test_a_signal_stops_the_work_and_says_which(number, name):
+    with pytest.raises(Interrupted, match=f"^stopped by {name}$") as caught, interruptible():
+        send(number)
+    assert caught.value.signal_number == number
+
+
+def test_the_handlers_of_before_are_back_afterwards():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with interruptible(), deferred(lambda number: None):
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_deferred_signal_is_noted_and_the_work_goes_on():
+    noted = []
+    with deferred(noted.append):
+        send(signal.SIGTERM)
+        noted.append("went on")
+    assert noted == [signal.SIGTERM, "went on"]
+
+
+def test_a_second_signal_stops_at_once():
+    noted: list[int] = []
+
+    def work() -> None:
+        with deferred(noted.append):
+            send(signal.SIGTERM)
+            send(signal.SIGINT)
+            pytest.fail("not stopped")
+
+    with pytest.raises(Interrupted, match="SIGINT"):
+        work()
+    assert noted == [signal.SIGTERM]
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            send(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_outside_of_the_main_thread_nothing_is_installed_and_nothing_fails():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work() -> None:
+        with interruptible():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

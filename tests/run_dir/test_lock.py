@@ -1,0 +1,232 @@
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from us_anomaly.errors import ResourceError, RunDirLockedError
+from us_anomaly.run_dir import RunDir, lock
+from us_anomaly.run_dir.lock import locked
+
+HOLDER = textwrap.dedent(
+    """
+    import sys, time
+    from us_anomaly.run_dir import RunDir
+    from us_anomaly.run_dir.lock import locked
+
+    with locked(RunDir(sys.argv[1]), command="usad run data=demo"):
+        print("held", flush=True)
+        time.sleep(60)
+    """
+)
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+@pytest.fixture
+def holder(run_dir):
+    """Another process that holds the lock."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, run_dir.root], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def note(**changes: object) -> str:
+    owner = {"pid": 4711, "host": socket.gethostname(), "boot_id": None, "since": "then", "command": "usad run"}
+    return json.dumps(owner | changes)
+
+
+def test_the_lock_says_who_holds_it_and_disappears_at_the_end(run_dir):
+    with locked(run_dir, command="usad split data=demo"):
+        owner = json.loads(run_dir.lock.read_text())
+        assert owner["pid"] == os.getpid()
+        assert owner["host"] == socket.gethostname()
+        assert owner["command"] == "usad split data=demo"
+    assert list(run_dir.root.iterdir()) == []
+
+
+def test_the_lock_is_released_when_the_work_fails(run_dir):
+    with pytest.raises(KeyboardInterrupt), locked(run_dir, command="usad"):
+        raise KeyboardInterrupt
+    with locked(run_dir, command="usad"):
+        pass
+
+
+def test_a_second_process_is_refused_with_the_owner_and_the_time(run_dir, holder):
+    since = json.loads(run_dir.lock.read_text())["since"]
+    with pytest.raises(RunDirLockedError) as caught, locked(run_dir, command="usad infer"):
+        pytest.fail("two processes in one run directory")
+    assert str(caught.value) == (
+        f"{run_dir.root} is in use by `usad run data=demo` (process {holder.pid} on {socket.gethostname()}, since {since}): "
+        "wait until it has finished, or choose another run_dir="
+    )
+    assert json.loads(run_dir.lock.read_text())["pid"] == holder.pid
+
+
+def test_a_second_lock_in_the_same_process_is_refused_too(run_dir):
+    with locked(run_dir, command="usad"), pytest.raises(RunDirLockedError), locked(run_dir, command="usad"):
+        pytest.fail("two at once")
+
+
+def test_the_lock_of_a_killed_process_is_taken_over_with_a_word(run_dir, holder, caplog):
+    holder.kill()
+    holder.wait()
+    assert run_dir.lock.exists()
+    with caplog.at_level("INFO"), locked(run_dir, command="usad"):
+        assert json.loads(run_dir.lock.read_text())["pid"] == os.getpid()
+    assert f"process {holder.pid} on" in caplog.text
+    assert "which was killed" in caplog.text
+
+
+def test_a_process_number_that_lives_again_as_another_process_does_not_matter(run_dir):
+    run_dir.root.mkdir()
+    run_dir.lock.write_text(note(pid=os.getppid()))  # alive, but it holds no lock
+    with locked(run_dir, command="usad"):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "null"])
+def test_a_lock_file_without_an_owner_is_taken_over(run_dir, text):
+    run_dir.root.mkdir()
+    run_dir.lock.write_text(text)
+    with locked(run_dir, command="usad"):
+        pass
+
+
+def test_the_lock_of_another_machine_is_refused_with_the_way_to_remove_it(run_dir):
+    run_dir.root.mkdir()
+    run_dir.lock.write_text(note(host="elsewhere", boot_id="another"))
+    with pytest.raises(RunDirLockedError) as caught, locked(run_dir, command="usad"):
+        pytest.fail("it may still be running")
+    assert str(caught.value) == (
+        f"{run_dir.root} was locked by `usad run` (process 4711 on elsewhere, since then), a machine that cannot be looked "
+        f"into from here. If that process is gone, remove {run_dir.lock} and run the same command"
+    )
+    assert json.loads(run_dir.lock.read_text())["host"] == "elsewhere"
+    run_dir.lock.unlink()
+    with locked(run_dir, command="usad"):
+        pass
+
+
+def test_a_killed_container_of_this_machine_is_taken_over_though_its_host_name_differs(run_dir, monkeypatch):
+    monkeypatch.setattr(lock, "_boot_id", lambda: "this kernel")
+    run_dir.root.mkdir()
+    run_dir.lock.write_text(note(host="0a1b2c3d", boot_id="this kernel"))
+    with locked(run_dir, command="usad"):
+        pass
+
+
+def test_where_the_file_system_knows_no_locks_a_living_owner_counts(run_dir, monkeypatch):
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locked(run_dir, command="usad"), pytest.raises(RunDirLockedError), locked(run_dir, command="usad"):
+        pytest.fail("two at once")
+    run_dir.lock.write_text(note(pid=2**22 + 1))  # beyond the largest process number
+    with locked(run_dir, command="usad"):
+        pass
+
+
+def test_a_process_that_we_may_not_signal_is_alive(monkeypatch):
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    assert lock._is_alive(1)
+
+
+def test_a_lock_that_its_owner_removed_while_we_opened_it_is_not_taken(run_dir, monkeypatch):
+    """Between opening and locking, the owner removes the file: the lock on the nameless file must not count."""
+    run_dir.root.mkdir()
+    genuine, times = lock._lock, []
+
+    def remove_first(descriptor: int) -> bool:
+        if not times:
+            run_dir.lock.unlink()
+        times.append(descriptor)
+        return genuine(descriptor)
+
+    monkeypatch.setattr(lock, "_lock", remove_first)
+    with locked(run_dir, command="usad"):
+        assert run_dir.lock.exists()
+        assert len(times) == 2
+
+
+def test_what_killed_processes_left_half_written_is_removed_and_nothing_else(run_dir):
+    for name in ("p33", "provenance/p33", ".hydra/run", "inference/photo", "p33/.partial-folder/maps", "maps/a"):
+        (run_dir.root / name).mkdir(parents=True, exist_ok=True)
+    leftovers = (".partial-1", "p33/.partial-2", "provenance/p33/.partial-3", "inference/photo/.partial-4")
+    others = ("split.jsonl", "p33/teacher.pt", "inference/photo/maps.tiff", "maps/a/b.tiff")
+    for name in (*leftovers, *others, "p33/.partial-folder/maps/x"):
+        (run_dir.root / name).write_text("")
+    with locked(run_dir, command="usad"):
+        pass
+    left = sorted(path.relative_to(run_dir.root).as_posix() for path in run_dir.root.rglob("*") if path.is_file())
+    assert left == sorted(others)
+    assert not (run_dir.root / "p33/.partial-folder").exists()
+
+
+def test_a_link_called_like_a_leftover_is_removed_but_not_followed(run_dir, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "x").write_text("kept")
+    run_dir.root.mkdir()
+    (run_dir.root / ".partial-link").symlink_to(tmp_path / "precious")
+    with locked(run_dir, command="usad"):
+        pass
+    assert (tmp_path / "precious" / "x").read_text() == "kept"
+    assert not (run_dir.root / ".partial-link").is_symlink()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(run_dir, monkeypatch, number):
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    run_dir.root.mkdir()
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(ResourceError, match=r"cannot write .*\.lock: "), locked(run_dir, command="usad"):
+        pytest.fail("not locked")
+
+
+def test_a_disk_that_is_full_when_the_owner_is_written_down_is_told(run_dir, monkeypatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(ResourceError, match="the disk is full"), locked(run_dir, command="usad"):
+        pytest.fail("not locked")
+    monkeypatch.undo()
+    with locked(run_dir, command="usad"):
+        pass
+
+
+def test_a_lock_file_that_cannot_be_removed_does_not_spoil_the_work(run_dir, monkeypatch, caplog):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with locked(run_dir, command="usad"):
+        monkeypatch.setattr(type(run_dir.lock), "unlink", fail)
+    assert "cannot remove" in caplog.text
+    monkeypatch.undo()
+    with locked(run_dir, command="usad"):
+        pass
+
+
+def test_a_long_command_is_cut_in_the_refusal(run_dir):
+    command = "usad run " + "data.root=/a/very/long/path " * 20
+    with locked(run_dir, command=command), pytest.raises(RunDirLockedError) as caught, locked(run_dir, command="usad"):
+        pytest.fail("two at once")
+    assert "`usad run data.root=/a/very/long/path data.root=/a/very/long/ ...`" in str(caught.value)

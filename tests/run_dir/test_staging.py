@@ -1,0 +1,144 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from us_anomaly.errors import ResourceError
+from us_anomaly.run_dir import RunDir, staging
+from us_anomaly.run_dir.provenance import Recipe, record
+from us_anomaly.run_dir.staging import publish, staged
+
+RECIPE = Recipe(command="infer", settings={})
+
+
+def files(root: Path) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): path.read_text() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def fill(run_dir: RunDir, text: str, *, maps: tuple[str, ...] = ("a", "b/c")) -> None:
+    for name in maps:
+        path = run_dir.maps / f"{name}.tiff"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    run_dir.predictions.write_text(text)
+
+
+def fill_and_publish(run_dir: RunDir, *, folders: tuple[str, ...] = (), before_publishing=lambda: None) -> None:
+    with staged(run_dir) as aside:
+        fill(aside, "new")
+        for folder in folders:
+            (aside.root / folder).mkdir()
+            (aside.root / folder / "a").write_text("new")
+        before_publishing()
+        publish(aside, run_dir)
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> RunDir:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.root.mkdir()
+    return run_dir
+
+
+def test_published_results_replace_the_old_ones_as_a_whole(run_dir):
+    fill(run_dir, "old", maps=("a", "gone"))
+    run_dir.heatmaps.mkdir()
+    (run_dir.heatmaps / "a.png").write_text("old")
+    with staged(run_dir) as aside:
+        fill(aside, "new")
+        assert files(run_dir.maps) == {"a.tiff": "old", "gone.tiff": "old"}
+        publish(aside, run_dir)
+    assert files(run_dir.root) == {"maps/a.tiff": "new", "maps/b/c.tiff": "new", "predictions.jsonl": "new"}
+
+
+def test_what_is_not_published_disappears_and_the_old_results_stay(run_dir):
+    fill(run_dir, "old")
+    with pytest.raises(KeyboardInterrupt):
+        fill_and_publish(run_dir, before_publishing=_interrupted)
+    assert files(run_dir.root) == {"maps/a.tiff": "old", "maps/b/c.tiff": "old", "predictions.jsonl": "old"}
+
+
+def test_first_results_are_published_where_there_were_none(tmp_path):
+    run_dir = RunDir(tmp_path / "new" / "run")
+    with staged(run_dir) as aside:
+        fill(aside, "new")
+        publish(aside, run_dir)
+    assert files(run_dir.root) == {"maps/a.tiff": "new", "maps/b/c.tiff": "new", "predictions.jsonl": "new"}
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_an_end_at_any_step_leaves_no_list_that_vouches_for_other_files(run_dir, monkeypatch, step):
+    """Kill the process at each rename in turn: predictions are the old with all old files, the new, or not there."""
+    fill(run_dir, "old")
+    for folder in (run_dir.heatmaps, run_dir.uncertainty):
+        folder.mkdir()
+        (folder / "a").write_text("old")
+    record(run_dir, run_dir.predictions, RECIPE, seconds=1)
+    calls = []
+
+    def dying(genuine):
+        def call(self, *arguments, **options):
+            if len(calls) == step:
+                raise KeyboardInterrupt
+            calls.append(self)
+            return genuine(self, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(Path, "rename", dying(Path.rename))
+    monkeypatch.setattr(Path, "replace", dying(Path.replace))
+    with pytest.raises(KeyboardInterrupt):
+        fill_and_publish(run_dir, folders=("heatmaps", "uncertainty"))
+    assert not run_dir.predictions.exists()
+    assert not run_dir.provenance(run_dir.predictions).exists()
+
+
+def test_a_folder_of_maps_that_is_a_link_is_replaced_and_what_it_points_to_is_kept(run_dir, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x").write_text("kept")
+    run_dir.maps.symlink_to(tmp_path / "elsewhere")
+    with staged(run_dir) as aside:
+        fill(aside, "new")
+        publish(aside, run_dir)
+    assert not run_dir.maps.is_symlink()
+    assert (tmp_path / "elsewhere" / "x").read_text() == "kept"
+
+
+def test_every_file_is_flushed_before_the_first_old_one_goes(run_dir, monkeypatch):
+    fill(run_dir, "old")
+    flushed = []
+    genuine = staging.flush_file
+    monkeypatch.setattr(
+        staging,
+        "flush_file",
+        lambda path: (flushed.append((path.name, run_dir.predictions.read_text())), genuine(path)),
+    )
+    with staged(run_dir) as aside:
+        fill(aside, "new")
+        publish(aside, run_dir)
+    assert sorted(flushed) == [("a.tiff", "old"), ("c.tiff", "old"), ("predictions.jsonl", "old")]
+
+
+def test_a_disk_that_is_full_at_the_flush_leaves_the_old_results(run_dir, monkeypatch):
+    fill(run_dir, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(ResourceError, match="the disk is full"):
+        fill_and_publish(run_dir, before_publishing=lambda: monkeypatch.setattr(os, "fsync", full))
+    assert set(files(run_dir.root).values()) == {"old"}
+
+
+def test_a_folder_that_cannot_be_written_is_told(run_dir, monkeypatch):
+    def fail(*_: object, **__: object) -> str:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(staging.tempfile, "mkdtemp", fail)
+    with pytest.raises(ResourceError, match="it cannot be written"), staged(run_dir):
+        pytest.fail("no folder")

@@ -1,0 +1,124 @@
+"""Teacher, teacher statistics and students as files: plain tensors and numbers, checked before anything is built from them.
+
+Networks are built without memory first, so that a file which claims to hold a network of a billion channels costs nothing.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from us_anomaly.errors import ArtifactError, SettingsError
+from us_anomaly.models.ensemble import StudentEnsemble
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.run_dir.atomic import read_tensors
+from us_anomaly.run_dir.provenance import check_format
+from us_anomaly.training.normalization import TeacherStatistics
+
+FORMAT_VERSION = 1
+"""Of `teacher.pt`, `teacher_statistics.pt` and `students.pt`."""
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def load_teacher(path: Path) -> PatchNetwork:
+    """Read a teacher.
+
+    Raises:
+        ArtifactError: The file is damaged, of another format version, or no teacher.
+    """
+    state = _read(path, "distill-teacher")
+    return _of(path, "teacher", "distill-teacher", lambda: build_teacher(state, state["network"]))
+
+
+def build_teacher(numbers: dict[str, Any], network: dict[str, Tensor]) -> PatchNetwork:
+    """Build a teacher from its numbers `patch_size`, `descriptor_dim` and `width`, and its weights.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError, SettingsError: They do not describe a patch network.
+    """
+    patch_size, width = int(numbers["patch_size"]), float(numbers["width"])
+    descriptor_dim = int(numbers["descriptor_dim"])
+    return _filled(lambda: PatchNetwork(patch_size, descriptor_dim=descriptor_dim, width=width), network)
+
+
+def load_statistics(path: Path) -> TeacherStatistics:
+    """Read teacher statistics.
+
+    Raises:
+        ArtifactError: The file is damaged, of another format version, or holds no teacher statistics.
+    """
+    state = _read(path, "normalize")
+
+    def build() -> TeacherStatistics:
+        mean, std = _finite("mean", state["mean"]), _finite("std", state["std"])
+        if mean.ndim != 1 or mean.shape != std.shape or not bool((std > 0).all()):
+            raise ValueError("mean and std must be vectors of one length, and every std above 0")
+        return TeacherStatistics(mean=mean, std=std)
+
+    return _of(path, "teacher statistics", "normalize", build)
+
+
+def load_students(path: Path) -> StudentEnsemble:
+    """Read an ensemble of students.
+
+    Raises:
+        ArtifactError: The file is damaged, of another format version, or holds no students.
+    """
+    state = _read(path, "train-students")
+
+    def build() -> StudentEnsemble:
+        num_students, weights = int(state["num_students"]), state["networks"]
+        if not 1 <= num_students <= len(weights):
+            raise ValueError(f"it claims to hold {num_students} students in {len(weights)} tensors")
+        return _filled(
+            lambda: StudentEnsemble(
+                num_students,
+                patch_size=int(state["patch_size"]),
+                descriptor_dim=int(state["descriptor_dim"]),
+                width=float(state["width"]),
+                seed=0,
+            ),
+            weights,
+        )
+
+    return _of(path, "students", "train-students", build)
+
+
+T = TypeVar("T")
+
+
+def _read(path: Path, command: str) -> dict[str, Any]:
+    state = read_tensors(path)
+    check_format(path, state.get("format_version"), reads=FORMAT_VERSION, command=command)
+    return state
+
+
+def _of(path: Path, what: str, command: str, build: Callable[[], T]) -> T:
+    """Build something from a file and say in one line why that fails."""
+    try:
+        return build()
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, SettingsError) as error:
+        reason = repr(error) if isinstance(error, KeyError) else str(error).strip().split("\n")[0]
+        raise ArtifactError(
+            f"{path} does not hold {what} ({reason or type(error).__name__}); delete it and run `usad {command}`"
+        ) from error
+
+
+def _filled(build: Callable[[], N], weights: dict[str, Tensor]) -> N:
+    """Build a network without memory and give it its weights, whose names and shapes must fit."""
+    with torch.device("meta"):
+        network = build()
+    checked = {name: _finite(name, tensor) for name, tensor in weights.items()}
+    network.load_state_dict(checked, assign=True)
+    return network
+
+
+def _finite(name: str, tensor: Any) -> Tensor:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.layout is not torch.strided:
+        raise ValueError(f"{name} is not a tensor of floating-point numbers")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} holds values that are not finite numbers")
+    return tensor.float()
