@@ -1,0 +1,258 @@
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from us_anomaly.models.compute import Compute
+from us_anomaly.models.ensemble import StudentEnsemble
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.scoring import anomaly_map
+from us_anomaly.scoring.anomaly_map import (
+    MapStatistics,
+    RawMaps,
+    combine,
+    error_and_uncertainty,
+    image_score,
+    raw_maps,
+    smooth,
+)
+from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
+from us_anomaly.training.normalization import TeacherStatistics
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+def scoring(**changed):
+    values = {
+        "normalization": Normalization.none,
+        "error_weight": 1.0,
+        "uncertainty_weight": 1.0,
+        "stride_px": 1,
+        "smoothing_sigma_px": 0.0,
+        "image_score": ImageScore.max,
+        "image_score_fraction": 0.1,
+    }
+    return ScoringSettings(**(values | changed))
+
+
+# --- error and uncertainty ---------------------------------------------------------------------------------------
+
+
+def test_error_and_uncertainty_are_those_of_the_formulas():
+    answers, target = torch.randn(3, 2, 5, 4, 6), torch.randn(2, 5, 4, 6)
+    error, uncertainty = error_and_uncertainty(list(answers), target)
+    students, teacher = answers.double().numpy(), target.double().numpy()
+    mean = students.mean(axis=0)
+    np.testing.assert_allclose(error, ((mean - teacher) ** 2).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(uncertainty, ((students - mean) ** 2).sum(axis=2).mean(axis=0), rtol=1e-5)
+
+
+def test_students_that_agree_are_certain_and_students_that_know_make_no_error():
+    target = torch.randn(1, 5, 3, 3)
+    error, uncertainty = error_and_uncertainty([target + 2, target + 2], target)
+    torch.testing.assert_close(error, torch.full((1, 3, 3), 20.0))  # 5 dimensions, 2 squared
+    torch.testing.assert_close(uncertainty, torch.zeros(1, 3, 3), atol=1e-10, rtol=0)
+    error, uncertainty = error_and_uncertainty([target - 3, target + 3], target)
+    torch.testing.assert_close(error, torch.zeros(1, 3, 3), atol=1e-10, rtol=0)
+    torch.testing.assert_close(uncertainty, torch.full((1, 3, 3), 45.0))  # 5 dimensions, 3 squared
+
+
+def test_a_single_student_has_an_error_and_no_uncertainty():
+    answer, target = torch.randn(2, 1, 4, 2, 2)
+    error, uncertainty = error_and_uncertainty([answer], target)
+    torch.testing.assert_close(error, (answer - target).square().sum(dim=1))
+    assert float(uncertainty.abs().max()) == 0
+
+
+def test_answers_in_bfloat16_are_added_up_in_float32_and_left_as_they_are():
+    answers = list(torch.randn(3, 1, 4, 2, 2).bfloat16())
+    target, before = torch.randn(1, 4, 2, 2), [answer.clone() for answer in answers]
+    kept = target.clone()
+    maps = error_and_uncertainty(answers, target)
+    expected = error_and_uncertainty([answer.float() for answer in answers], target)
+    for values, wanted in zip(maps, expected, strict=True):
+        assert values.dtype is torch.float32
+        torch.testing.assert_close(values, wanted)
+    assert torch.equal(target, kept)
+    assert all(map(torch.equal, answers, before))
+
+
+# --- maps of a picture -------------------------------------------------------------------------------------------
+
+
+def detector_of(patch_size):
+    torch.manual_seed(patch_size)
+    teacher = PatchNetwork(patch_size, descriptor_dim=5, width=0.1).requires_grad_(False)
+    ensemble = StudentEnsemble(2, patch_size=patch_size, descriptor_dim=5, width=0.1, seed=0).requires_grad_(False)
+    statistics = TeacherStatistics(mean=torch.randn(5), std=torch.rand(5) + 0.5)
+    return {"teacher": teacher, "ensemble": ensemble, "statistics": statistics}
+
+
+def by_definition(image, row, col, *, teacher, ensemble, statistics):
+    """Error and uncertainty at one pixel, from the patch around it."""
+    half = teacher.patch_size // 2
+    padded = np.pad(image.numpy(), [(0, 0), (half, half), (half, half)], mode="reflect")
+    side = teacher.patch_size
+    patch = torch.from_numpy(padded[None, :, row : row + side, col : col + side].copy())
+    target = ((teacher(patch)[0] - statistics.mean) / statistics.std).numpy()
+    answers = np.stack([student(patch)[0].numpy() for student in ensemble.networks])
+    error = ((answers.mean(axis=0) - target) ** 2).sum()
+    return error, ((answers - answers.mean(axis=0)) ** 2).sum(axis=1).mean()
+
+
+@pytest.mark.parametrize("patch_size", [17, 33])
+def test_every_pixel_is_scored_by_the_patch_around_it(patch_size):
+    image, detector = torch.randn(3, 25, 31), detector_of(patch_size)
+    maps = raw_maps(image, **detector, stride=1, compute=CPU)
+    assert maps.error.shape == maps.uncertainty.shape == (25, 31)
+    for row, col in ((0, 0), (24, 30), (12, 0), (7, 19)):
+        error, uncertainty = by_definition(image, row, col, **detector)
+        assert float(maps.error[row, col]) == pytest.approx(float(error), rel=1e-4)
+        assert float(maps.uncertainty[row, col]) == pytest.approx(float(uncertainty), rel=1e-4)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_a_grid_is_exact_at_its_own_pixels(stride):
+    image, detector = torch.randn(3, 37, 42), detector_of(33)
+    dense = raw_maps(image, **detector, stride=1, compute=CPU)
+    coarse = raw_maps(image, **detector, stride=stride, compute=CPU)
+    assert coarse.error.shape == (37, 42)
+    grid = np.s_[stride // 2 :: stride, stride // 2 :: stride]
+    torch.testing.assert_close(coarse.error[grid], dense.error[grid], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(coarse.uncertainty[grid], dense.uncertainty[grid], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(41, 33), (9, 70), (3, 2), (1, 1)])
+@pytest.mark.parametrize(("patch_size", "stride"), [(17, 1), (33, 1), (65, 1), (33, 2), (33, 3), (65, 4), (33, 8)])
+def test_bands_of_rows_give_the_values_of_the_whole_picture(monkeypatch, patch_size, stride, size):
+    image, detector = torch.randn(3, *size), detector_of(patch_size)
+    whole = raw_maps(image, **detector, stride=stride, compute=CPU)
+    monkeypatch.setattr(anomaly_map, "MAX_BAND_PIXELS", 4 * size[1])
+    banded = raw_maps(image, **detector, stride=stride, compute=CPU)
+    torch.testing.assert_close(banded.error, whole.error, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(banded.uncertainty, whole.uncertainty, rtol=1e-4, atol=1e-4)
+
+
+def test_bands_never_hold_more_pixels_than_allowed(monkeypatch):
+    heights = []
+    original = anomaly_map.dense_descriptors_of_padded
+
+    def watched(network, padded, **grid):
+        heights.append(padded.shape[-2])
+        return original(network, padded, **grid)
+
+    monkeypatch.setattr(anomaly_map, "dense_descriptors_of_padded", watched)
+    monkeypatch.setattr(anomaly_map, "MAX_BAND_PIXELS", 5 * 20)
+    raw_maps(torch.randn(3, 33, 20), **detector_of(17), stride=1, compute=CPU)
+    assert max(heights) == 5 + 16
+    assert len(heights) == 7 * 3  # bands, times teacher and two students
+
+
+@pytest.mark.parametrize(("height", "width", "stride"), [(16, 16, 4), (17, 9, 4), (10, 31, 3), (5, 3, 8), (33, 20, 8)])
+def test_between_grid_pixels_values_are_interpolated_and_constant_outside(height, width, stride):
+    rows = np.arange(min(stride // 2, height - 1), height, stride)
+    cols = np.arange(min(stride // 2, width - 1), width, stride)
+    values = np.random.default_rng(0).normal(size=(len(rows), len(cols)))
+    full = anomaly_map._from_grid(torch.from_numpy(values).float(), height, width, stride)
+    by_rows = np.stack([np.interp(np.arange(height), rows, column) for column in values.T], axis=1)
+    expected = np.stack([np.interp(np.arange(width), cols, row) for row in by_rows])
+    np.testing.assert_allclose(full, expected, rtol=1e-4, atol=1e-5)
+
+
+# --- a common scale ----------------------------------------------------------------------------------------------
+
+STATISTICS = MapStatistics(mean=2.0, std=4.0, quantile_90=10.0, quantile_995=30.0)
+
+
+def test_zscore_subtracts_the_mean_and_divides_by_the_deviation():
+    values = STATISTICS.normalize(torch.tensor([2.0, 6.0, -2.0]), normalization=Normalization.zscore)
+    assert values.tolist() == [0, 1, -1]
+
+
+def test_the_quantiles_become_zero_and_a_tenth():
+    values = STATISTICS.normalize(torch.tensor([10.0, 30.0, 20.0, 0.0]), normalization=Normalization.quantile)
+    torch.testing.assert_close(values, torch.tensor([0.0, 0.1, 0.05, -0.05]))
+
+
+def test_none_leaves_values_as_they_are():
+    values = torch.randn(3, 3)
+    assert torch.equal(STATISTICS.normalize(values, normalization=Normalization.none), values)
+
+
+@pytest.mark.parametrize("normalization", [Normalization.zscore, Normalization.quantile])
+def test_maps_without_any_spread_stay_finite(normalization):
+    flat = MapStatistics(mean=1.0, std=0.0, quantile_90=1.0, quantile_995=1.0)
+    values = flat.normalize(torch.tensor([1.0, 1.5]), normalization=normalization)
+    assert float(values[0]) == 0
+    assert torch.isfinite(values).all()
+
+
+def random_maps(*patch_sizes):
+    return {size: RawMaps(torch.rand(6, 7) * size, torch.rand(6, 7)) for size in patch_sizes}
+
+
+def test_without_normalisation_the_score_is_the_weighted_sum():
+    maps = random_maps(33)
+    total, doubt = combine(maps, statistics={}, settings=scoring(error_weight=2.0, uncertainty_weight=0.5))
+    torch.testing.assert_close(total, 2 * maps[33].error + 0.5 * maps[33].uncertainty)
+    assert torch.equal(doubt, maps[33].uncertainty)
+
+
+def test_scales_are_averaged_after_each_map_is_standardised():
+    maps = random_maps(17, 33, 65)
+    statistics = {
+        size: {
+            "error": MapStatistics(mean=0.1 * size, std=size, quantile_90=0, quantile_995=1),
+            "uncertainty": MapStatistics(mean=0.5, std=0.01 * size, quantile_90=0, quantile_995=1),
+        }
+        for size in maps
+    }
+    total, doubt = combine(maps, statistics=statistics, settings=scoring(normalization=Normalization.zscore))
+    expected = doubts = 0.0
+    for size, raw in maps.items():
+        uncertainty = (raw.uncertainty.numpy() - 0.5) / (0.01 * size)
+        expected = expected + ((raw.error.numpy() - 0.1 * size) / size + uncertainty) / 3
+        doubts = doubts + uncertainty / 3
+    np.testing.assert_allclose(total, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(doubt, doubts, rtol=1e-4, atol=1e-5)
+
+
+def test_the_anomaly_map_is_smoothed_and_the_uncertainty_is_not():
+    maps = random_maps(33)
+    total, doubt = combine(maps, statistics={}, settings=scoring(smoothing_sigma_px=1.5))
+    torch.testing.assert_close(total, smooth(maps[33].error + maps[33].uncertainty, sigma_px=1.5))
+    assert torch.equal(doubt, maps[33].uncertainty)
+
+
+@pytest.mark.parametrize("size", [(30, 41), (6, 5), (1, 9)])
+@pytest.mark.parametrize("sigma_px", [0.5, 1.0, 1.7, 4.0])
+def test_smoothing_is_the_gaussian_filter_of_scipy(sigma_px, size):
+    values = torch.rand(*size)
+    expected = ndimage.gaussian_filter(values.double().numpy(), sigma_px, mode="mirror", truncate=4.0)
+    np.testing.assert_allclose(smooth(values, sigma_px=sigma_px), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_smoothing_by_nothing_changes_nothing():
+    values = torch.rand(5, 5)
+    assert torch.equal(smooth(values, sigma_px=0.0), values)
+
+
+# --- one score per picture ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "fraction", "expected"),
+    [
+        (ImageScore.max, 0.1, 99),
+        (ImageScore.top_mean, 0.1, np.mean(range(90, 100))),
+        (ImageScore.top_mean, 1.0, np.mean(range(100))),
+        (ImageScore.top_mean, 0.001, 99),  # at least one pixel
+        (ImageScore.quantile, 0.1, 90),
+        (ImageScore.quantile, 0.01, 99),
+    ],
+)
+def test_the_image_score_looks_at_the_highest_values(kind, fraction, expected):
+    values = torch.randperm(100).float().reshape(4, 25)
+    score = image_score(values, settings=scoring(image_score=kind, image_score_fraction=fraction))
+    assert isinstance(score, float)
+    assert score == pytest.approx(expected)
