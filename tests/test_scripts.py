@@ -241,16 +241,27 @@ def test_demo_runs_the_demo_with_the_arguments_it_was_given(checkout: Path, envi
     assert result.stdout.splitlines() == ["run", "data=demo", "seed=3", "run_dir='a, b'"]
 
 
-def test_test_passes_on_its_arguments_and_measures_branches(checkout: Path, environment: Path, tmp_path: Path) -> None:
-    browser = tmp_path / "tools" / "chromium"  # so that none is installed
-    browser.parent.mkdir()
-    browser.symlink_to("/bin/true")
+def run_tests(checkout: Path, environment: Path, *arguments: str) -> str:
+    browser = checkout / "tools" / "chromium"  # so that none is installed
+    browser.parent.mkdir(exist_ok=True)
+    if not browser.exists():
+        browser.symlink_to("/bin/true")
     search_path = f"{browser.parent}:{os.environ['PATH']}"
-    call(checkout / "scripts" / "test", "tests/data", "-k", "a b", VIRTUAL_ENV=str(environment), PATH=search_path)
-    told = calls(environment)[-1]
+    call(checkout / "scripts" / "test", *arguments, VIRTUAL_ENV=str(environment), PATH=search_path)
+    return calls(environment)[-1]
+
+
+def test_test_measures_branches_when_all_tests_run(checkout: Path, environment: Path) -> None:
+    told = run_tests(checkout, environment)
     assert told.startswith("-m pytest ")
-    assert "--cov-branch" in told
+    assert " --cov --cov-branch " in told
+
+
+def test_test_passes_on_its_arguments_and_measures_no_part(checkout: Path, environment: Path) -> None:
+    told = run_tests(checkout, environment, "tests/data", "-k", "a b")
+    assert told.startswith("-m pytest ")
     assert told.endswith(" tests/data -k a b")
+    assert "--cov" not in told
 
 
 def test_check_runs_format_style_types_and_imports_and_no_test(checkout: Path, environment: Path) -> None:
