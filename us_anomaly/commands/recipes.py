@@ -11,15 +11,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from us_anomaly.data.sample import Sample, dump_labels
+from us_anomaly.data.sample import Sample, dump_labels, parse_labels
 from us_anomaly.data.sources import read_samples
-from us_anomaly.errors import DataError, WeightsError
+from us_anomaly.errors import ArtifactError, DataError, WeightsError
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, content_hash, require
 from us_anomaly.settings import Settings
 
 BUILTIN = "builtin"
+_SPLIT_AGAIN = "delete it and run `usad split`"
 
 
 def plain(value: Any) -> Any:
@@ -85,10 +86,27 @@ class Recipes:
 
     @functools.cached_property
     def split_hash(self) -> str:
-        """Content hash of `split.jsonl`, which must be up to date."""
+        """Content hash of `split.jsonl`, which must be up to date and name pictures of the data set only.
+
+        Raises:
+            MissingArtifactError, StaleArtifactError: It is not up to date.
+            ArtifactError: It names something else. So what it says is never followed out of `data.root`.
+        """
         if not self._with_data and self.run_dir.split.exists():
             return content_hash(self.run_dir.split)
-        return require(self.run_dir, self.run_dir.split, self.split)
+        found = require(self.run_dir, self.run_dir.split, self.split)
+        known = {dataclasses.replace(sample, split=None) for sample in self.samples}
+        try:
+            labels = parse_labels(self.run_dir.split.read_text(encoding="utf-8"))
+            strangers = [label.filename for label in labels if dataclasses.replace(label, split=None) not in known]
+        except TypeError as error:  # a list where a name should be
+            raise ArtifactError(f"{self.run_dir.split} holds labels of no picture ({error}); {_SPLIT_AGAIN}") from error
+        if strangers:
+            raise ArtifactError(
+                f"{self.run_dir.split} names {len(strangers)} pictures that the data set does not hold as it says, for example "
+                f"{strangers[0]}; {_SPLIT_AGAIN}"
+            )
+        return found
 
     @functools.cache  # noqa: B019 (lives as long as one stage)
     def teacher(self, patch_size: int) -> Recipe:

@@ -73,7 +73,7 @@ def parse_labels(text: str) -> list[Sample]:
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             samples.append(from_label(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(
                 f"split.jsonl, line {number} is not a label ({type(error).__name__}: {error}); "
                 "delete the file and run `usad split` again"

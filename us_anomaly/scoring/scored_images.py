@@ -8,9 +8,11 @@ from typing import Any
 
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.errors import ArtifactError
+from us_anomaly.run_dir.layout import is_inside
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.thresholds import is_anomalous
 
+PATH_KEYS = ("map_path", "heatmap_path", "uncertainty_path")
 _WAY_OUT = "run `usad infer overwrite=true`"
 
 
@@ -46,7 +48,8 @@ def parse_predictions(text: str) -> list[dict[str, Any]]:
             result = json.loads(line)
             score = float(result["prediction"]["anomaly_score"])
             str(result["filename"])
-        except (ValueError, KeyError, TypeError) as error:
+            outside = [path for key in PATH_KEYS if not _is_below(path := result["prediction"].get(key))]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError(
                 f"predictions.jsonl, line {number} is not a result ({type(error).__name__}: {error}); {_WAY_OUT}"
             ) from error
@@ -55,8 +58,17 @@ def parse_predictions(text: str) -> list[dict[str, Any]]:
                 f"predictions.jsonl, line {number}: the score of {result['filename']} is {score}, not a "
                 "finite number: the detector is damaged or did not train"
             )
+        if outside:
+            raise ArtifactError(
+                f"predictions.jsonl, line {number}: {outside[0]!r} is no path below the run directory; {_WAY_OUT}"
+            )
         results.append(result)
     return results
+
+
+def _is_below(path: object) -> bool:
+    """Return whether a path of a result is absent or stays in the run directory."""
+    return path is None or (isinstance(path, str) and is_inside(path))
 
 
 def scored_images(
