@@ -285,11 +285,34 @@ def to_settings(config: Any) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
 
+    _refuse_unknown_keys(config)
     try:
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
         raise SettingsError(f"`{key}` is not set: add {key}=...") from error
+
+
+def _refuse_unknown_keys(config: Any, prefix: str = "") -> None:
+    """Refuse keys that were added by +key=value, which opens even a typed configuration to anything."""
+    import dataclasses
+
+    from omegaconf import OmegaConf
+
+    kind = OmegaConf.get_type(config)
+    if kind is None or not dataclasses.is_dataclass(kind):
+        return
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in config:
+        full = f"{prefix}{key}"
+        if key not in known:
+            raise SettingsError(_unknown_key(full))
+        if not OmegaConf.is_missing(config, key) and OmegaConf.is_dict(config[key]):
+            _refuse_unknown_keys(config[key], f"{full}.")
+
+
+def _unknown_key(full: str) -> str:
+    return f"`{full}` is not a setting{_similar_key(full)}; `usad COMMAND --cfg job` shows all of them"
 
 
 def execute(name: str, config: Any) -> None:
@@ -334,6 +357,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UsadError):
         return str(error)
     text = str(error)
+    if (override := getattr(error, "override", None)) is not None:
+        reason = text.replace(f"Error parsing override '{override}'", "").strip().splitlines()[0]
+        return f"`{override}` is not key=value ({reason}); quote special characters, as in 'key=\"a, b\"'"
     cause = error.__cause__ or error.__context__
     detail = str(cause) if cause is not None else text
     key = re.search(r"full_key: (\S+)", detail + "\n" + text)
@@ -344,7 +370,7 @@ def one_line(error: BaseException) -> str:
         return f"{first.partition(': ')[2]}. {choices}".strip()
     if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", detail + "\n" + text):
         full = key.group(1) if key else unknown.group(1)
-        return f"`{full}` is not a setting{_similar_key(full)}; `usad COMMAND --cfg job` shows all of them"
+        return _unknown_key(full)
     if key and key.group(1) not in first:
         return f"`{key.group(1)}`: {first}"
     return first if first in text or cause is None else f"{text.strip().splitlines()[0]}: {first}"
