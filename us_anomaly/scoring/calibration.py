@@ -6,6 +6,7 @@ Shapes: H W pixels of the network's input.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from us_anomaly.errors import ArtifactError
+from us_anomaly.run_dir.provenance import check_format
 from us_anomaly.scoring.anomaly_map import MapStatistics, RawMaps, combine, image_score
 from us_anomaly.scoring.thresholds import choose_threshold
 from us_anomaly.settings import CalibrationSettings, ScoringSettings
@@ -68,22 +70,43 @@ class Calibration:
         """Read the content of `calibration.json`.
 
         Raises:
-            ArtifactError: It does not follow the schema.
+            ArtifactError: It does not follow the schema, or is of another format version.
         """
         try:
+            check_format(Path("calibration.json"), content["format_version"], reads=FORMAT_VERSION, command="calibrate")
             values = {key: value for key, value in content.items() if key != "format_version"}
             values["statistics"] = {
-                int(patch_size): {kind: MapStatistics(**numbers) for kind, numbers in kinds.items()}
+                int(patch_size): {
+                    kind: MapStatistics(**{name: _number(name, number) for name, number in numbers.items()})
+                    for kind, numbers in kinds.items()
+                }
                 for patch_size, kinds in content["statistics"].items()
             }
+            for key in ("image_threshold", "score_scale", "pixel_threshold"):
+                values[key] = _number(key, content[key])
+            if values["score_scale"] <= 0:
+                raise ValueError("score_scale must be above 0")
             for key in ("color_range", "uncertainty_color_range"):
-                low, high = content[key]
-                values[key] = (float(low), float(high))
+                low, high = (_number(key, number) for number in content[key])
+                if low >= high:
+                    raise ValueError(f"{key} must rise")
+                values[key] = (low, high)
             return cls(**values)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
                 f"calibration.json does not follow its schema ({error!r}); delete it and run `usad calibrate`"
             ) from error
+
+
+def _number(name: str, value: object) -> float:
+    """Return a finite number, as JSON knows it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
 
 
 class MapGatherer:
@@ -198,4 +221,4 @@ def _color_range(normal_values: npt.NDArray[np.float32]) -> tuple[float, float]:
     calm in every picture.
     """
     low, extreme = np.quantile(normal_values, (0.5, 0.9999))
-    return float(low), float(low + max(2 * (extreme - low), 1e-12))
+    return float(low), float(low + max(2 * (extreme - low), 1e-6 * abs(low), 1e-12))
