@@ -1,6 +1,6 @@
 """The colours of scores: blue to red for maps, green to red for decisions.
 
-A map's scale is a path through CIELAB of three straight pieces' ends: blue, sand, red. Lightness climbs and falls in even
+The scale of maps is a path through CIELAB along two straight lines, blue to sand to red. Lightness climbs and falls in even
 steps, and neighbouring colours are about as far apart everywhere (tests state the bands). The blue-yellow axis rises all
 the way, which is the axis that people without red or green cones see, so the order of the colours stays readable for them;
 sand stands at the middle, where the scores of good parts end.
@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-MAP_STOPS_LAB = ((38.0, 13.0, -54.0), (85.0, 1.0, 18.0), (38.0, 62.0, 40.0))
+MAP_STOPS_LAB = ((40.0, 11.0, -54.0), (85.0, 1.0, 13.0), (40.0, 58.0, 46.0))
 """Ends and middle of the scale of maps: L*, a*, b* (D65)."""
-DECISION_STOPS_LAB = ((48.0, -38.0, 22.0), (56.0, 14.0, 56.0), (45.0, 60.0, 38.0))
+DECISION_STOPS_LAB = ((48.0, -38.0, 22.0), (51.0, 16.0, 52.0), (45.0, 60.0, 38.0))
 """Green, amber, red of score badges: dark enough for white digits on each of them."""
 
 NUM_COLORS = 256

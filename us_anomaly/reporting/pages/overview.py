@@ -109,12 +109,8 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
         parts.append(f"{found} of {counts['anomalous']} anomalous test images are found ({misses} missed)")
     if counts["normal"]:
         alarms = metrics["false_positives"]
-        noun = "false alarm" if alarms == 1 else "false alarms"
-        parts.append(
-            f"{alarms} of {counts['normal']} normal ones raise a false alarm"
-            if alarms == 1
-            else f"{counts['normal']} normal ones raise {alarms or 'no'} {noun}"
-        )
+        verb, noun = ("raises", "a false alarm") if alarms == 1 else ("raise", "false alarms")
+        parts.append(f"{alarms} of {counts['normal']} normal ones {verb} {noun}")
     return f"At the threshold {threshold:.4g}, {', and '.join(parts)}."
 
 
