@@ -41,7 +41,7 @@ def test_every_category_is_run_and_compared(call, name):
     done, (run, compare) = call(name, "/data/some set")
     assert done.returncode == 0
     assert run == ["run", "-m", f"data={name}", "data.root=/data/some set", f"run_dir=runs/{name}", "data.category=all"]
-    assert compare == ["compare", f"runs/{name}", f"compare.output=runs/{name}"]
+    assert compare == ["compare", f"runs/{name}", f"output=runs/{name}"]
 
 
 def test_a_data_set_without_categories_is_not_asked_for_them(call):

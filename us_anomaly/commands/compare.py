@@ -1,5 +1,6 @@
 """`usad compare`: any number of evaluated run directories in one table."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from us_anomaly.reporting.comparison_formats import (
 )
 from us_anomaly.reporting.run_collection import EvaluatedRun, Unusable, collect_runs
 from us_anomaly.run_dir.atomic import write_json, write_text
+
+WIDTH_IN_FILES = 200
 
 
 def run(folders: Sequence[str], *, baseline: str | None = None, output: str | None = None) -> None:
@@ -57,7 +60,7 @@ def _require(runs: Sequence[EvaluatedRun], unusable: Sequence[Unusable], complai
 
 
 def _show(comparison: Comparison) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH_IN_FILES)
     for table in comparison_tables(comparison):
         console.print(table)
     for note in comparison_notes(comparison):

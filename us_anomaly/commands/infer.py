@@ -15,6 +15,7 @@ from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, 
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.sources import find_images
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import text_lines
 from us_anomaly.run_dir.provenance import Recipe, content_hash
 from us_anomaly.run_dir.provenance import record as note_down
 from us_anomaly.scoring.calibration import Calibration
@@ -61,7 +62,7 @@ def run(settings: Settings) -> None:
 
 def _written_files(run_dir: RunDir) -> Iterator[Path]:
     """Yield the files that `predictions.jsonl` names."""
-    for line in run_dir.predictions.read_text(encoding="utf-8").splitlines():
+    for line in text_lines(run_dir.predictions.read_text(encoding="utf-8")):
         prediction = json.loads(line)["prediction"]
         for key in PATH_KEYS:
             if prediction[key] is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from us_anomaly.errors import ArtifactError
+from us_anomaly.run_dir.atomic import text_lines
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -70,7 +71,7 @@ def parse_labels(text: str) -> list[Sample]:
         ArtifactError: A line is not a label; the message names its number.
     """
     samples = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_lines(text), start=1):
         try:
             samples.append(from_label(json.loads(line)))
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.errors import ArtifactError
+from us_anomaly.run_dir.atomic import text_lines
 from us_anomaly.run_dir.layout import is_inside
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.thresholds import is_anomalous
@@ -43,7 +44,7 @@ def parse_predictions(text: str) -> list[dict[str, Any]]:
         ArtifactError: A line is not a result; the message names its number.
     """
     results = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_lines(text), start=1):
         try:
             result = json.loads(line)
             score = float(result["prediction"]["anomaly_score"])
