@@ -13,9 +13,9 @@ from us_anomaly.commands.calibrate import load_calibration
 from us_anomaly.commands.recipes import Recipes, flat
 from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
+from us_anomaly.data.sample import text_lines
 from us_anomaly.data.sources import find_images
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import text_lines
 from us_anomaly.run_dir.provenance import Recipe, content_hash
 from us_anomaly.run_dir.provenance import record as note_down
 from us_anomaly.scoring.calibration import Calibration

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from us_anomaly.errors import ArtifactError
-from us_anomaly.run_dir.atomic import text_lines
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -62,6 +61,11 @@ def from_label(label: dict[str, Any]) -> Sample:
 def dump_labels(samples: Iterable[Sample]) -> str:
     """Return the text of `split.jsonl`."""
     return "".join(json.dumps(to_label(sample), ensure_ascii=False) + "\n" for sample in samples)
+
+
+def text_lines(text: str) -> list[str]:
+    """Return the lines of a JSONL text; `str.splitlines` would also split inside of file names, at U+2028 for one."""
+    return [line for line in text.split("\n") if line]
 
 
 def parse_labels(text: str) -> list[Sample]:

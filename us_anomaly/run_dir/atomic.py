@@ -102,11 +102,6 @@ def read_json(path: Path) -> Any:
         raise cannot_read(path, error) from error
 
 
-def text_lines(text: str) -> list[str]:
-    """Return the lines of a JSONL text; `str.splitlines` would also split inside of file names, at U+2028 for one."""
-    return [line for line in text.split("\n") if line]
-
-
 def write_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain types; the same state gives the same bytes.
 

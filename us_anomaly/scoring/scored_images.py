@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from us_anomaly.data.sample import NORMAL_TYPE, Sample
+from us_anomaly.data.sample import NORMAL_TYPE, Sample, text_lines
 from us_anomaly.errors import ArtifactError
-from us_anomaly.run_dir.atomic import text_lines
 from us_anomaly.run_dir.layout import is_inside
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.thresholds import is_anomalous
