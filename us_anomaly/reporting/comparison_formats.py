@@ -105,7 +105,7 @@ def _table(comparison: Comparison, title: str, rows: list[list[str]]) -> Table:
     table = Table(title=escape(title), caption=f"resolution of pixel figures: {resolutions}")
     table.add_column("run")
     for name in comparison.columns:
-        table.add_column(label(name), justify="right")
+        table.add_column(label(name), justify="right", min_width=5)
     for name, *cells in rows[:-1]:
         table.add_row(escape(name), *cells)
     table.add_section()
