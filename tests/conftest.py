@@ -127,13 +127,28 @@ def tiny(parts, resnet18_weights) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, compose, tiny) -> Path:
-    """Return a complete run directory, which no test may change."""
-    from us_anomaly.commands import run
+def stages(tmp_path_factory, compose, tiny) -> tuple[Path, dict[str, set[str]]]:
+    """Run every stage once; return the run directory and the files that were there after each."""
+    from us_anomaly.commands.run import STAGES
 
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    run.run(compose("run", *tiny(run_dir)))
-    return run_dir
+    settings = compose("run", *tiny(run_dir))
+    after = {}
+    for name, stage in STAGES:
+        stage(settings)
+        after[name] = files_below(run_dir)
+    return run_dir, after
+
+
+@pytest.fixture(scope="session")
+def trained(stages) -> Path:
+    """Return a complete run directory, which no test may change."""
+    return stages[0]
+
+
+def files_below(folder: Path) -> set[str]:
+    """Return the relative names of all files in a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

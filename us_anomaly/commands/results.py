@@ -100,7 +100,7 @@ def _score_into(
                 waiting.append(writers.submit(_write_panel, path, pixels, prediction, regions, detector))
             scored.records.append(_record(picture, prediction, files, staging))
             scored.regions.append((picture.name, (height, width), regions))
-            if len(waiting) > MAX_WAITING_WRITES:
+            while len(waiting) > MAX_WAITING_WRITES:
                 waiting.pop(0).result()
             on_step(done, {})
         for future in waiting:

@@ -1,0 +1,178 @@
+"""`usad infer` on pictures that users point at, and what it writes for them."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from conftest import files_below
+from PIL import Image
+
+from us_anomaly.commands.infer import run as infer
+from us_anomaly.commands.results import _unique_stems
+from us_anomaly.errors import BadImageError, DataError, StaleArtifactError
+
+RESULTS = {"predictions.jsonl", "provenance/predictions.jsonl.json", "exports/predictions.csv", "exports/regions.json"}
+
+
+def results_of(*stems):
+    """The names of all results of some pictures."""
+    folders = (("maps", ".tiff"), ("heatmaps", ".png"), ("uncertainty", ".png"), ("panels", ".png"))
+    return RESULTS | {f"{folder}/{stem}{suffix}" for stem in stems for folder, suffix in folders}
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of pictures of other sizes and formats than those of the data set."""
+    folder = tmp_path / "photos"
+    (folder / "line 2").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (60, 90)), ("b.jpg", (48, 48)), ("line 2/a.png", (33, 20))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def infer_input(compose, tiny, trained_copy):
+    """Score `inference.input=...`; return the run directory."""
+
+    def call(what, *overrides):
+        infer(compose("infer", *tiny(trained_copy), f'inference.input="{what}"', *overrides))
+        return trained_copy
+
+    return call
+
+
+def test_a_file_gives_one_result_without_ground_truth(infer_input, photos, capsys):
+    target = infer_input(photos / "a.png") / "inference/a"
+    assert files_below(target) == results_of("a")
+    (line,) = lines_of(target)
+    assert line.keys() == {"filename", "prediction"}
+    assert line["filename"] == "a.png"
+    for kind in ("map", "heatmap", "uncertainty"):
+        with Image.open(target / line["prediction"][f"{kind}_path"]) as picture:
+            assert picture.size == (90, 60)
+    output = capsys.readouterr().out
+    assert output.startswith("a.png: ")
+    assert f"score {line['prediction']['anomaly_score']:.4g} (threshold " in output
+
+
+def test_a_folder_gives_a_result_for_every_picture_below_it(infer_input, photos):
+    target = infer_input(photos) / "inference/photos"
+    assert files_below(target) == results_of("a", "b", "line 2/a")
+    assert [line["filename"] for line in lines_of(target)] == ["a.png", "b.jpg", "line 2/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "found"),
+    [
+        ("*.png", "pictures", ["a.png"]),
+        ("**/*.png", "pictures", ["a.png", "line 2/a.png"]),
+        ("[ab].*", "ab", ["a.png", "b.jpg"]),
+    ],
+)
+def test_a_glob_gives_a_result_for_every_match(infer_input, photos, pattern, name, found):
+    target = infer_input(photos / pattern) / "inference" / name
+    assert [line["filename"] for line in lines_of(target)] == found
+
+
+def test_the_results_of_the_data_set_are_left_alone(infer_input, photos, monkeypatch, trained):
+    """Even for `..`, whose last part is no name for a folder."""
+    before = files_below(trained)
+    monkeypatch.chdir(photos / "line 2")
+    run_dir = infer_input("..")
+    assert {name for name in files_below(run_dir) if not name.startswith("inference/")} == before
+    assert (run_dir / "predictions.jsonl").read_bytes() == (trained / "predictions.jsonl").read_bytes()
+    assert len(lines_of(run_dir / "inference/photos")) == 3
+
+
+def test_scoring_the_same_folder_again_replaces_its_results(infer_input, photos):
+    infer_input(photos)
+    (photos / "a.png").unlink()
+    target = infer_input(photos) / "inference/photos"
+    assert files_below(target) == results_of("b", "line 2/a")
+
+
+def test_what_is_not_wanted_is_not_written(infer_input, photos):
+    unwanted = ["inference.save_maps=false", "inference.save_heatmaps=false", "inference.save_uncertainty=false"]
+    target = infer_input(photos / "b.jpg", *unwanted) / "inference/b"
+    assert files_below(target) == RESULTS | {"panels/b.png"}
+    (line,) = lines_of(target)
+    paths = [line["prediction"][f"{kind}_path"] for kind in ("map", "heatmap", "uncertainty")]
+    assert paths == [None, None, None]
+
+
+@pytest.mark.parametrize("what", ["nowhere.png", "nowhere/*.png"])
+def test_an_input_that_matches_nothing_is_named(infer_input, photos, what):
+    with pytest.raises(
+        DataError, match=r"inference.input=.*nowhere.*: no such file or folder, and no picture matches it"
+    ):
+        infer_input(photos / what)
+
+
+def test_a_folder_without_pictures_says_what_it_holds(infer_input, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"inference.input=.*empty: no pictures in this folder"):
+        infer_input(tmp_path / "empty")
+
+
+def test_a_damaged_picture_stops_and_leaves_earlier_results_alone(infer_input, photos):
+    run_dir = infer_input(photos)
+    before = files_below(run_dir)
+    (photos / "b.jpg").write_bytes(b"not a picture")
+    with pytest.raises(BadImageError, match=r"b.jpg"):
+        infer_input(photos)
+    assert files_below(run_dir) == before
+    assert len(lines_of(run_dir / "inference/photos")) == 3
+
+
+def test_a_damaged_picture_is_left_out_where_the_settings_say_so(infer_input, photos, caplog):
+    (photos / "b.jpg").write_bytes(b"not a picture")
+    target = infer_input(photos, "data.on_bad_image=skip", "overwrite=true")
+    assert [line["filename"] for line in lines_of(target / "inference/photos")] == ["a.png", "line 2/a.png"]
+    assert "left out: " in caplog.text
+
+
+def test_a_detector_of_other_settings_is_refused(infer_input, photos):
+    with pytest.raises(
+        StaleArtifactError, match=r"calibration.json was made from something else .*scoring.stride_px=1, now"
+    ):
+        infer_input(photos, "scoring.stride_px=4")
+
+
+def test_the_data_set_need_not_be_there_to_score_other_pictures(infer_input, photos):
+    target = infer_input(photos / "a.png", "data.root=nowhere") / "inference/a"
+    assert len(lines_of(target)) == 1
+
+
+def test_many_pictures_are_told_in_short(infer_input, tmp_path, capsys):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(23):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:02}.png")
+    infer_input(folder)
+    output = capsys.readouterr().out
+    assert "19.png: " in output
+    assert "20.png: " not in output
+    assert "and 3 more" in output
+
+
+def test_results_of_equal_names_keep_apart():
+    names = ["a.png", "a.jpg", "x/a.png", "../a.png", "/a.png", "a.jpg.png"]
+    stems = _unique_stems(names)
+    assert stems["a.png"] == "a"
+    assert stems["x/a.png"] == "x/a"
+    assert len(set(stems.values())) == len(names)
+    assert not any(stem.startswith(("/", "..")) for stem in stems.values())
+
+
+def test_the_splits_that_are_scored_can_be_chosen(compose, tiny, trained_copy, caplog):
+    caplog.set_level(logging.INFO)
+    infer(compose("infer", *tiny(trained_copy), "inference.splits=[test]"))
+    assert "made again: it was made with inference.splits=" in caplog.text
+    assert len(lines_of(trained_copy)) == 5
+    assert len(list((trained_copy / "maps").rglob("*.tiff"))) == 5
