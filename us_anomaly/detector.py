@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from us_anomaly.data.augmentation import Pipeline, build_transforms
 from us_anomaly.data.images import read_image
-from us_anomaly.errors import ArtifactError, MissingArtifactError
+from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError
 from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
@@ -132,9 +132,10 @@ class Detector:
 
         Raises:
             BadImageError: A file cannot be decoded.
+            DataError: An array is no RGB picture of bytes.
             MissingArtifactError: The detector was not calibrated.
         """
-        single = isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3)
+        single = isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim < 4)
         return list(self.stream([images] if single else images))  # type: ignore[list-item, arg-type]
 
     def stream(self, images: Iterable[str | Path | npt.NDArray[np.uint8]]) -> Iterator[Prediction]:
@@ -146,7 +147,15 @@ class Detector:
             yield self.predict_pixels(pixels)
 
     def predict_pixels(self, pixels: npt.NDArray[np.uint8]) -> Prediction:
-        """Return the prediction for one RGB picture (H, W, 3) of bytes."""
+        """Return the prediction for one RGB picture (H, W, 3) of bytes.
+
+        Raises:
+            DataError: It is something else.
+        """
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
+            raise DataError(
+                f"a picture must be an RGB array (height, width, 3) of uint8, got shape {pixels.shape} of {pixels.dtype}"
+            )
         height, width = pixels.shape[:2]
         return self.predict_input(self.pipeline(pixels), height=height, width=width)
 

@@ -1,0 +1,258 @@
+"""The Python interface, and that it says what the commands say."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import us_anomaly
+from us_anomaly.data.augmentation import build_transforms
+from us_anomaly.detector import Detector, ScaleModel, load
+from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError
+from us_anomaly.models.compute import Compute
+from us_anomaly.models.ensemble import StudentEnsemble
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.scoring.anomaly_map import MapStatistics
+from us_anomaly.scoring.calibration import Calibration
+from us_anomaly.scoring.map_files import read_map
+from us_anomaly.settings import ImageScore, Normalization, ScoringSettings, TransformSettings
+from us_anomaly.training.normalization import TeacherStatistics
+
+FLOATS = [
+    TransformSettings(name="ToImage", params={}),
+    TransformSettings(name="ToDtype", params={"dtype": "float32", "scale": True}),
+]
+
+
+@pytest.fixture(scope="module")
+def detector(trained):
+    return us_anomaly.load(trained, device="cpu", precision="float32", num_threads=1)
+
+
+def written(trained):
+    return [json.loads(line) for line in (trained / "predictions.jsonl").read_text().splitlines()]
+
+
+# --- one path from image to score --------------------------------------------------------------------------------
+
+
+def test_predict_says_what_infer_wrote(detector, trained, parts):
+    lines = written(trained)
+    predictions = detector.predict([parts / line["filename"] for line in lines])
+    assert len(predictions) == len(lines) == 10
+    for prediction, line in zip(predictions, lines, strict=True):
+        said = line["prediction"]
+        assert prediction.anomaly_score == said["anomaly_score"]
+        assert prediction.normalized_score == said["normalized_score"]
+        assert prediction.is_anomalous == said["is_anomalous"]
+        assert np.array_equal(prediction.anomaly_map, read_map(trained / said["map_path"]))
+
+
+def test_arrays_paths_and_texts_of_one_or_many_pictures_give_the_same(detector, parts):
+    path = parts / "images/cut/000.png"
+    with Image.open(path) as picture:
+        pixels = np.array(picture)
+    expected = detector.predict([path])[0]
+    ways = [path, str(path), pixels, [str(path)], [pixels], np.stack([pixels, pixels]), iter([path])]
+    for images in ways:
+        prediction = detector.predict(images)[0]
+        assert prediction.anomaly_score == expected.anomaly_score
+        assert np.array_equal(prediction.anomaly_map, expected.anomaly_map)
+    assert len(detector.predict(np.stack([pixels, pixels]))) == 2
+    assert detector.predict([]) == []
+
+
+def test_a_stream_is_computed_picture_by_picture(detector, parts):
+    asked = []
+
+    def paths():
+        for number in range(3):
+            asked.append(number)
+            yield parts / f"images/cut/{number:03}.png"
+
+    stream = detector.stream(paths())
+    next(stream)
+    assert asked == [0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (48, 48), (31, 90), (300, 200)])
+def test_maps_have_the_size_of_the_picture(detector, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    prediction = detector.predict(pixels)[0]
+    assert prediction.anomaly_map.shape == prediction.uncertainty_map.shape == size
+    assert prediction.anomaly_map.dtype == np.float32
+    assert np.isfinite(prediction.anomaly_map).all()
+    assert prediction.is_anomalous == (prediction.normalized_score >= 0.5)
+
+
+def test_pictures_are_not_changed(detector):
+    pixels = np.full((20, 30, 3), 100, dtype=np.uint8)
+    detector.predict(pixels)
+    assert (pixels == 100).all()
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
+def test_what_is_no_rgb_picture_of_bytes_is_refused(detector, pixels):
+    with pytest.raises(DataError, match=r"must be an RGB array \(height, width, 3\) of uint8, got shape \("):
+        detector.predict(pixels)
+
+
+def test_a_file_that_is_no_picture_is_named(detector, tmp_path):
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(BadImageError, match=r"text.png"):
+        detector.predict(tmp_path / "text.png")
+
+
+# --- a detector put together by hand -----------------------------------------------------------------------------
+
+
+def made_by_hand(*patch_sizes, normalization=Normalization.none, transforms=FLOATS, calibrated=True, stride_px=1):
+    torch.manual_seed(0)
+    statistics = MapStatistics(mean=6.0, std=2.0, quantile_90=8.0, quantile_995=12.0)
+    calibration = Calibration(
+        statistics={size: {"error": statistics, "uncertainty": statistics} for size in patch_sizes},
+        reference="val",
+        num_normal=1,
+        num_anomalous=0,
+        image_threshold=1.0,
+        threshold_rule="number",
+        threshold_reason=None,
+        score_scale=1.0,
+        pixel_threshold=1.0,
+        color_range=(0.0, 1.0),
+        uncertainty_color_range=(0.0, 1.0),
+    )
+    scales = {
+        size: ScaleModel(
+            teacher=PatchNetwork(size, descriptor_dim=4, width=0.1),
+            statistics=TeacherStatistics(mean=torch.zeros(4), std=torch.ones(4)),
+            ensemble=StudentEnsemble(2, patch_size=size, descriptor_dim=4, width=0.1, seed=1),
+        )
+        for size in patch_sizes
+    }
+    return Detector(
+        scales,
+        pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
+        scoring=ScoringSettings(
+            normalization=normalization,
+            error_weight=1.0,
+            uncertainty_weight=1.0,
+            stride_px=stride_px,
+            smoothing_sigma_px=0.0,
+            image_score=ImageScore.max,
+            image_score_fraction=0.1,
+        ),
+        calibration=calibration if calibrated else None,
+        compute=Compute(torch.device("cpu"), torch.float32),
+    )
+
+
+def picture_of(height, width):
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_three_scales_are_the_mean_of_three_detectors():
+    pixels = picture_of(40, 52)
+    together = made_by_hand(17, 33, 65, normalization=Normalization.zscore)
+    apart = []
+    for size in (17, 33, 65):
+        single = made_by_hand(17, 33, 65, normalization=Normalization.zscore)
+        single.scales = {size: single.scales[size]}
+        apart.append(single.predict(pixels)[0].anomaly_map)
+    prediction = together.predict(pixels)[0]
+    np.testing.assert_allclose(prediction.anomaly_map, np.mean(apart, axis=0), rtol=1e-4, atol=1e-5)
+    assert prediction.anomaly_score == pytest.approx(float(prediction.anomaly_map.max()))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 64), (70, 33)])
+@pytest.mark.parametrize("stride_px", [1, 4])
+def test_without_resize_the_networks_see_the_picture_as_it_is(size, stride_px):
+    prediction = made_by_hand(33, stride_px=stride_px).predict(picture_of(*size))[0]
+    assert prediction.anomaly_map.shape == size
+    assert prediction.anomaly_score == pytest.approx(float(prediction.anomaly_map.max()))
+
+
+def test_the_score_is_taken_before_the_map_is_resized_to_the_picture():
+    transforms = [TransformSettings(name="Resize", params={"size": [24, 24]}), *FLOATS]
+    detector = made_by_hand(17, transforms=transforms)
+    pixels = picture_of(60, 80)
+    raw = detector.raw_maps(detector.pipeline(pixels))[17]
+    prediction = detector.predict(pixels)[0]
+    assert raw.error.shape == (24, 24)
+    assert prediction.anomaly_map.shape == (60, 80)
+    assert prediction.anomaly_score == pytest.approx(float((raw.error + raw.uncertainty).max()))
+
+
+def test_bfloat16_gives_nearly_the_scores_of_float32(trained, detector, parts):
+    """Scores are sums of squared differences of values that are rounded by up to 0.4 percent."""
+    coarse = load(trained, device="cpu", precision="bfloat16", num_threads=1)
+    paths = sorted(parts.glob("images/*/*.png"))
+    exact = np.array([prediction.anomaly_score for prediction in detector.predict(paths)])
+    rounded = np.array([prediction.anomaly_score for prediction in coarse.predict(paths)])
+    np.testing.assert_allclose(rounded, exact, rtol=0.05)
+
+
+def test_without_calibration_there_are_maps_and_no_scores():
+    detector = made_by_hand(17, calibrated=False)
+    assert detector.raw_maps(torch.zeros(3, 8, 8))[17].error.shape == (8, 8)
+    with pytest.raises(MissingArtifactError, match=r"the detector is not calibrated: run `usad calibrate` first"):
+        detector.predict(picture_of(8, 8))
+
+
+def test_weights_that_give_no_numbers_are_reported():
+    detector = made_by_hand(17)
+    with torch.no_grad():
+        detector.scales[17].teacher.layers[0].bias.fill_(float("nan"))
+    with pytest.raises(ArtifactError, match=r"patch size 17 gives values that are not finite numbers: train it again"):
+        detector.predict(picture_of(8, 8))
+
+
+# --- loading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("calibration.json", "calibrate"),
+        ("p33/teacher.pt", "distill-teacher"),
+        ("p33/teacher_statistics.pt", "normalize"),
+        ("p33/students.pt", "train-students"),
+    ],
+)
+def test_a_missing_part_names_the_command_that_makes_it(trained_copy, file, command):
+    (trained_copy / file).unlink()
+    with pytest.raises(MissingArtifactError, match=rf"{file} does not exist: run `usad {command}`"):
+        load(trained_copy)
+
+
+@pytest.mark.parametrize("file", ["calibration.json", "p33/teacher.pt", "p33/students.pt", "p33/teacher_statistics.pt"])
+def test_a_damaged_part_is_named(trained_copy, file):
+    (trained_copy / file).write_bytes(b"{}")
+    with pytest.raises(ArtifactError, match=file.rpartition("/")[2].replace(".", r"\.")):
+        load(trained_copy)
+
+
+def test_a_run_directory_can_be_moved_and_loaded_without_its_data(trained, detector, tmp_path, parts):
+    moved = shutil.copytree(trained, tmp_path / "elsewhere")
+    shutil.rmtree(moved / "maps")
+    again = load(moved, device="cpu", precision="float32", num_threads=1)
+    path = parts / "images/hole/001.png"
+    assert again.predict(path)[0].anomaly_score == detector.predict(path)[0].anomaly_score
+
+
+def test_the_package_offers_the_detector_and_nothing_that_is_not_there():
+    assert us_anomaly.load is load
+    assert us_anomaly.Detector is Detector
+    with pytest.raises(AttributeError, match="module 'us_anomaly' has no attribute 'laod'"):
+        _ = us_anomaly.laod
