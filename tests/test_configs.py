@@ -1,0 +1,206 @@
+"""The YAML files: all of them compose into typed settings, and every key of the settings is read."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from us_anomaly import settings as module
+from us_anomaly.cli import COMMANDS, TASKS, config_dir
+from us_anomaly.settings import BACKBONES, DATA_LAYOUTS, Settings
+from us_anomaly.settings.documentation import explain
+
+CONFIGS = config_dir()
+PACKAGE = Path(module.__file__).parents[1]
+MISSING_FEATURES = {"runtime.compile", "tracking.tracker", "tracking.directory"}
+"""Keys that no feature reads yet. Whoever builds one removes its keys here: the test fails until then."""
+INTERPOLATED = {"cache_dir"}
+"""Keys that other values of the YAML files are made of."""
+
+
+GROUP_FILES = [
+    (path.parent.name, path.stem)
+    for path in sorted(CONFIGS.glob("*/*.yaml"))
+    if path.parent.name not in ("hydra", "experiment")
+]
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "compare"])
+def test_the_file_of_every_command_composes_into_settings(compose, command):
+    settings = compose(command, "data.root=x")
+    assert isinstance(settings, Settings)
+    assert settings == compose("run", "data.root=x")
+
+
+@pytest.mark.parametrize(("group", "name"), GROUP_FILES)
+def test_every_file_of_a_group_composes_into_settings(compose, group, name):
+    needed = [override for override in ("data.root=x", "backbone.name=resnet18") if needs(group, name, override)]
+    settings = compose("run", f"{group}={name}", *needed, *([] if group == "data" else ["data.root=x"]))
+    kind = type(getattr(settings, group))
+    assert dataclasses.is_dataclass(kind)
+    assert (kind in DATA_LAYOUTS) == (group == "data")
+    assert (kind in BACKBONES) == (group == "backbone")
+
+
+def needs(group, name, override):
+    """Whether a file leaves this value to the user."""
+    key = override.partition("=")[0].partition(".")
+    return key[0] == group and re.search(rf"^{key[2]}: \?\?\?", (CONFIGS / group / f"{name}.yaml").read_text(), re.M)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes_and_opens_with_its_command(compose, path):
+    text = path.read_text()
+    comment = text[: text.index("\n\n")] if "\n\n" in text else text
+    assert "usad" in comment
+    assert comment.startswith("#")
+    assert compose("run", f"experiment={path.stem}", "data.root=x")
+
+
+def test_every_yaml_file_is_tested_here():
+    tested = {CONFIGS / group / f"{name}.yaml" for group, name in GROUP_FILES}
+    tested |= {CONFIGS / f"{name}.yaml" for name in COMMANDS}
+    tested |= {CONFIGS / "config.yaml", *CONFIGS.glob("experiment/*.yaml"), *CONFIGS.glob("hydra/**/*.yaml")}
+    assert set(CONFIGS.rglob("*.yaml")) == tested
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_task_and_help_with_its_name(command):
+    content = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text())
+    assert command in TASKS
+    assert content["hydra"]["job"]["name"] == command
+    assert content["hydra"]["help"]["app_name"] == f"usad {command}"
+    assert content["hydra"]["help"]["header"].startswith(f"usad {command}")
+
+
+def all_keys():
+    return [entry.key for entry in explain(Settings, groups={"data": DATA_LAYOUTS, "backbone": BACKBONES})]
+
+
+def test_every_key_has_its_meaning_written_down():
+    entries = explain(Settings, groups={"data": DATA_LAYOUTS, "backbone": BACKBONES})
+    assert len(entries) > 80
+    assert [entry.key for entry in entries if len(entry.meaning) < 15] == []
+
+
+def names_read_outside_of_the_settings():
+    """The names of all attributes that the code reads, also by getattr with a fixed name."""
+    names = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] == "settings":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                names.add(node.attr)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+                names |= {argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant)}
+    return names
+
+
+def methods_of_settings():
+    """Names of the methods of settings, with the fields that each of them reads."""
+    methods = {}
+    for path in (PACKAGE / "settings").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name != "__post_init__":
+                read = {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
+                methods[node.name] = read
+    return methods
+
+
+def test_every_key_is_read_outside_of_the_settings():
+    outside = names_read_outside_of_the_settings()
+    through_methods = set().union(*(read for name, read in methods_of_settings().items() if name in outside))
+    unread = {key for key in all_keys() if key.rpartition(".")[2] not in outside | through_methods}
+    assert unread == MISSING_FEATURES | INTERPOLATED
+    text = "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
+    assert all(f"${{{key}}}" in text for key in INTERPOLATED)
+
+
+def test_no_yaml_file_names_code():
+    assert [path.name for path in CONFIGS.rglob("*.yaml") if "_target_" in path.read_text()] == []
+
+
+def test_the_files_are_found_in_a_checkout_and_in_an_installed_package(tmp_path, monkeypatch):
+    from us_anomaly import cli
+
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "us_anomaly/cli.py"))
+    assert cli.config_dir() == tmp_path / "configs"
+    (tmp_path / "us_anomaly/configs").mkdir(parents=True)
+    assert cli.config_dir() == tmp_path / "us_anomaly/configs"
+
+
+# --- defaults ----------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_those_of_the_method(compose):
+    settings = compose("run", "data.root=x")
+    teacher, students = settings.teacher, settings.students
+    assert (settings.backbone.name, settings.backbone.weights) == ("resnet18", "default")
+    assert (teacher.learning_rate, teacher.weight_decay, teacher.batch_size) == (2e-4, 1e-5, 64)
+    assert (teacher.epochs, teacher.descriptor_dim, teacher.width) == (200, 512, 1.0)
+    assert (students.learning_rate, students.weight_decay, students.batch_size) == (1e-4, 1e-5, 1)
+    assert (students.epochs, students.num_students) == (25, 3)
+    assert (settings.scales, settings.image_size, settings.split.ratios) == ([33], 256, "70-15-15")
+    assert (settings.scoring.normalization.name, settings.scoring.image_score.name) == ("none", "max")
+
+
+def test_the_default_transform_lists_are_those_of_the_method(compose):
+    lists = compose("run", "data.root=x").augmentation
+    teacher = [(entry.name, entry.params) for entry in lists.teacher]
+    assert [name for name, _ in teacher] == [
+        "Resize",
+        "RandomCrop",
+        "RandomHorizontalFlip",
+        "RandomVerticalFlip",
+        "RandomRotation",
+        "CenterCrop",
+        "ToImage",
+        "ToDtype",
+        "Normalize",
+    ]
+    parameters = dict(teacher)
+    assert parameters["Resize"] == {"size": [256, 256]}
+    assert parameters["RandomCrop"] == {"size": "patch_size_sqrt2"}
+    assert parameters["CenterCrop"] == {"size": "patch_size"}
+    assert parameters["RandomRotation"]["degrees"] == 180
+    assert [entry.name for entry in lists.students] == [
+        "Resize",
+        "RandomHorizontalFlip",
+        "RandomVerticalFlip",
+        "ToImage",
+        "ToDtype",
+        "Normalize",
+    ]
+    assert [entry.name for entry in lists.evaluation] == ["Resize", "ToImage", "ToDtype", "Normalize"]
+    for entries in (lists.teacher, lists.students, lists.evaluation):
+        assert entries[-1].params == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+def test_one_image_size_decides_all_three_lists(compose):
+    lists = compose("run", "data.root=x", "image_size=128").augmentation
+    assert {tuple(entries[0].params["size"]) for entries in (lists.teacher, lists.students, lists.evaluation)} == {
+        (128, 128)
+    }
+
+
+def test_the_run_directory_is_called_after_the_data_set(compose):
+    assert compose("run", "data.root=x", "data=mvtec").run_dir == "runs/mvtec"
+    assert compose("run", "data.root=x", "data.name=bolts").run_dir == "runs/bolts"
+
+
+def test_caches_go_where_the_environment_says(compose, monkeypatch):
+    monkeypatch.setenv("USAD_CACHE_DIR", "/somewhere")
+    assert compose("run", "data=demo").data.root == "/somewhere/demo"
+    monkeypatch.delenv("USAD_CACHE_DIR")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert compose("run", "data=demo").data.root == "/home/me/.cache/us_anomaly/demo"
+
+
+def test_the_demo_needs_no_download(compose):
+    settings = compose("run", "data=demo")
+    assert settings.backbone.name == "efficientnet_lite0"
+    assert "train" not in settings.teacher.image_sources()

@@ -1,0 +1,245 @@
+"""Every range check, by the message that a user sees."""
+
+import dataclasses
+
+import pytest
+
+from us_anomaly import settings as module
+from us_anomaly.errors import SettingsError
+from us_anomaly.settings import (
+    BACKBONES,
+    DATA_LAYOUTS,
+    Normalization,
+    Settings,
+    TeacherPositions,
+)
+from us_anomaly.settings.checks import above, at_least, between, not_empty
+
+
+@pytest.fixture(scope="module")
+def settings(compose) -> Settings:
+    return compose("run", "data.root=x")
+
+
+def changed(settings, key, value):
+    """Build the settings anew with one value changed, which checks all of them."""
+    group, _, name = key.rpartition(".")
+    if not group:
+        return dataclasses.replace(settings, **{key: value})
+    return dataclasses.replace(settings, **{group: dataclasses.replace(getattr(settings, group), **{name: value})})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", -1, "`seed` must be at least 0, got -1"),
+        ("image_size", 8, "`image_size` must be at least 16, got 8"),
+        ("scales", [], "`scales` must not be empty: add for example scales=[33]"),
+        ("scales", [32], "`scales` may hold 17, 33 and 65, got 32"),
+        ("scales", [33, 17], "`scales` must be ascending without repeats, got [33, 17]"),
+        ("scales", [33, 33], "`scales` must be ascending without repeats, got [33, 33]"),
+        (
+            "scales",
+            [17, 33],
+            "`scales` has 2 patch sizes, whose scores can only be averaged on a common scale: add scoring.n",
+        ),
+        (
+            "data.name",
+            "a b",
+            "`data.name` is used as a folder name: letters, digits, dot, dash and underscore only, got 'a b'",
+        ),
+        ("data.name", "..", "`data.name` is used as a folder name"),
+        ("data.root", "", "`data.root` must not be empty: add for example data.root=/path/to/data"),
+        ("data.max_image_pixels", 0, "`data.max_image_pixels` must be at least 1, got 0"),
+        ("split.ratios", "70-20", "`split.ratios` must be three percentages train-val-test that add up to 100"),
+        ("split.ratios", "70-20-20", "for example 70-15-15, got '70-20-20'"),
+        ("split.ratios", "0-50-50", "got '0-50-50'"),
+        ("split.ratios", "100-0-0", "got '100-0-0'"),
+        ("split.validation_fraction", 0.95, "`split.validation_fraction` must be between 0 and 0.9, got 0.95"),
+        (
+            "augmentation.students",
+            [],
+            "`augmentation.students` must not be empty: it needs at least ToImage and ToDtype",
+        ),
+        ("backbone.input_size_px", 16, "`backbone.input_size_px` must be greater than 16, got 16"),
+        ("backbone.layers", [6], "`backbone.layers` must be between 1 and 5, got 6"),
+        ("backbone.layers", [3, 2], "`backbone.layers` must be ascending without repeats, got [3, 2]"),
+        ("teacher.images", [], "`teacher.images` must be train, generic, a folder, or a mix with weights"),
+        ("teacher.images", {"train": -1}, "such as {train: 0.3, generic: 0.7}, got {'train': -1}"),
+        ("teacher.images", 3, "got 3"),
+        ("teacher.descriptor_dim", 1, "`teacher.descriptor_dim` must be between 2 and 4096, got 1"),
+        ("teacher.width", 0.01, "`teacher.width` must be between 0.05 and 8, got 0.01"),
+        ("teacher.epochs", 0, "`teacher.epochs` must be at least 1, got 0"),
+        ("teacher.steps", 0, "`teacher.steps` must be at least 1, got 0"),
+        ("teacher.patches_per_image", 0, "`teacher.patches_per_image` must be at least 1, got 0"),
+        ("teacher.batch_size", 1, "`teacher.batch_size` must be at least 2, got 1"),
+        ("teacher.crop_size_px", 16, "`teacher.crop_size_px` must be at least 32, got 16"),
+        ("teacher.learning_rate", 0, "`teacher.learning_rate` must be greater than 0, got 0"),
+        ("teacher.learning_rate", float("nan"), "`teacher.learning_rate` must be greater than 0, got nan"),
+        ("teacher.weight_decay", -1, "`teacher.weight_decay` must be at least 0, got -1"),
+        ("teacher.compactness_weight", -1, "`teacher.compactness_weight` must be at least 0, got -1"),
+        ("teacher.metric_weight", -1, "`teacher.metric_weight` must be at least 0, got -1"),
+        ("teacher.metric_margin", -1, "`teacher.metric_margin` must be at least 0, got -1"),
+        ("teacher.min_explained_variance", 2, "`teacher.min_explained_variance` must be between -1 and 1, got 2"),
+        ("students.num_students", 0, "`students.num_students` must be at least 1, got 0"),
+        ("students.width", 9, "`students.width` must be between 0.05 and 8, got 9"),
+        ("students.epochs", 0, "`students.epochs` must be at least 1, got 0"),
+        ("students.steps", 0, "`students.steps` must be at least 1, got 0"),
+        ("students.batch_size", 0, "`students.batch_size` must be at least 1, got 0"),
+        ("students.learning_rate", 0, "`students.learning_rate` must be greater than 0, got 0"),
+        ("students.weight_decay", -1, "`students.weight_decay` must be at least 0, got -1"),
+        ("students.hard_fraction", 0, "`students.hard_fraction` must be greater than 0, got 0"),
+        ("students.hard_fraction", 2, "`students.hard_fraction` must be between 0 and 1, got 2"),
+        ("students.penalty_weight", -1, "`students.penalty_weight` must be at least 0, got -1"),
+        ("scoring.error_weight", -1, "`scoring.error_weight` must be at least 0, got -1"),
+        ("scoring.uncertainty_weight", -1, "`scoring.uncertainty_weight` must be at least 0, got -1"),
+        ("scoring.stride_px", 0, "`scoring.stride_px` must be between 1 and 32, got 0"),
+        ("scoring.smoothing_sigma_px", -1, "`scoring.smoothing_sigma_px` must be at least 0, got -1"),
+        ("scoring.image_score_fraction", 0, "`scoring.image_score_fraction` must be greater than 0, got 0"),
+        ("scoring.image_score_fraction", 2, "`scoring.image_score_fraction` must be between 0 and 1, got 2"),
+        (
+            "calibration.threshold",
+            "best",
+            "`calibration.threshold` must be one of f1, max_false_positive_rate, min_recall, q",
+        ),
+        ("calibration.threshold", True, "or a number, got True"),
+        ("calibration.threshold", float("inf"), "or a number, got inf"),
+        (
+            "calibration.max_false_positive_rate",
+            2,
+            "`calibration.max_false_positive_rate` must be between 0 and 1, got 2",
+        ),
+        ("calibration.min_recall", 2, "`calibration.min_recall` must be between 0 and 1, got 2"),
+        ("calibration.quantile", 2, "`calibration.quantile` must be between 0 and 1, got 2"),
+        ("calibration.pixel_quantile", 2, "`calibration.pixel_quantile` must be between 0 and 1, got 2"),
+        ("inference.splits", [], "`inference.splits` must not be empty: add for example inference.splits=[val,test]"),
+        ("inference.splits", ["all"], "`inference.splits` may hold train, val, test, got 'all'"),
+        ("evaluation.bootstrap_samples", -1, "`evaluation.bootstrap_samples` must be at least 0, got -1"),
+        ("checkpoint.every_seconds", -1, "`checkpoint.every_seconds` must be at least 0, got -1"),
+        ("checkpoint.every_steps", 0, "`checkpoint.every_steps` must be at least 1, got 0"),
+        ("runtime.num_threads", 0, "`runtime.num_threads` must be at least 1, got 0"),
+        ("runtime.num_workers", -1, "`runtime.num_workers` must be at least 0, got -1"),
+        ("runtime.device", "gpu", "`runtime.device` must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ("runtime.log_level", "loud", "`runtime.log_level` must be debug, info, warning or error, got 'loud'"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_a_message_that_quotes_the_key_and_the_value(settings, key, value, message):
+    with pytest.raises(SettingsError) as caught:
+        changed(settings, key, value)
+    assert message in str(caught.value)
+    assert f"`{key}`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("runtime.device", "cuda:1"),
+        ("teacher.steps", None),
+        ("students.width", None),
+        ("split.ratios", "90-0-10"),
+        ("split.ratios", "80-20-0"),
+        ("calibration.threshold", 3),
+        ("calibration.threshold", -0.5),
+        ("scoring.error_weight", 0),
+        ("students.hard_fraction", 1),
+        ("backbone.layers", [1, 5]),
+        ("data.name", "bottle-2.1_a"),
+    ],
+)
+def test_a_value_at_the_edge_of_its_range_is_accepted(settings, key, value):
+    assert changed(settings, key, value)
+
+
+def test_two_weights_of_zero_leave_no_score(settings):
+    with pytest.raises(
+        SettingsError, match=r"`scoring.error_weight` and `scoring.uncertainty_weight` must not both be 0"
+    ):
+        dataclasses.replace(settings.scoring, error_weight=0, uncertainty_weight=0)
+
+
+def test_several_scales_are_fine_on_a_common_scale(settings):
+    for normalization in (Normalization.zscore, Normalization.quantile):
+        assert dataclasses.replace(
+            settings, scales=[17, 33, 65], scoring=dataclasses.replace(settings.scoring, normalization=normalization)
+        )
+
+
+@pytest.mark.parametrize(
+    ("scale", "metric_weight", "smallest"), [(17, 0, 32), (33, 0, 37), (65, 0, 69), (33, 1.0, 53), (65, 1.0, 101)]
+)
+def test_dense_distillation_needs_crops_that_hold_a_patch(settings, scale, metric_weight, smallest):
+    def with_crop(side):
+        dense = dataclasses.replace(
+            settings.teacher, positions=TeacherPositions.dense, metric_weight=metric_weight, crop_size_px=side
+        )
+        return dataclasses.replace(settings, scales=[scale], teacher=dense)
+
+    assert with_crop(smallest)
+    with pytest.raises(SettingsError, match=rf"`teacher.crop_size_px` must be at least {smallest}"):
+        with_crop(smallest - 1)
+
+
+def test_the_triplet_loss_needs_a_second_picture(settings):
+    with pytest.raises(
+        SettingsError, match=r"`teacher.batch_size` must be at least 2 with teacher.metric_weight above 0"
+    ):
+        dataclasses.replace(settings.teacher, positions=TeacherPositions.dense, metric_weight=1.0, batch_size=1)
+
+
+def test_dense_batches_may_hold_one_picture(settings):
+    assert dataclasses.replace(settings.teacher, positions=TeacherPositions.dense, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("images", "weights"),
+    [
+        ("generic", {"generic": 1.0}),
+        (["train", "generic"], {"train": 0.5, "generic": 0.5}),
+        ({"train": 3, "generic": 1}, {"train": 0.75, "generic": 0.25}),
+    ],
+)
+def test_the_weights_of_picture_sources_add_up_to_one(settings, images, weights):
+    assert dataclasses.replace(settings.teacher, images=images).image_sources() == weights
+
+
+@pytest.mark.parametrize("ratios", ["70-15-15", "70-20-10", "80-10-10", "60-30-10"])
+def test_ratios_are_read_as_percentages(settings, ratios):
+    percentages = dataclasses.replace(settings.split, ratios=ratios).percentages()
+    assert "-".join(map(str, percentages)) == ratios
+
+
+@pytest.mark.parametrize(
+    ("check", "arguments", "message"),
+    [
+        (at_least, (3, 4), "`k` must be at least 4, got 3"),
+        (above, (4, 4), "`k` must be greater than 4, got 4"),
+        (between, (0.5, 1, 2), "`k` must be between 1 and 2, got 0.5"),
+        (not_empty, ("", "x"), "`k` must not be empty: add for example k=x"),
+    ],
+)
+def test_checks_pass_none_where_it_means_not_set_and_quote_key_and_value(check, arguments, message):
+    with pytest.raises(SettingsError) as caught:
+        check("k", *arguments)
+    assert str(caught.value) == message
+    if check is not not_empty:
+        check("k", None, *arguments[1:])
+
+
+def settings_classes():
+    found = [value for value in vars(module).values() if isinstance(value, type) and dataclasses.is_dataclass(value)]
+    assert {*DATA_LAYOUTS, *BACKBONES, Settings} <= set(found)
+    return found
+
+
+@pytest.mark.parametrize("kind", settings_classes(), ids=lambda kind: kind.__name__)
+def test_no_field_has_a_default_because_the_yaml_files_are_its_home(kind):
+    for field in dataclasses.fields(kind):
+        assert field.default is field.default_factory is dataclasses.MISSING, field.name
+
+
+@pytest.mark.parametrize("kind", settings_classes(), ids=lambda kind: kind.__name__)
+def test_fields_are_given_by_name_and_unknown_ones_are_refused(kind):
+    assert all(field.kw_only for field in dataclasses.fields(kind))
+    with pytest.raises(TypeError):
+        kind(unknown_field=1)
+    assert hasattr(kind, "__slots__")
