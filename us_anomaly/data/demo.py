@@ -20,12 +20,13 @@ from us_anomaly.data.mvtec import read_mvtec
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import DataError, ResourceError
 
-DEMO_VERSION = 2
+DEMO_VERSION = 3
 """Part of the folder's name: raise it when the drawing changes."""
 TEST_COLUMNS = {"brick": (160, 352), "grass": (320, 512), "gravel": (320, 512)}
 """Columns of each photograph that only test pictures show."""
-FOREIGN = {"brick": ("grass", "gravel"), "grass": ("brick",), "gravel": ("brick",)}
-"""Textures for foreign patches in turn; grass and gravel are too alike to tell a small patch even by eye."""
+FOREIGN = ("coins", "page")
+"""Photographs for foreign patches in turn: materials that no normal picture shows. A patch of brick in gravel would be odd
+to a person, but each of its pixels is a normal one of this category."""
 _CROP_SIDES_PX = (128, 160)
 _SEED = 20200617
 
@@ -68,7 +69,7 @@ def make_demo(root: Path, *, image_side_px: int, num_train: int, num_test_normal
     folder = root / name
     if folder.is_dir():
         return folder
-    photographs = {texture: _photograph(texture) for texture in TEST_COLUMNS}
+    photographs = {texture: _photograph(texture) for texture in (*TEST_COLUMNS, *FOREIGN)}
     temporary = None
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ class _Artist:
     def __init__(self, folder: Path, photographs: dict[str, Picture], side: int) -> None:
         self._folder = folder
         self._photographs = photographs
-        self._textures = sorted(photographs)
+        self._textures = sorted(TEST_COLUMNS)
         self._side = side
         self._random = Random(_SEED)
 
@@ -140,9 +141,8 @@ class _Artist:
             kind = DEFECT_TYPES[number % len(DEFECT_TYPES)]
             turn = number // len(DEFECT_TYPES)
             texture = self._textures[turn % len(self._textures)]
-            others = FOREIGN[texture]
-            other = others[turn // len(self._textures) % len(others)]
-            clean, foreign = self._crop(texture, training=False), self._crop(other, training=False)
+            clean = self._crop(texture, training=False)
+            foreign = self._square(self._photographs[FOREIGN[turn % len(FOREIGN)]])
             drawn, mask = draw_defect(clean, kind, self._random, foreign=foreign)
             self._save(f"test/{kind}/{turn:03d}.png", drawn)
             self._save(f"ground_truth/{kind}/{turn:03d}_mask.png", mask.astype(np.uint8) * 255)
@@ -153,7 +153,10 @@ class _Artist:
         photograph = self._photographs[texture]
         parts = [photograph[:, :first], photograph[:, last:]] if training else [photograph[:, first:last]]
         parts = [part for part in parts if part.shape[1] >= _CROP_SIDES_PX[1]]
-        part = parts[self._random.randint(len(parts))]
+        return self._square(parts[self._random.randint(len(parts))])
+
+    def _square(self, part: Picture) -> Picture:
+        """Return a random square of a photograph, resized; shape (S, S)."""
         size = self._random.randint(_CROP_SIDES_PX[0], _CROP_SIDES_PX[1] + 1)
         row = self._random.randint(part.shape[0] - size + 1)
         column = self._random.randint(part.shape[1] - size + 1)
