@@ -141,7 +141,7 @@ def test_the_defaults_are_those_of_the_method(compose):
     teacher, students = settings.teacher, settings.students
     assert (settings.backbone.name, settings.backbone.weights) == ("resnet18", "default")
     assert (teacher.learning_rate, teacher.weight_decay, teacher.batch_size) == (2e-4, 1e-5, 64)
-    assert (teacher.epochs, teacher.descriptor_dim, teacher.width) == (200, 512, 1.0)
+    assert (teacher.epochs, teacher.descriptor_dim, teacher.width) == (200, 512, 0.5)
     assert (students.learning_rate, students.weight_decay, students.batch_size) == (1e-4, 1e-5, 1)
     assert (students.epochs, students.num_students) == (25, 3)
     assert (settings.scales, settings.image_size, settings.split.ratios) == ([33], 256, "70-15-15")
