@@ -262,7 +262,6 @@ def load(
         num_workers=0,
         progress=False,
         log_level="warning",
-        compile=False,
     )
     return Detector(
         {size: load_scale(directory, size) for size in calibration.statistics},

@@ -21,7 +21,6 @@ def runtime():
         num_workers=0,
         progress=False,
         log_level="info",
-        compile=False,
     )
     torch.set_num_threads(num_threads)
 

@@ -102,8 +102,6 @@ class RuntimeSettings:
     """Show progress bars on a terminal, or a line now and then elsewhere."""
     log_level: str
     """debug, info, warning or error."""
-    compile: bool
-    """Compile the networks with torch.compile; pays on long runs on a GPU."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
