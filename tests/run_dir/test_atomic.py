@@ -165,6 +165,15 @@ def test_tensors_come_back_and_equal_states_give_equal_bytes(tmp_path):
     assert back["nested"][1].tolist() == [1, 1]
 
 
+def test_the_bytes_do_not_depend_on_which_equal_texts_are_one_object(tmp_path):
+    one = "".join(["a", " text"])
+    other = "".join(["a", " text"])
+    assert one is not other
+    write_tensors(tmp_path / "shared.pt", {one: [one, (one,)], "x": {one: 1}})
+    write_tensors(tmp_path / "apart.pt", {one: [other, (other,)], "x": {other: 1}})
+    assert (tmp_path / "shared.pt").read_bytes() == (tmp_path / "apart.pt").read_bytes()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
     path = tmp_path / "x.pt"

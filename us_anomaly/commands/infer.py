@@ -1,10 +1,8 @@
 """`usad infer`: maps, heatmaps and decisions for the data set, or for any file, folder or glob."""
 
-import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -13,15 +11,15 @@ from us_anomaly.commands.calibrate import load_calibration
 from us_anomaly.commands.recipes import Recipes, flat
 from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
-from us_anomaly.data.sample import text_lines
 from us_anomaly.data.sources import find_images
+from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, content_hash
 from us_anomaly.run_dir.provenance import record as note_down
 from us_anomaly.scoring.calibration import Calibration
+from us_anomaly.scoring.scored_images import parse_predictions
 from us_anomaly.settings import Settings
 
-PATH_KEYS = ("heatmap_path", "uncertainty_path", "map_path")
 MAX_EXPLAINED = 20
 
 
@@ -40,14 +38,7 @@ def run(settings: Settings) -> None:
     ]
 
     def build() -> None:
-        records = score(settings, pictures, run_dir).records
-        wrong = sum(not record["correct"] for record in records)
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(f"Scored {len(records)} pictures: {len(records) - wrong} decided correctly, {wrong} wrongly")
-        console.print(f"Predictions: {run_dir.predictions}")
-        if settings.inference.save_heatmaps:
-            console.print(f"Heatmaps: {run_dir.heatmaps}")
-        console.print("Next: usad evaluate, with the same settings")
+        score(settings, pictures, run_dir)
 
     make(
         run_dir.predictions,
@@ -55,18 +46,23 @@ def run(settings: Settings) -> None:
         build,
         settings=settings,
         is_precious=False,
-        companions=lambda: _written_files(run_dir),
+        companions=lambda: run_dir.result_files,
         anew=settings.overwrite,  # maps of the right size that hold nonsense are not noticed: this makes them again
     )
+    _summarize(run_dir)
 
 
-def _written_files(run_dir: RunDir) -> Iterator[Path]:
-    """Yield the files that `predictions.jsonl` names."""
-    for line in text_lines(run_dir.predictions.read_text(encoding="utf-8")):
-        prediction = json.loads(line)["prediction"]
-        for key in PATH_KEYS:
-            if prediction[key] is not None:
-                yield run_dir.root / prediction[key]
+def _summarize(run_dir: RunDir) -> None:
+    records = parse_predictions(run_dir.predictions.read_text(encoding="utf-8"))
+    wrong = sum(not record["correct"] for record in records)
+    written = [
+        ("predictions", run_dir.predictions),
+        ("heatmaps", run_dir.heatmaps),
+        ("uncertainty", run_dir.uncertainty),
+        ("maps", run_dir.maps),
+    ]
+    facts = [("pictures", f"{len(records)}: {len(records) - wrong} decided correctly, {wrong} wrongly")]
+    show_summary(Summary(command="infer", facts=facts, written=written, next_command="evaluate"))
 
 
 def score_input(settings: Settings, what: str) -> None:
@@ -91,7 +87,7 @@ def score_input(settings: Settings, what: str) -> None:
         target.predictions,
         recipe,
         seconds=time.monotonic() - started,
-        files=_written_files(target),
+        files=target.result_files,
         runtime=flat("runtime", settings.runtime),
     )
     _explain(scored, load_calibration(settings), target)

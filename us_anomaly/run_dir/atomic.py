@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -117,8 +118,23 @@ def write_tensors(path: Path, state: dict[str, Any]) -> None:
             "use runtime.precision=float32. What was there before is untouched"
         )
     buffer = io.BytesIO()  # a buffer, because torch.save writes the file's own name into the archive
-    torch.save(state, buffer)
+    torch.save(_canonical(state), buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def _canonical(value: Any) -> Any:
+    """Return a state whose pickled form depends on its values alone, not on which equal texts are one object."""
+    match value:
+        case str():
+            return sys.intern(value)
+        case dict():
+            return {_canonical(key): _canonical(item) for key, item in value.items()}
+        case list():
+            return [_canonical(item) for item in value]
+        case tuple():
+            return tuple(_canonical(item) for item in value)
+        case _:
+            return value
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -88,8 +88,13 @@ class RunDir:
 
     @property
     def result_folders(self) -> tuple[Path, ...]:
-        """Folders of the pictures that `predictions` vouches for."""
+        """Folders of the files that `predictions` vouches for."""
         return (self.maps, self.heatmaps, self.uncertainty, self.panels, self.exports)
+
+    @property
+    def result_files(self) -> list[Path]:
+        """The files in these folders as they lie there now."""
+        return [path for folder in self.result_folders for path in folder.rglob("*") if path.is_file()]
 
     @property
     def panels(self) -> Path:

@@ -36,7 +36,7 @@ def staged(run_dir: RunDir) -> Iterator[RunDir]:
 
 
 def publish(staging: RunDir, run_dir: RunDir) -> None:
-    """Replace predictions, maps, heatmaps and uncertainty pictures of `run_dir` by those in `staging`.
+    """Replace predictions and the folders of maps, pictures and exports of `run_dir` by those in `staging`.
 
     A process killed in between leaves no `predictions.jsonl`, so that nothing vouches for half of the files.
 
