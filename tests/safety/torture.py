@@ -51,7 +51,7 @@ TINY = (
 STAGES = [name for name, _ in run_command.STAGES]
 CALLS = "calls that changed the disk:"
 NOT_COMPARED = (".hydra", ".lock")
-VOLATILE = ("seconds", "made_at", "environment")
+VOLATILE = ("seconds", "made_at", "environment", "runtime")
 """What a provenance note says about the circumstances."""
 
 
