@@ -2,16 +2,21 @@
 
 Everything random about a step follows from the seed, the stage and the number of the step alone. So a resumed training
 goes on exactly where it was, and the number of loading threads changes nothing.
+
+Torch is imported where it is needed: progress bars take `OnStep` from here, and `usad split` shows one without torch.
 """
 
 import math
 import zlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from us_anomaly.settings import Schedule
+
+if TYPE_CHECKING:
+    import torch
 
 OnStep = Callable[[int, dict[str, float]], None]
 """Receives the number of steps done and the losses of the last one."""
@@ -24,16 +29,20 @@ def num_steps(*, steps: int | None, epochs: int, items_per_epoch: int, batch_siz
 
 def step_rng(seed: int, *, stage: str, step: int) -> np.random.Generator:
     """Return the random numbers of one step, and seed torch's global generator for the transforms of that step."""
+    import torch
+
     rng = np.random.default_rng([seed, zlib.crc32(stage.encode()), step])
     torch.manual_seed(int(rng.integers(2**62)))
     return rng
 
 
-def step_generator(seed: int, *, stage: str, step: int) -> torch.Generator:
+def step_generator(seed: int, *, stage: str, step: int) -> "torch.Generator":
     """Return torch's random numbers of one step for the training loop itself, apart from those of the transforms.
 
     The pictures of the next step are drawn in another thread meanwhile; a shared generator would make a race of it.
     """
+    import torch
+
     number = np.random.default_rng([seed, zlib.crc32(f"{stage}/loop".encode()), step]).integers(2**62)
     return torch.Generator().manual_seed(int(number))
 
@@ -63,7 +72,7 @@ def learning_rate(base: float, *, schedule: Schedule, step: int, steps: int) -> 
             return base * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+def set_learning_rate(optimizer: "torch.optim.Optimizer", value: float) -> None:
     """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = value
