@@ -320,6 +320,8 @@ def execute(name: str, config: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from us_anomaly.reporting.summary import invoked_with
+
     is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     if is_sweep:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
@@ -333,6 +335,7 @@ def execute(name: str, config: Any) -> None:
             texts = {"config.yaml": _yaml(config), "overrides.yaml": _yaml(overrides)}
             with (
                 locked(run_dir, command=" ".join(["usad", name, *overrides])),
+                invoked_with([*overrides, f"run_dir={config.run_dir}"] if is_sweep else overrides),
                 recorded(run_dir, command=name, texts=texts),
             ):
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)

@@ -226,11 +226,12 @@ def test_a_prediction_that_is_not_in_the_split_is_left_out_with_a_warning(tmp_pa
     assert "is not in split.jsonl" in caplog.text
 
 
-def test_progress_counts_every_image_and_prediction(tmp_path):
+def test_progress_counts_every_image_prediction_and_map(tmp_path):
     source = draw_report_source(tmp_path)
     counted = []
     write_report(source, on_picture=counted.append)
-    assert counted == list(range(1, len(source.samples) + len(source.predictions) + 1))
+    total = len(source.samples) + len(source.predictions) + len(source.pixels.images)
+    assert counted == list(range(1, total + 1))
 
 
 def test_the_hash_of_the_pages_is_stable():

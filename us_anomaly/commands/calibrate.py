@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Callable
 
-from rich.console import Console
-
 from us_anomaly.commands.recipes import Recipes, plain
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.training_images import cached_images
@@ -16,6 +14,7 @@ from us_anomaly.detector import Detector, load_scale, read_calibration
 from us_anomaly.errors import DataError
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
+from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.scoring.anomaly_map import RawMaps
@@ -41,9 +40,9 @@ def run(settings: Settings) -> None:
             "transforms": plain(settings.augmentation.evaluation),
         }
         write_json(run_dir.calibration, content)
-        _summarize(calibration, run_dir)
 
     make(run_dir.calibration, recipe, build, settings=settings, is_precious=False)
+    _summarize(load_calibration(settings), run_dir)
 
 
 def build_detector(settings: Settings, calibration: Calibration | None) -> Detector:
@@ -120,13 +119,20 @@ def _summarize(calibration: Calibration, run_dir: RunDir) -> None:
     """Say what was chosen and why."""
     if calibration.threshold_reason:
         log.warning("threshold by %s: %s", calibration.threshold_rule, calibration.threshold_reason)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"Threshold {calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {calibration.num_normal} normal "
-        f"and {calibration.num_anomalous} anomalous pictures ({calibration.reference})"
+    origin = (
+        f"{calibration.num_normal} normal and {calibration.num_anomalous} anomalous pictures ({calibration.reference})"
     )
-    console.print(f"Calibration: {run_dir.calibration}")
-    console.print("Next: usad infer, with the same settings")
+    show_summary(
+        Summary(
+            command="calibrate",
+            facts=[
+                ("threshold", f"{calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {origin}"),
+                ("colours", "{:.4g} (blue) to {:.4g} (red)".format(*calibration.color_range)),
+            ],
+            written=[("calibration", run_dir.calibration)],
+            next_command="infer",
+        )
+    )
 
 
 def load_calibration(settings: Settings) -> Calibration:

@@ -15,9 +15,10 @@ from us_anomaly.models.backbones import load_backbone
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.models.weights import read_state_dict
-from us_anomaly.reporting.progress import progress
+from us_anomaly.reporting.progress import progress, progress_over
+from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import write_tensors
+from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings, TeacherPositions
 from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_teacher
@@ -32,17 +33,35 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Make the teacher of every patch size, or take over the one that `teacher.checkpoint` names."""
     run_dir = RunDir(settings.run_dir)
-    for patch_size in settings.scales:
-        artifact = run_dir.teacher(patch_size)
-        recipes = Recipes(settings)
+    with progress_over("patch sizes", settings.scales, enabled=settings.runtime.progress) as patch_sizes:
+        for patch_size in patch_sizes:
+            _make_teacher(settings, patch_size, run_dir.teacher(patch_size))
+    show_summary(
+        Summary(
+            command="distill-teacher",
+            facts=[fact for size in settings.scales for fact in _facts(run_dir, size)],
+            written=[("teacher", run_dir.teacher(size)) for size in settings.scales],
+            next_command="normalize",
+        )
+    )
 
-        def build(patch_size: int = patch_size, recipes: Recipes = recipes, artifact: Path = artifact) -> None:
-            if settings.teacher.checkpoint is not None:
-                reuse(settings.teacher.checkpoint, patch_size, artifact)
-            else:
-                distill(settings, patch_size, artifact, key=fingerprint(recipes.teacher(patch_size)))
 
-        make(artifact, recipes.teacher(patch_size), build, settings=settings, is_precious=True)
+def _make_teacher(settings: Settings, patch_size: int, artifact: Path) -> None:
+    recipes = Recipes(settings)
+
+    def build() -> None:
+        if settings.teacher.checkpoint is not None:
+            reuse(settings.teacher.checkpoint, patch_size, artifact)
+        else:
+            distill(settings, patch_size, artifact, key=fingerprint(recipes.teacher(patch_size)))
+
+    make(artifact, recipes.teacher(patch_size), build, settings=settings, is_precious=True)
+
+
+def _facts(run_dir: RunDir, patch_size: int) -> list[tuple[str, str]]:
+    """Return how much of the backbone the teacher explains; nothing is known of one that was made elsewhere."""
+    explained = read_tensors(run_dir.teacher(patch_size)).get("explained_variance")
+    return [] if explained is None else [(f"explained variance, p={patch_size}", f"{explained:.1%}")]
 
 
 def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> None:

@@ -1,5 +1,6 @@
 """`usad evaluate`: compare predictions with the truth and write every figure down."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from us_anomaly.commands.calibrate import load_calibration
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.sample import Sample, of_split
+from us_anomaly.reporting.progress import Watched, progress
+from us_anomaly.reporting.summary import Summary, print_table, show_summary
 from us_anomaly.reporting.tables import evaluation_csv, evaluation_notes, evaluation_tables
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json, write_text
@@ -62,28 +65,31 @@ def measure(settings: Settings) -> dict[str, Any]:
         deployed_threshold=threshold.value,
         problems=problems if settings.data.on_bad_image is OnBadImage.skip else None,
     )
-    return evaluate(
-        images,
-        source=pixel_source(images, settings, problems),
-        threshold=threshold,
-        settings=settings.evaluation,
-        seed=settings.seed,
-        data_set={"name": settings.data.name, "category": getattr(settings.data, "category", None)},
-    )
+    source = pixel_source(images, settings, problems)
+    with progress("reading maps and masks", len(source.images), enabled=settings.runtime.progress) as on_step:
+        return evaluate(
+            images,
+            source=dataclasses.replace(source, images=Watched(source.images, lambda done: on_step(done, {}))),
+            threshold=threshold,
+            settings=settings.evaluation,
+            seed=settings.seed,
+            data_set={"name": settings.data.name, "category": getattr(settings.data, "category", None)},
+        )
 
 
 def show(evaluation: dict[str, Any], run_dir: RunDir) -> None:
     """Print the tables, what must be known with them, and the heatmap to look at first."""
     console = Console(highlight=False, soft_wrap=True)
     for table in evaluation_tables(evaluation):
-        console.print(table)
+        print_table(table)
     for note in evaluation_notes(evaluation):
         console.print(note, markup=False)
-    console.print(f"Evaluation: {run_dir.evaluation_json}", markup=False)
     best = evaluation["most_anomalous_found"]
     if best is not None and best["heatmap_path"] is not None:
         heatmap = run_dir.root / best["heatmap_path"]
         console.print(f"Most anomalous image that was found: {heatmap}", markup=False)
+    written = [("figures", run_dir.evaluation_json), ("as a table", run_dir.evaluation_csv)]
+    show_summary(Summary(command="evaluate", written=written, next_command="report"))
 
 
 def _threshold(settings: Settings) -> Threshold:

@@ -7,7 +7,8 @@ from us_anomaly.commands.stage import make
 from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.models.compute import choose_compute
-from us_anomaly.reporting.progress import progress
+from us_anomaly.reporting.progress import progress, progress_over
+from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.settings import Settings
@@ -19,13 +20,16 @@ from us_anomaly.training.pictures import evaluation_inputs
 def run(settings: Settings) -> None:
     """Measure the teacher statistics of every patch size."""
     run_dir = RunDir(settings.run_dir)
-    for patch_size in settings.scales:
-        artifact = run_dir.teacher_statistics(patch_size)
+    with progress_over("patch sizes", settings.scales, enabled=settings.runtime.progress) as patch_sizes:
+        for patch_size in patch_sizes:
+            artifact = run_dir.teacher_statistics(patch_size)
 
-        def build(patch_size: int = patch_size, artifact: Path = artifact) -> None:
-            measure(settings, patch_size, artifact)
+            def build(patch_size: int = patch_size, artifact: Path = artifact) -> None:
+                measure(settings, patch_size, artifact)
 
-        make(artifact, Recipes(settings).statistics(patch_size), build, settings=settings, is_precious=False)
+            make(artifact, Recipes(settings).statistics(patch_size), build, settings=settings, is_precious=False)
+    written = [("teacher statistics", run_dir.teacher_statistics(size)) for size in settings.scales]
+    show_summary(Summary(command="normalize", written=written, next_command="train-students"))
 
 
 def measure(settings: Settings, patch_size: int, artifact: Path) -> None:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from us_anomaly.commands.calibrate import load_calibration
 from us_anomaly.commands.evaluate import pixel_source
 from us_anomaly.commands.recipes import Recipes, plain
@@ -14,8 +12,10 @@ from us_anomaly.reporting.pages.files import ReportFiles
 from us_anomaly.reporting.pages.site import write_report
 from us_anomaly.reporting.pages.source import ReportSource
 from us_anomaly.reporting.progress import progress
+from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.run_dir.provenance import withdraw
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.scored_images import parse_predictions, scored_images
@@ -33,16 +33,27 @@ def run(settings: Settings) -> None:
     """
     run_dir = RunDir(settings.run_dir)
     recipe = Recipes(settings).report
-    index = ReportFiles(run_dir.report).index
+    files = ReportFiles(run_dir.report)
+    index = files.index
 
     def build() -> None:
         source = read_source(settings)
-        total = len(source.samples) + len(source.predictions)
+        total = len(source.samples) + len(source.predictions) + (len(source.pixels.images) if source.pixels else 0)
+        withdraw(run_dir, index)
         with progress("drawing the report", total, enabled=settings.runtime.progress) as on_step:
             write_report(source, on_picture=lambda done: on_step(done, {}))
 
-    make(index, recipe, build, settings=settings, is_precious=False)
-    Console(highlight=False, soft_wrap=True).print(f"Report: {index}")
+    make(
+        index,
+        recipe,
+        build,
+        settings=settings,
+        is_precious=False,
+        companions=lambda: files.vouched_for,
+        anew=settings.overwrite,
+    )
+    written = [("report", index)]
+    show_summary(Summary(command="report", facts=[("open", index.resolve().as_uri())], written=written))
 
 
 def read_source(settings: Settings) -> ReportSource:

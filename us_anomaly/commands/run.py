@@ -4,9 +4,17 @@ import logging
 import time
 
 from us_anomaly.commands import calibrate, distill_teacher, evaluate, infer, normalize, report, split, train_students
+from us_anomaly.reporting.metric_names import LABELS, shown
+from us_anomaly.reporting.pages.files import ReportFiles
+from us_anomaly.reporting.progress import clock_text
+from us_anomaly.reporting.summary import Summary, as_stage, show_summary
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
+
+HEADLINES = ("image_auroc", "deployed_f1", "misses", "false_positives", "pixel_auroc", "aupro_0.3", "auspro_0.05")
 
 STAGES = (
     ("split", split.run),
@@ -23,7 +31,31 @@ STAGES = (
 def run(settings: Settings) -> None:
     """Run all stages."""
     started = time.monotonic()
-    for number, (name, stage) in enumerate(STAGES, start=1):
-        log.info("[%d/%d] %s", number, len(STAGES), name)
-        stage(settings)
-    log.info("done in %.0f s: %s", time.monotonic() - started, settings.run_dir)
+    with as_stage():
+        for number, (name, stage) in enumerate(STAGES, start=1):
+            log.info("[%d/%d] %s", number, len(STAGES), name)
+            stage(settings)
+    log.info("done in %s: %s", clock_text(time.monotonic() - started), settings.run_dir)
+    _summarize(RunDir(settings.run_dir))
+
+
+def _summarize(run_dir: RunDir) -> None:
+    metrics = read_json(run_dir.evaluation_json)["metrics"]
+    shown_metrics = [name for name in HEADLINES if name in metrics]
+    index = ReportFiles(run_dir.report).index
+    show_summary(
+        Summary(
+            command="run",
+            facts=[
+                *((LABELS[name], shown(name, metrics[name])) for name in shown_metrics),
+                ("open", index.resolve().as_uri()),
+            ],
+            written=[
+                ("report", index),
+                ("heatmaps", run_dir.heatmaps),
+                ("figures", run_dir.evaluation_json),
+                ("detector", run_dir.root),
+            ],
+            next_command="infer inference.input=PICTURE",
+        )
+    )

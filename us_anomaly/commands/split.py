@@ -6,20 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from us_anomaly.commands.recipes import Recipes
-from us_anomaly.commands.stage import make
-from us_anomaly.data.images import BadImage, find_duplicates, inspect_images, keep_good
+from us_anomaly.commands.stage import make, read_split
+from us_anomaly.data.images import BadImage, Inspection, find_duplicates, inspect_images, keep_good
 from us_anomaly.data.sample import SPLITS, Sample, dump_labels
 from us_anomaly.data.splitting import split_samples
+from us_anomaly.reporting.progress import progress
+from us_anomaly.reporting.summary import Summary, print_table, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_json, write_text
 from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
 MAX_NAMED = 5
+PICTURES_AT_ONCE = 64
 
 
 def run(settings: Settings) -> None:
@@ -33,14 +35,12 @@ def run(settings: Settings) -> None:
     recipes = Recipes(settings)
 
     def build() -> None:
-        divided = divide(settings, recipes.samples)
-        write_text(run_dir.split, dump_labels(divided))
-        console = Console()
-        console.print(_table(divided))
-        console.print(f"Split: {run_dir.split}", soft_wrap=True, highlight=False)
-        console.print("Next: usad distill-teacher, with the same settings", highlight=False)
+        write_text(run_dir.split, dump_labels(divide(settings, recipes.samples)))
 
     make(run_dir.split, recipes.split, build, settings=settings, is_precious=True)
+    print_table(_table(read_split(run_dir)))
+    written = [("split", run_dir.split), ("left out", run_dir.bad_images)]
+    show_summary(Summary(command="split", written=written, next_command="distill-teacher"))
 
 
 def divide(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
@@ -49,17 +49,27 @@ def divide(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
     Raises:
         DataError: Pictures cannot be decoded, or the split cannot be made.
     """
-    inspections = inspect_images(
-        Path(settings.data.root).expanduser(),
-        samples,
-        max_pixels=settings.data.max_image_pixels,
-        num_workers=settings.runtime.num_workers,
-    )
+    inspections = _inspections(settings, samples)
     good, bad = keep_good(inspections, on_bad_image=settings.data.on_bad_image)
     divided = split_samples(good, settings=settings.split, seed=settings.seed)
     _warn_about_duplicates(find_duplicates(inspections), divided)
     _write_bad_images(RunDir(settings.run_dir), bad)
     return divided
+
+
+def _inspections(settings: Settings, samples: Sequence[Sample]) -> list[Inspection]:
+    """Look at every picture, some at a time, so that progress can be told."""
+    inspections: list[Inspection] = []
+    with progress("checking pictures", len(samples), enabled=settings.runtime.progress) as on_step:
+        for start in range(0, len(samples), PICTURES_AT_ONCE):
+            inspections += inspect_images(
+                Path(settings.data.root).expanduser(),
+                samples[start : start + PICTURES_AT_ONCE],
+                max_pixels=settings.data.max_image_pixels,
+                num_workers=settings.runtime.num_workers,
+            )
+            on_step(len(inspections), {})
+    return inspections
 
 
 def _write_bad_images(run_dir: RunDir, bad: Sequence[BadImage]) -> None:

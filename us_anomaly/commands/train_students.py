@@ -12,7 +12,8 @@ from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.models.ensemble import StudentEnsemble
-from us_anomaly.reporting.progress import progress
+from us_anomaly.reporting.progress import progress, progress_over
+from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
@@ -29,14 +30,18 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Train the students of every patch size."""
     run_dir = RunDir(settings.run_dir)
-    for patch_size in settings.scales:
-        artifact = run_dir.students(patch_size)
-        recipe = Recipes(settings).students(patch_size)
+    with progress_over("patch sizes", settings.scales, enabled=settings.runtime.progress) as patch_sizes:
+        for patch_size in patch_sizes:
+            artifact = run_dir.students(patch_size)
+            recipe = Recipes(settings).students(patch_size)
 
-        def build(patch_size: int = patch_size, artifact: Path = artifact, key: str = fingerprint(recipe)) -> None:
-            train(settings, patch_size, artifact, key=key)
+            def build(patch_size: int = patch_size, artifact: Path = artifact, key: str = fingerprint(recipe)) -> None:
+                train(settings, patch_size, artifact, key=key)
 
-        make(artifact, recipe, build, settings=settings, is_precious=True)
+            make(artifact, recipe, build, settings=settings, is_precious=True)
+    written = [("students", run_dir.students(size)) for size in settings.scales]
+    written += [("losses", run_dir.loss_curve(path)) for _, path in written]
+    show_summary(Summary(command="train-students", written=written, next_command="calibrate"))
 
 
 def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> None:

@@ -21,6 +21,13 @@ class ReportFiles:
         return self.root / "index.html"
 
     @property
+    def vouched_for(self) -> list[Path]:
+        """Pages, data, style and scripts that are there; the pictures are too many to look after one by one."""
+        folders = (self.root, self.assets, self.data)
+        files = (path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file())
+        return sorted(path for path in files if path != self.index)
+
+    @property
     def assets(self) -> Path:
         """Style and scripts."""
         return self.root / "assets"
