@@ -18,6 +18,16 @@ NUM_PER_DEFECT = 3
 Compose = Callable[..., Settings]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Write out half characters, which names of files may hold: a worker cannot send them, and all tests would stop."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode("utf-8")) for title, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _caches(tmp_path_factory):
     """Keep caches of the user out of the tests, and what tests draw out of the caches of the user."""
