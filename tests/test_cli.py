@@ -1,0 +1,356 @@
+"""The command line, as a process: what it prints, how it exits, and what it says about mistakes."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import draw_parts, files_below
+
+from us_anomaly import __version__
+from us_anomaly.cli import ALIASES, COMMANDS, expand_categories, one_line, overview
+from us_anomaly.errors import DataError
+
+START = "import sys; sys.argv[0] = 'usad'; from us_anomaly.cli import main; main()"
+SCRIPT = Path(sysconfig.get_path("scripts")) / "usad"
+MAX_CPU_SECONDS = 0.5
+
+
+def usad(*arguments, cwd, **variables):
+    """Run `usad` as a process of its own."""
+    command = [str(SCRIPT)] if SCRIPT.is_file() else [sys.executable, "-c", START]
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+# --- quick answers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",), ("--version",)])
+def test_help_and_version_take_less_than_half_a_second_of_the_processor(tmp_path, arguments):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = usad(*arguments, cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == (f"usad {__version__}\n" if arguments == ("--version",) else overview() + "\n")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < MAX_CPU_SECONDS
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_overview_names_every_command_with_what_it_does():
+    lines = overview().splitlines()
+    for name, command in COMMANDS.items():
+        assert any(line.split() == [name, *command.summary.split()] for line in lines)
+
+
+RUN_ALL = """
+import contextlib, io, json, os, sys
+from us_anomaly import cli
+answers = []
+for arguments, variables in json.load(sys.stdin):
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    os.environ.update(variables)
+    sys.argv = ["usad", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli._main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException as error:
+            code = repr(error)
+    answers.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules])
+print(json.dumps(answers))
+"""
+
+MISTAKES = {
+    "unknown command": (["bogus"], "usad: there is no command 'bogus'; `usad --help` lists them"),
+    "near command": (
+        ["trian-students"],
+        "usad: there is no command 'trian-students', did you mean 'train-students'?; `usad --help` lists them",
+    ),
+    "missing value": (["split"], "usad: `data.root` is not set: add data.root=..."),
+    "unknown key": (
+        ["split", "data.root=x", "teacher.learning_rte=1"],
+        "usad: `teacher.learning_rte` is not a setting, did you mean `teacher.learning_rate`?; "
+        "`usad COMMAND --cfg job` shows all of them",
+    ),
+    "unknown key of a layout": (
+        ["split", "data.rot=x"],
+        "usad: `data.rot` is not a setting, did you mean `data.root`?;",
+    ),
+    "added key": (["split", "data.root=x", "+bla=1"], "usad: `bla` is not a setting; `usad COMMAND --cfg job` shows"),
+    "added key of a group": (
+        ["split", "data.root=x", "+teacher.steeps=1"],
+        "usad: `teacher.steeps` is not a setting, did y",
+    ),
+    "wrong type": (
+        ["split", "data.root=x", "seed=abc"],
+        "usad: `seed`: Value 'abc' of type 'str' could not be converted to",
+    ),
+    "wrong type of a group": (["split", "data.root=x", "students.steps=1.5"], "usad: `students.steps`: Value '1.5'"),
+    "wrong choice": (
+        ["split", "data.root=x", "runtime.precision=float16"],
+        "usad: `runtime.precision`: Invalid value 'float16', expected one of [auto, float32, bfloat16]",
+    ),
+    "out of range": (["split", "data.root=x", "seed=-1"], "usad: `seed` must be at least 0, got -1"),
+    "out of range of a group": (
+        ["run", "data.root=x", "students.hard_fraction=2"],
+        "usad: `students.hard_fraction` must be between 0 and 1, got 2",
+    ),
+    "unknown layout": (
+        ["split", "data=foo"],
+        "usad: Could not find 'data/foo'. Available options in 'data': btad csv demo",
+    ),
+    "unknown backbone": (
+        ["run", "data.root=x", "backbone=resnet19"],
+        "usad: Could not find 'backbone/resnet19'. Available",
+    ),
+    "no value": (
+        ["split", "data.root"],
+        "usad: `data.root` is not key=value (missing EQUAL at '<EOF>'); quote special",
+    ),
+    "open bracket": (
+        ["split", "data.root=[a"],
+        "usad: `data.root=[a` is not key=value (no viable alternative at input '[a",
+    ),
+    "no such folder": (["split", "data.root=/no/such/folder"], "usad: data.root=/no/such/folder: it does not exist"),
+    "all categories without a sweep root": (
+        ["split", "-m", "data=mvtec", "data.root=/no/such/folder", "data.category=all"],
+        "usad: data.root=/no/such/folder holds no categories",
+    ),
+    "wrong type in a sweep": (
+        ["split", "-m", "data.root=x", "seed=0,abc"],
+        "usad: `seed`: Value 'abc' of type 'str' could",
+    ),
+    "no run directories": (["compare"], "usad: usad compare needs run directories"),
+    "help for an unknown key": (["help", "sed"], "usad: `sed` is not a setting, did you mean `seed`?"),
+}
+QUESTIONS = {
+    "cfg": (["split", "--cfg", "job", "data.root=x", "seed=7"], {}),
+    "cfg of a teacher": (["distill-teacher", "--cfg", "job", "data.root=x"], {}),
+    "cfg of the alias": (["train-teacher", "--cfg", "job", "data.root=x"], {}),
+    "help of a command": (["calibrate", "--help"], {}),
+    "help of a key": (["help", "students.hard_fraction"], {}),
+    "help of a group": (["help", "checkpoint"], {}),
+    "help of everything": (["help", "all"], {}),
+    "install completion": (["-sc", "install=bash"], {}),
+    "complete commands": (["-sc", "query=bash"], {"COMP_LINE": "usad tr"}),
+    "complete a group": (["-sc", "query=bash"], {"COMP_LINE": "usad run back"}),
+    "complete an option": (["-sc", "query=bash"], {"COMP_LINE": "usad run backbone="}),
+    "complete a key": (["-sc", "query=bash"], {"COMP_LINE": "usad train-teacher teacher.learn"}),
+    "complete an unknown command": (["-sc", "query=bash"], {"COMP_LINE": "usad bogus data"}),
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What `usad` answers to all mistakes and questions: (code, stdout, stderr) by name, from one process."""
+    folder = tmp_path_factory.mktemp("answers")
+    asked = {name: (arguments, {}) for name, (arguments, _) in MISTAKES.items()} | QUESTIONS
+    result = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps(list(asked.values())),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    given = json.loads(result.stdout)
+    assert not any(torch_loaded for *_, torch_loaded in given)
+    assert not (folder / "outputs").exists()
+    return {name: answer[:3] for name, answer in zip(asked, given, strict=True)}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_that_quotes_it(answers, name):
+    code, out, err = answers[name]
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1, err
+    assert err.startswith(MISTAKES[name][1])
+
+
+def test_a_mistake_ends_the_process_with_one_and_no_traceback(tmp_path):
+    result = usad("split", "data.root=x", "seed=abc", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "usad: `seed`: Value 'abc' of type 'str' could not be converted to Integer\n"
+
+
+def test_a_developer_can_ask_for_the_traceback(tmp_path):
+    result = usad("split", "data.root=x", "seed=abc", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_a_message_of_the_toolkit_is_printed_as_it_is():
+    assert one_line(DataError("nothing there")) == "nothing there"
+
+
+# --- questions ---------------------------------------------------------------------------------------------------
+
+
+def test_cfg_job_prints_the_configuration_with_what_was_overridden(answers):
+    code, out, _ = answers["cfg"]
+    content = yaml.safe_load(out)
+    assert code == 0
+    assert (content["seed"], content["data"]["root"]) == (7, "x")
+    assert "hydra" not in content
+
+
+def test_train_teacher_is_distill_teacher(answers):
+    assert ALIASES == {"train-teacher": "distill-teacher"}
+    assert answers["cfg of the alias"] == answers["cfg of a teacher"]
+
+
+def test_help_of_a_command_says_what_it_does_and_every_setting(answers):
+    code, out, _ = answers["help of a command"]
+    assert code == 0
+    assert out.startswith("usad calibrate: choose thresholds and colours on validation pictures")
+    assert "max_false_positive_rate: 0.01" in out
+
+
+def test_help_of_a_key_or_a_group_gives_the_meaning(answers):
+    assert "Only this fraction of the output elements" in answers["help of a key"][1]
+    assert answers["help of a group"][1].count("checkpoint.") == 2
+    assert answers["help of everything"][1].count("\n") > 200
+
+
+def test_commands_groups_options_and_keys_are_completed(answers):
+    assert answers["complete commands"][1].split() == [*COMMANDS, *ALIASES]
+    assert answers["complete a group"][1].split() == ["backbone.", "backbone="]
+    assert answers["complete an option"][1].split() == [
+        "backbone=efficientnet_lite0",
+        "backbone=resnet18",
+        "backbone=timm",
+    ]
+    assert answers["complete a key"][1].split() == ["teacher.learning_rate="]
+    assert answers["complete an unknown command"][:2] == [0, ""]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None or not SCRIPT.is_file(), reason="needs bash and an installed usad")
+def test_bash_completes_a_key_with_what_usad_gives_it_to_install(answers, tmp_path):
+    (tmp_path / "install").write_text(answers["install completion"][1])
+    ask = (
+        ". ./install; COMP_LINE='usad run students.num'; COMP_POINT=21; COMP_WORDS=(usad run students.num); COMP_CWORD=2; "
+        "hydra_bash_completion; echo ${COMPREPLY[@]}; complete -p usad"
+    )
+    result = subprocess.run(
+        ["bash", "-c", ask],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{SCRIPT.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.stdout.splitlines()[0] == "students.num_students="
+    assert "hydra_bash_completion usad" in result.stdout
+
+
+def test_a_reader_that_stops_early_is_no_fault(tmp_path):
+    command = f'{sys.executable} -c "{START}" help all | head -n 1'
+    result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout == "run_dir\n"
+    assert result.stderr == ""
+
+
+# --- real commands -----------------------------------------------------------------------------------------------
+
+
+def test_results_go_to_stdout_and_logs_to_stderr_and_to_a_file(parts, tmp_path):
+    def split(*overrides):
+        arguments = ("split", "data=folder", f"data.root={parts}", f"run_dir={tmp_path}/run", *overrides)
+        result = usad(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    assert "anomalous" in split().stdout
+    again = split()
+    assert again.stderr == f"{tmp_path}/run/split.jsonl is up to date\n"
+    assert split("runtime.log_level=warning").stderr == ""
+    assert {name for name in files_below(tmp_path) if not name.startswith("run/.hydra/")} == {
+        "run/split.jsonl",
+        "run/provenance/split.jsonl.json",
+    }
+    assert "is up to date" in (tmp_path / "run/.hydra/split/log.txt").read_text()
+
+
+def without_notes(folder):
+    """The files of a run directory, without the notes of the command line and the insides of the report."""
+    names = {name for name in files_below(folder) if not name.startswith(".hydra/")}
+    return {"report/**" if name.startswith("report/") else name for name in names}
+
+
+def test_a_sweep_leaves_a_complete_run_directory_per_job_and_a_failing_job_stops_no_other(tiny, trained, tmp_path):
+    overrides = tiny(tmp_path / "run", f"teacher.checkpoint={trained}/p33/teacher.pt", "students.steps=1")
+    result = usad(
+        "run",
+        "-m",
+        *(o for o in overrides if not o.startswith("students.num")),
+        "students.num_students=1,0,2",
+        cwd=tmp_path,
+    )
+    sweep = tmp_path / "run-sweep"
+    expected = without_notes(trained) - {"p33/teacher.losses.jsonl"}
+    for job in ("0", "2"):
+        assert without_notes(sweep / job) == expected
+    assert result.returncode == 1
+    assert "usad: 1 of the jobs failed:" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"  {sweep}/1 (")
+    assert "students.num_students=0" in result.stderr.splitlines()[-1]
+    assert result.stderr.splitlines()[-1].endswith("`students.num_students` must be at least 1, got 0")
+    assert "Traceback" not in result.stderr
+    notes = [yaml.safe_load((sweep / job / ".hydra/run/config.yaml").read_text()) for job in ("0", "2")]
+    assert [note["students"]["num_students"] for note in notes] == [1, 2]
+    assert [note["run_dir"] for note in notes] == [str(sweep / "0"), str(sweep / "2")]
+
+
+@pytest.fixture(scope="module")
+def categories(tmp_path_factory):
+    """A data set in the layout *mvtec* with two categories."""
+    root = tmp_path_factory.mktemp("mvtec")
+    for name in ("bolt", "nut"):
+        drawn = draw_parts(root / "drawn")
+        for number, path in enumerate(sorted(drawn.glob("images/good/*.png"))):
+            target = root / name / ("train/good" if number < 9 else "test/good") / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+        for path in sorted(drawn.glob("images/cut/*.png")):
+            target = root / name / "test/cut" / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+        shutil.rmtree(drawn)
+    return root
+
+
+def test_a_sweep_over_all_categories_calls_the_run_directories_after_them(categories, tmp_path):
+    result = usad(
+        "split", "-m", "data=mvtec", f"data.root={categories}", "data.category=all", "run_dir=runs/all", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "runs/all-sweep").iterdir() if path.is_dir()) == ["0-bolt", "1-nut"]
+    for folder, category in (("0-bolt", "bolt"), ("1-nut", "nut")):
+        first = json.loads((tmp_path / "runs/all-sweep" / folder / "split.jsonl").read_text().splitlines()[0])
+        assert first["filename"].startswith(category)
+
+
+def test_patterns_of_categories_are_expanded_in_sweeps_only(categories):
+    given = ["-m", "data=mvtec", f"data.root={categories}", "data.category=b*", "seed=0,1"]
+    assert expand_categories("split", list(given)) == [*given[:3], "data.category=bolt", "seed=0,1"]
+    single = given[1:4]
+    assert expand_categories("split", list(single)) == single
