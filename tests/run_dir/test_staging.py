@@ -7,7 +7,7 @@ import pytest
 from us_anomaly.errors import ResourceError
 from us_anomaly.run_dir import RunDir, staging
 from us_anomaly.run_dir.provenance import Recipe, record
-from us_anomaly.run_dir.staging import publish, staged
+from us_anomaly.run_dir.staging import publish, replace_together, staged
 
 RECIPE = Recipe(command="infer", settings={})
 
@@ -142,3 +142,62 @@ def test_a_folder_that_cannot_be_written_is_told(run_dir, monkeypatch):
     monkeypatch.setattr(staging.tempfile, "mkdtemp", fail)
     with pytest.raises(ResourceError, match="it cannot be written"), staged(run_dir):
         pytest.fail("no folder")
+
+
+# --- an artifact with companions ---------------------------------------------------------------------------------
+
+
+def replace_evaluation(run_dir: RunDir, text: str) -> None:
+    texts = {run_dir.evaluation_json: text, run_dir.evaluation_csv: text}
+    replace_together(run_dir, run_dir.evaluation_json, texts)
+
+
+@pytest.fixture
+def evaluated(run_dir) -> RunDir:
+    replace_evaluation(run_dir, "old")
+    record(run_dir, run_dir.evaluation_json, RECIPE, seconds=1, files=[run_dir.evaluation_csv])
+    return run_dir
+
+
+def test_an_artifact_and_its_companions_are_replaced_together(evaluated):
+    replace_evaluation(evaluated, "new")
+    assert files(evaluated.root) == {"evaluation.csv": "new", "evaluation.json": "new"}
+
+
+def test_a_disk_that_is_full_before_all_are_written_leaves_all_old_ones_and_their_note(evaluated, monkeypatch):
+    before = files(evaluated.root)
+    times = []
+
+    def full(*_: object) -> None:
+        times.append(1)
+        if len(times) == 3:  # the first file and its folder are flushed
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        replace_evaluation(evaluated, "new")
+    assert files(evaluated.root) == before
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_dies_between_them_leaves_no_note_for_a_mixture(evaluated, monkeypatch, number):
+    genuine, replaced = Path.replace, []
+
+    def dying(self, target):
+        if len(replaced) == number:
+            raise KeyboardInterrupt
+        replaced.append(Path(target).name)
+        return genuine(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        replace_evaluation(evaluated, "new")
+    assert replaced == ["evaluation.csv"][:number]  # the artifact itself comes last
+    assert not evaluated.provenance(evaluated.evaluation_json).exists()
+
+
+def test_a_folder_in_the_place_of_a_companion_is_told(evaluated):
+    evaluated.evaluation_csv.unlink()
+    (evaluated.evaluation_csv / "x").mkdir(parents=True)
+    with pytest.raises(ResourceError, match=r"cannot write .*evaluation\.json: "):
+        replace_evaluation(evaluated, "new")

@@ -80,6 +80,8 @@ def _reason(error: OSError) -> tuple[str, str]:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return "the disk is full", "free some space, or choose another run_dir=, then run the same command"
+        case errno.EFBIG:
+            return "files may not grow that large here", "raise the limit (ulimit -f), or choose another run_dir="
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return "it cannot be written", "make it writable, or choose another run_dir="
         case errno.ENOTDIR | errno.EEXIST:

@@ -3,12 +3,12 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_file, flush_folder
+from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_file, flush_folder, write_text
 from us_anomaly.run_dir.faults import cannot_write
 from us_anomaly.run_dir.layout import RunDir
 from us_anomaly.run_dir.provenance import withdraw
@@ -57,6 +57,31 @@ def publish(staging: RunDir, run_dir: RunDir) -> None:
         flush_folder(run_dir.root)
     except OSError as error:
         raise cannot_write(run_dir.predictions, error) from error
+
+
+def replace_together(run_dir: RunDir, artifact: Path, texts: Mapping[Path, str]) -> None:
+    """Replace an artifact and the files that belong to it, the artifact last; all are written before the first old one goes.
+
+    Args:
+        run_dir: Where they lie.
+        artifact: The one that vouches for the others; it is among `texts`.
+        texts: Contents by path.
+
+    Raises:
+        ResourceError: The disk is full or the folder cannot be written.
+    """
+    with staged(run_dir) as aside:
+        written = {path: aside.root / run_dir.name_of(path) for path in texts}
+        for path, text in texts.items():
+            write_text(written[path], text)
+        try:
+            withdraw(run_dir, artifact)
+            for path in sorted(texts, key=lambda path: path == artifact):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written[path].replace(path)
+                flush_folder(path.parent)
+        except OSError as error:
+            raise cannot_write(artifact, error) from error
 
 
 def _flush(root: Path) -> None:
