@@ -8,6 +8,7 @@ import torch
 
 from us_anomaly.commands.recipes import Recipes, plain, reused_teacher
 from us_anomaly.commands.stage import make
+from us_anomaly.commands.tracking import tracked
 from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.errors import ArtifactError, SettingsError
@@ -17,6 +18,7 @@ from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.models.weights import read_state_dict
 from us_anomaly.reporting.progress import progress, progress_over
 from us_anomaly.reporting.summary import Summary, show_summary
+from us_anomaly.reporting.trackers import followed_by
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
@@ -87,7 +89,8 @@ def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str) ->
         settings=settings.checkpoint,
     )
     with (
-        progress(f"distilling the teacher (p={patch_size})", steps, enabled=settings.runtime.progress) as on_step,
+        tracked(settings) as tracker,
+        progress(f"distilling the teacher (p={patch_size})", steps, enabled=settings.runtime.progress) as show,
         drawn_ahead(batches) as ahead,
     ):
         explained = distil(
@@ -98,7 +101,7 @@ def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str) ->
             compute=compute,
             optimizer=optimizer,
             checkpoint=checkpoint,
-            on_step=on_step,
+            on_step=followed_by(show, tracker, f"teacher p{patch_size}", total=steps),
         )
     _report(explained, floor=settings.teacher.min_explained_variance)
     write_tensors(artifact, _state(teacher, explained_variance=explained, settings=settings))

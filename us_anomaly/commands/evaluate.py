@@ -9,6 +9,7 @@ from rich.console import Console
 from us_anomaly.commands.calibrate import load_calibration
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
+from us_anomaly.commands.tracking import track_evaluation
 from us_anomaly.data.sample import Sample, of_split
 from us_anomaly.reporting.progress import Watched, progress
 from us_anomaly.reporting.summary import Summary, print_table, show_summary
@@ -49,7 +50,9 @@ def run(settings: Settings) -> None:
         is_precious=False,
         companions=lambda: [run_dir.evaluation_csv],
     )
-    show(read_json(run_dir.evaluation_json), run_dir)
+    evaluation = read_json(run_dir.evaluation_json)
+    track_evaluation(settings, evaluation)
+    show(evaluation, run_dir)
 
 
 def measure(settings: Settings) -> dict[str, Any]:

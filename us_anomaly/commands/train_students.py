@@ -8,12 +8,14 @@ import torch
 
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make
+from us_anomaly.commands.tracking import tracked
 from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.reporting.progress import progress, progress_over
 from us_anomaly.reporting.summary import Summary, show_summary
+from us_anomaly.reporting.trackers import followed_by
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
@@ -75,6 +77,7 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
     )
     batches = student_batches(cache, pipeline, batch_size=students.batch_size, seed=settings.seed)
     with (
+        tracked(settings) as tracker,
         progress(
             f"training {students.num_students} students (p={patch_size})",
             steps,
@@ -94,7 +97,7 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
             compute=compute,
             optimizer=optimizer,
             checkpoint=checkpoint,
-            on_step=show,
+            on_step=followed_by(show, tracker, f"students p{patch_size}", total=steps),
         )
     write_tensors(artifact, _state(ensemble))
 
