@@ -71,7 +71,7 @@ def test_maps_are_transparent_where_normal_and_never_hide_the_image():
     alpha = map_colors()[:, 3].astype(int)
     assert alpha[0] == 0
     assert (np.diff(alpha) >= 0).all()
-    assert alpha[128:].tolist() == [215] * 128
+    assert alpha[154:].tolist() == [215] * 102
 
 
 def test_the_table_cannot_be_changed_by_accident():

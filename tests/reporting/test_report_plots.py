@@ -40,6 +40,13 @@ def test_ticks_are_few_round_and_on_the_axis(low, high):
     assert all(len(tick_text(tick).strip("-")) <= 6 for tick in ticks)
 
 
+@pytest.mark.parametrize("high", [1.2, 3, 17, 1234])
+def test_counts_have_whole_ticks(high):
+    ticks = Axis(label="", low=-0.9 * high, high=high, counts=True).ticks()
+    assert all(tick == round(tick) for tick in ticks)
+    assert 0 in ticks
+
+
 def test_scores_over_a_large_factor_get_a_logarithmic_axis_and_say_so():
     axis = fitted_axis("score", [0.5, 700.0])
     assert axis.is_logarithmic

@@ -15,6 +15,8 @@ class Axis:
     low: float
     high: float
     is_logarithmic: bool = False
+    counts: bool = False
+    """Values are whole numbers: ticks never lie between them."""
 
     def position(self, value: float) -> float:
         """Return where a value lies, 0 at `low` and 1 at `high`; values outside stay at the ends."""
@@ -31,9 +33,9 @@ class Axis:
         return self.low + (self.high - self.low) * position
 
     def ticks(self) -> list[float]:
-        """Return four to about eight round values on the axis."""
+        """Return a few round values on the axis."""
         ticks = _logarithmic_ticks(self.low, self.high) if self.is_logarithmic else []
-        return ticks if len(ticks) >= 3 else _linear_ticks(self.low, self.high)
+        return ticks if len(ticks) >= 3 else _linear_ticks(self.low, self.high, least_step=1.0 if self.counts else 0.0)
 
 
 def fitted_axis(label: str, values: list[float]) -> Axis:
@@ -53,10 +55,11 @@ def tick_text(value: float) -> str:
     return f"{value:.10g}"
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
-    rough = (high - low) / 5
+def _linear_ticks(low: float, high: float, *, least_step: float) -> list[float]:
+    rough = max((high - low) / 5, least_step)
     magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
+    factors = (1, 2, 5, 10) if least_step else (1, 2, 2.5, 5, 10)
+    step = next(factor * magnitude for factor in factors if factor * magnitude >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(number * step, 12) + 0.0 for number in range(first, last + 1)]

@@ -19,7 +19,7 @@ DECISION_STOPS_LAB = ((48.0, -38.0, 22.0), (51.0, 16.0, 52.0), (45.0, 60.0, 38.0
 """Green, amber, red of score badges: dark enough for white digits on each of them."""
 
 NUM_COLORS = 256
-OPAQUE_FROM = 0.5
+OPAQUE_FROM = 0.6
 """Position on the scale from which a heatmap has its full opacity; below, it fades out towards normal."""
 MAX_ALPHA = 215
 

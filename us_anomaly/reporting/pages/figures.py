@@ -76,7 +76,7 @@ def histogram(scores: Scores) -> Figure:
         for is_anomalous in (False, True)
     }
     most_up, most_down = max(counts[False]), max(counts[True])
-    top = Axis(label="images", low=-1.12 * most_down or -0.1, high=1.22 * most_up or 0.1 * most_down)
+    top = Axis(label="images", low=-1.12 * most_down or -0.1, high=1.22 * most_up or 0.1 * most_down, counts=True)
     plot = Plot("Scores of normal images (up) and anomalous images (down)", axis, top, y_is_mirrored=True)
     points = []
     for start, end, up, down in zip(edges, edges[1:], counts[False], counts[True], strict=False):

@@ -109,8 +109,8 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
         parts.append(f"{found} of {counts['anomalous']} anomalous test images are found ({misses} missed)")
     if counts["normal"]:
         alarms = metrics["false_positives"]
-        verb, noun = ("raises", "a false alarm") if alarms == 1 else ("raise", "false alarms")
-        parts.append(f"{alarms} of {counts['normal']} normal ones {verb} {noun}")
+        verb, noun = ("raise", "false alarms") if alarms > 1 else ("raises", "a false alarm")
+        parts.append(f"{alarms or 'none'} of {counts['normal']} normal ones {verb} {noun}")
     return f"At the threshold {threshold:.4g}, {', and '.join(parts)}."
 
 
