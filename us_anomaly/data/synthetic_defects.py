@@ -58,9 +58,7 @@ def _scar(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     return _paste(picture, rng, size=size, angle=float(rng.uniform(-90, 90)))
 
 
-def _paste(
-    picture: Picture, rng: np.random.Generator, *, size: tuple[int, int], angle: float
-) -> tuple[Picture, Mask]:
+def _paste(picture: Picture, rng: np.random.Generator, *, size: tuple[int, int], angle: float) -> tuple[Picture, Mask]:
     height, width = picture.shape[:2]
     rows, cols = (int(np.clip(side, 2, limit - 1)) for side, limit in zip(size, (height, width), strict=True))
     top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - cols + 1))

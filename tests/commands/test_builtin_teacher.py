@@ -1,0 +1,43 @@
+"""The generic teachers that ship with the package: they load, they are what their header says, and they know pictures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import us_anomaly
+from us_anomaly.commands.distill_teacher import reuse
+from us_anomaly.detector import load_teacher
+from us_anomaly.errors import ArtifactError
+
+FOLDER = Path(us_anomaly.__file__).parent / "teachers"
+TEACHERS = sorted(FOLDER.glob("p*.safetensors"))
+
+
+def test_the_teacher_of_the_default_patch_size_ships() -> None:
+    assert FOLDER / "p33.safetensors" in TEACHERS
+    assert sum(path.stat().st_size for path in TEACHERS) < 12e6
+
+
+@pytest.mark.parametrize("path", TEACHERS, ids=lambda path: path.stem)
+def test_a_teacher_is_what_its_header_says_and_answers_pictures_differently(path: Path, tmp_path: Path) -> None:
+    patch_size = int(path.stem.removeprefix("p"))
+    reuse("builtin", patch_size, tmp_path / "teacher.pt")
+    teacher = load_teacher(tmp_path / "teacher.pt")
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    assert (teacher.patch_size, teacher.descriptor_dim) == (patch_size, int(header["descriptor_dim"]))
+    assert json.loads(header["settings"])["teacher"]["images"] == "generic"
+    assert float(header["explained_variance"]) > 0.3
+    patches = torch.randn(16, 3, patch_size, patch_size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        described = teacher(patches)
+    assert described.isfinite().all()
+    assert float(described.std(dim=0).mean()) > 0.01
+
+
+def test_a_teacher_of_another_patch_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"for patches of 33 pixels, scales asks for 17"):
+        reuse(str(FOLDER / "p33.safetensors"), 17, tmp_path / "teacher.pt")
