@@ -242,11 +242,12 @@ def test_demo_runs_the_demo_with_the_arguments_it_was_given(checkout: Path, envi
 
 
 def run_tests(checkout: Path, environment: Path, *arguments: str) -> str:
-    browser = checkout / "tools" / "chromium"  # so that none is installed
-    browser.parent.mkdir(exist_ok=True)
-    if not browser.exists():
-        browser.symlink_to("/bin/true")
-    search_path = f"{browser.parent}:{os.environ['PATH']}"
+    tools = checkout / "tools"
+    tools.mkdir(exist_ok=True)
+    for name in ("chromium", "chromedriver"):  # so that none is installed
+        if not (tools / name).exists():
+            (tools / name).symlink_to("/bin/true")
+    search_path = f"{tools}:{os.environ['PATH']}"
     call(checkout / "scripts" / "test", *arguments, VIRTUAL_ENV=str(environment), PATH=search_path)
     return calls(environment)[-1]
 
