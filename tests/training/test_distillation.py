@@ -348,3 +348,12 @@ def test_a_perfect_teacher_explains_everything_and_one_that_answers_the_mean_not
     assert explained_variance(distillation, smooth_pictures, compute=CPU) == pytest.approx(0, abs=1e-5)
     monkeypatch.setattr(Distillation, "descriptors", lambda self, images: 2 * mean - self.targets(images))
     assert explained_variance(distillation, smooth_pictures, compute=CPU) == pytest.approx(-3, abs=1e-4)
+
+
+def test_a_target_dimension_that_hardly_ever_fires_does_not_drown_the_others():
+    from us_anomaly.training.distillation import _floored
+
+    std = torch.tensor([1.0, 3.0, 0.0, 1e-4])
+    assert torch.allclose(_floored(std, []), torch.tensor([1.0, 3.0, 0.1, 0.1]), rtol=1e-3)
+    by_layer = _floored(std, [2, 2])
+    assert torch.allclose(by_layer, torch.tensor([1.0, 3.0, 1e-3, 1e-3]))

@@ -257,8 +257,18 @@ def _set_target_statistics(distillation: Distillation, batches: Batches, compute
             raw.append(distillation.targets(_on_device(batches(-1 - number), compute)).double())
     targets = torch.cat(raw)
     distillation.scale.mean.copy_(targets.mean(dim=0))
-    std = targets.std(dim=0).clamp(min=1e-3)
+    std = _floored(targets.std(dim=0), distillation.backbone.layer_dims)
     distillation.scale.std.copy_(std / distillation.layer_weights(std))
+
+
+def _floored(std: Tensor, layer_dims: list[int]) -> Tensor:
+    """Raise the deviation of nearly constant dimensions to a tenth of the mean deviation of their layer.
+
+    A feature that fires once in a thousand patches would otherwise be a target of a thousand deviations when it does, and
+    drown all others.
+    """
+    layers = std.split(layer_dims) if layer_dims else (std,)
+    return torch.cat([layer.clamp(min=max(1e-3, 0.1 * float(layer.mean()))) for layer in layers])
 
 
 def _on_device(images: Tensor, compute: Compute) -> Tensor:

@@ -1,4 +1,4 @@
-"""The command line `usad`: one Hydra application per command, and the only module that knows Hydra and OmegaConf.
+"""The command line `usad`: one Hydra application per command, and the only package that knows Hydra and OmegaConf.
 
 Torch is never imported here; each command's module is imported when it runs, so that help and completion stay quick.
 """
@@ -6,15 +6,16 @@ Torch is never imported here; each command's module is imported when it runs, so
 import importlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from us_anomaly.errors import SettingsError, UsadError
+from us_anomaly.cli.arguments import expand_categories, named_runs
+from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
+from us_anomaly.cli.messages import explain_keys, one_line
+from us_anomaly.errors import UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
 from us_anomaly.run_dir.environment import forget_what_was_said
@@ -22,6 +23,19 @@ from us_anomaly.run_dir.faults import explain, explained
 from us_anomaly.run_dir.interruption import interruptible
 from us_anomaly.run_dir.lock import locked
 from us_anomaly.version import __version__
+
+__all__ = [
+    "ALIASES",
+    "COMMANDS",
+    "TASKS",
+    "config_dir",
+    "expand_categories",
+    "main",
+    "one_line",
+    "overview",
+    "register_schemas",
+    "to_settings",
+]
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +68,6 @@ _failures: list[str] = []
 """What went wrong in the jobs of a sweep, which goes on after a failed job."""
 
 
-def config_dir() -> Path:
-    """Return the folder of the configuration: inside the installed package, or beside it in a checkout."""
-    packaged = Path(__file__).parent / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
-
-
 def main() -> None:
     """Run `usad` with the arguments of the process; exit with 0, 1 for a user's fault, or 128 + signal number."""
     try:
@@ -80,7 +88,7 @@ def _main(arguments: list[str]) -> int:
         print(overview())
         return 0
     if arguments[0] == "help":
-        return _explain_keys(arguments[1])
+        return explain_keys(arguments[1])
     if arguments[0] in ("-V", "--version", "version"):
         print(f"usad {__version__}")
         return 0
@@ -119,24 +127,6 @@ def overview() -> str:
             '  eval "$(usad -sc install=bash)"   tab completion for this shell',
         ]
     )
-
-
-def _explain_keys(wanted: str) -> int:
-    """Print what a key means, or all keys of a group; `all` prints every key there is."""
-    import textwrap
-
-    from us_anomaly import settings
-    from us_anomaly.settings.documentation import explain
-
-    keys = explain(settings.Settings, groups={"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES})
-    chosen = [key for key in keys if wanted == "all" or key.key == wanted or key.key.startswith(f"{wanted}.")]
-    if not chosen:
-        print(f"usad: `{wanted}` is not a setting{_similar_key(wanted)}", file=sys.stderr)
-        return 1
-    for key in chosen:
-        print(key.key)
-        print(textwrap.fill(key.meaning, width=100, initial_indent="    ", subsequent_indent="    "))
-    return 0
 
 
 def _suggestion(typed: str) -> str:
@@ -219,102 +209,6 @@ def _arguments(name: str, arguments: Sequence[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def named_runs(arguments: list[str]) -> list[str]:
-    """Give the folders of `usad compare DIR...`, which are no overrides, the form of one: runs=[...]."""
-    folders = [argument for argument in arguments if not argument.startswith("-") and "=" not in argument]
-    others = [argument for argument in arguments if argument not in folders]
-    if not folders:
-        return others
-    quoted = ",".join('"' + folder.replace("\\", "\\\\").replace('"', '\\"') + '"' for folder in folders)
-    return [*others, f"runs=[{quoted}]"]
-
-
-def expand_categories(name: str, arguments: list[str]) -> list[str]:
-    """In a sweep, replace `data.category=all` (or a pattern) by the categories that `data.root` holds, as one job each."""
-    if not any(argument in ("-m", "--multirun") for argument in arguments):
-        return arguments
-    for position, argument in enumerate(arguments):
-        key, _, value = argument.partition("=")
-        if key == "data.category" and (value == "all" or any(sign in value for sign in "*?[")):
-            others = [other for other in arguments if "=" in other and other != argument and not _is_swept(other)]
-            categories = _categories(name, [*others, f'data.category="{value}"'])
-            arguments[position] = f"data.category={','.join(categories)}"
-    return arguments
-
-
-def _is_swept(override: str) -> bool:
-    value = override.partition("=")[2]
-    return "," in re.sub(r"\[.*\]|\{.*\}", "", value) or override.startswith("hydra")
-
-
-def _categories(name: str, overrides: list[str]) -> list[str]:
-    from hydra import compose, initialize_config_dir
-
-    from us_anomaly.data.sources import list_categories
-
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        return list_categories(to_settings(compose(config_name=name, overrides=overrides)).data)
-
-
-def register_schemas() -> None:
-    """Tell Hydra the typed settings; the layouts and backbones are schemas of their groups."""
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
-    from us_anomaly import settings
-
-    store = ConfigStore.instance()
-    store.store(name="schema", node=settings.Settings)
-    store.store(name="compare_schema", node=settings.CompareSettings)
-    for schema in (*settings.DATA_LAYOUTS, *settings.BACKBONES):
-        store.store(name=schema.__name__, node=schema)
-    OmegaConf.register_new_resolver("usad_job", _job_folder, replace=True)
-
-
-def _job_folder(number: int, category: str | None) -> str:
-    """Name the folder of a sweep's job: its number, and the category if there is one."""
-    return f"{number}-{category}" if category not in (None, "None", "null") else str(number)
-
-
-def to_settings(config: Any) -> Any:
-    """Return the typed settings of a composed configuration.
-
-    Raises:
-        SettingsError: A value is missing or out of range; the message quotes its key.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue
-
-    _refuse_unknown_keys(config)
-    try:
-        return OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        key = getattr(error, "full_key", None) or "a value"
-        raise SettingsError(f"`{key}` is not set: add {key}=...") from error
-
-
-def _refuse_unknown_keys(config: Any, prefix: str = "") -> None:
-    """Refuse keys that were added by +key=value, which opens even a typed configuration to anything."""
-    import dataclasses
-
-    from omegaconf import OmegaConf
-
-    kind = OmegaConf.get_type(config)
-    if kind is None or not dataclasses.is_dataclass(kind):
-        return
-    known = {field.name for field in dataclasses.fields(kind)}
-    for key in config:
-        full = f"{prefix}{key}"
-        if key not in known:
-            raise SettingsError(_unknown_key(full))
-        if not OmegaConf.is_missing(config, key) and OmegaConf.is_dict(config[key]):
-            _refuse_unknown_keys(config[key], f"{full}.")
-
-
-def _unknown_key(full: str) -> str:
-    return f"`{full}` is not a setting{_similar_key(full)}; `usad COMMAND --cfg job` shows all of them"
-
-
 def execute(name: str, config: Any) -> None:
     """Run one command on a composed configuration; what fails in a sweep is remembered and listed at the end."""
     from hydra.core.hydra_config import HydraConfig
@@ -353,47 +247,6 @@ def _yaml(content: Any) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(content) if isinstance(content, list) else content, resolve=True)
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says as one line that quotes the key, without Hydra's and OmegaConf's decoration."""
-    if isinstance(error, UsadError):
-        return str(error)
-    text = str(error)
-    if (override := getattr(error, "override", None)) is not None:
-        reason = text.replace(f"Error parsing override '{override}'", "").strip().splitlines()[0]
-        return f"`{override}` is not key=value ({reason}); quote special characters, as in 'key=\"a, b\"'"
-    cause = error.__cause__ or error.__context__
-    detail = str(cause) if cause is not None else text
-    key = re.search(r"full_key: (\S+)", detail + "\n" + text)
-    lines = [line.strip() for line in detail.splitlines() if line.strip()] or [type(error).__name__]
-    first = lines[0]
-    if first.startswith("In '") and "Could not find" in first:
-        choices = " ".join(lines[1:]).partition("Config search path")[0]
-        return f"{first.partition(': ')[2]}. {choices}".strip()
-    if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", detail + "\n" + text):
-        full = key.group(1) if key else unknown.group(1)
-        return _unknown_key(full)
-    if key and key.group(1) not in first:
-        return f"`{key.group(1)}`: {first}"
-    return first if first in text or cause is None else f"{text.strip().splitlines()[0]}: {first}"
-
-
-def _similar_key(full_key: str) -> str:
-    import dataclasses
-    import difflib
-
-    from us_anomaly import settings
-
-    keys = []
-    for field in dataclasses.fields(settings.Settings):
-        keys.append(field.name)
-        groups = {"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES}.get(field.name, (field.type,))
-        for group in groups:
-            if dataclasses.is_dataclass(group):
-                keys += [f"{field.name}.{sub.name}" for sub in dataclasses.fields(group)]
-    near = difflib.get_close_matches(full_key, keys, n=1, cutoff=0.6)
-    return f", did you mean `{near[0]}`?" if near else ""
 
 
 def _run(config: Any) -> None:

@@ -1,0 +1,68 @@
+"""From YAML files and overrides to typed settings."""
+
+from pathlib import Path
+from typing import Any
+
+from us_anomaly.cli.messages import unknown_key
+from us_anomaly.errors import SettingsError
+
+
+def config_dir() -> Path:
+    """Return the folder of the configuration: inside the installed package, or beside it in a checkout."""
+    packaged = Path(__file__).parents[1] / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def register_schemas() -> None:
+    """Tell Hydra the typed settings; the layouts and backbones are schemas of their groups."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from us_anomaly import settings
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=settings.Settings)
+    store.store(name="compare_schema", node=settings.CompareSettings)
+    for schema in (*settings.DATA_LAYOUTS, *settings.BACKBONES):
+        store.store(name=schema.__name__, node=schema)
+    OmegaConf.register_new_resolver("usad_job", _job_folder, replace=True)
+
+
+def _job_folder(number: int, category: str | None) -> str:
+    """Name the folder of a sweep's job: its number, and the category if there is one."""
+    return f"{number}-{category}" if category not in (None, "None", "null") else str(number)
+
+
+def to_settings(config: Any) -> Any:
+    """Return the typed settings of a composed configuration.
+
+    Raises:
+        SettingsError: A value is missing or out of range; the message quotes its key.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
+
+    _refuse_unknown_keys(config)
+    try:
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or "a value"
+        raise SettingsError(f"`{key}` is not set: add {key}=...") from error
+
+
+def _refuse_unknown_keys(config: Any, prefix: str = "") -> None:
+    """Refuse keys that were added by +key=value, which opens even a typed configuration to anything."""
+    import dataclasses
+
+    from omegaconf import OmegaConf
+
+    kind = OmegaConf.get_type(config)
+    if kind is None or not dataclasses.is_dataclass(kind):
+        return
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in config:
+        full = f"{prefix}{key}"
+        if key not in known:
+            raise SettingsError(unknown_key(full))
+        if not OmegaConf.is_missing(config, key) and OmegaConf.is_dict(config[key]):
+            _refuse_unknown_keys(config[key], f"{full}.")
