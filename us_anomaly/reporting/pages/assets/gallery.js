@@ -104,7 +104,7 @@ usad.Gallery = class {
   }
 
   make(position) {
-    const card = usad.element("div", { class: "picture-card", role: "listitem" });
+    const card = usad.element("div", { class: "picture-card", role: "option" });
     card.setAttribute("aria-setsize", this.items.length);
     card.setAttribute("aria-posinset", position + 1);
     card.dataset.position = position;
@@ -124,7 +124,10 @@ usad.Gallery = class {
 
   // One card can be reached by Tab, the others from there by the arrow keys.
   mark() {
-    for (const [position, card] of this.cards) card.tabIndex = position === this.focused ? 0 : -1;
+    for (const [position, card] of this.cards) {
+      card.tabIndex = position === this.focused ? 0 : -1;
+      card.setAttribute("aria-selected", String(position === this.focused));
+    }
   }
 
   key(event) {
