@@ -267,7 +267,7 @@ def _floored(std: Tensor, layer_dims: list[int]) -> Tensor:
     A feature that fires once in a thousand patches would otherwise be a target of a thousand deviations when it does, and
     drown all others.
     """
-    layers = std.split(layer_dims) if layer_dims else (std,)
+    layers = torch.split(std, layer_dims) if layer_dims else (std,)
     return torch.cat([layer.clamp(min=max(1e-3, 0.1 * float(layer.mean()))) for layer in layers])
 
 
