@@ -1,5 +1,6 @@
 """The pages in a real browser: opened from disk, without a console error, with every control worked."""
 
+import json
 import shutil
 import tempfile
 import time
@@ -458,3 +459,57 @@ def test_a_page_without_its_data_says_so(browser, report, tmp_path):
     page = Page(browser, alone / "evaluation.html")
     page.wait_until("document.querySelector('[role=alert]') !== null")
     assert "data/predictions.js" in page.text("[role=alert]")
+
+
+def repeated(report: Path, target: Path, *, times: int) -> Path:
+    """Copy a report and let its lists hold every test image `times` times."""
+    shutil.copytree(report, target)
+    for name in ("heatmaps", "uncertainty"):
+        (target.parent / name).symlink_to(report.parent / name)
+    [images] = arguments_of(target / "data" / "images.js")
+    meaning, predictions = arguments_of(target / "data" / "predictions.js")
+    tested = [one for one in predictions if images[one["image"]]["split"] == "test"]
+    more = [
+        {**one, "image": round_ * len(images) + one["image"], "score": one["score"] + round_ / times / 100}
+        for round_ in range(times)
+        for one in tested
+    ]
+    many = [{**image, "name": f"{round_:05} {image['name']}"} for round_ in range(times) for image in images]
+    (target / "data" / "images.js").write_text(f"usad.takeImages({json.dumps(many)});\n")
+    (target / "data" / "predictions.js").write_text(
+        f"usad.takePredictions({json.dumps(meaning)}, {json.dumps(more)});\n"
+    )
+    return target
+
+
+def arguments_of(path: Path) -> list:
+    text = path.read_text(encoding="ascii")
+    return json.loads(f"[{text[text.index('(') + 1 : text.rindex(')')]}]")
+
+
+@pytest.mark.parametrize("name", ["dataset.html", "evaluation.html"])
+def test_two_thousand_images_open_in_less_than_three_seconds(browser, report, tmp_path, name):
+    many = repeated(report, tmp_path / "report", times=2000 // NUM_TEST + 1)
+    seconds = []
+    for _ in range(3):  # the quickest of three, because other work on the machine is not the page's fault
+        page = Page(browser, many / name)
+        page.wait_until("document.querySelectorAll('.picture-card').length > 0")
+        seconds.append(page.script("return performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000)
+    assert min(seconds) < 3
+
+
+def test_twenty_thousand_images_keep_the_page_small_and_every_image_in_reach(browser, report, tmp_path):
+    times = 20_000 // NUM_TEST
+    page = Page(browser, repeated(report, tmp_path / "report", times=times) / "evaluation.html")
+    assert page.text("#count") == f"{times * NUM_TEST} of {times * NUM_TEST} images"
+    assert page.text("#true-positives") == str(3 * times)
+    assert 0 < len(page.names()) < 200
+    lowest = f"00000 {min(TEST_SCORES, key=lambda name: TEST_SCORES[name])}"
+    page.script("document.querySelector('.picture-card').focus()")
+    page.press("\ue010")  # End
+    page.wait_until("document.activeElement.dataset.position === arguments[0]", str(times * NUM_TEST - 1))
+    assert page.script("return document.activeElement.querySelector('.caption').title") == lowest
+    assert len(page.names()) < 200
+    page.one('.confusion [data-show="miss"]').click()
+    page.wait_until("document.getElementById('count').textContent.startsWith(arguments[0])", f"{2 * times} of")
+    assert page.problems() == []
