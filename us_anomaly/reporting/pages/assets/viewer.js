@@ -13,7 +13,8 @@ usad.decodeValues = async (encoded) => {
     let code = 0;
     for (let column = 0; column < width; column++) {
       const index = row * width + column;
-      code = (code + (bytes[index] | (bytes[size + index] << 8))) & 0xffff;
+      const unsigned = bytes[index] | (bytes[size + index] << 8);
+      code += unsigned & 1 ? -(unsigned + 1) / 2 : unsigned / 2;
       cells[index] = unit * Math.sinh(low + (code / (codes - 1)) * (high - low));
     }
   }
