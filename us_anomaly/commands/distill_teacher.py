@@ -21,6 +21,7 @@ from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.reporting.trackers import followed_by
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
+from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings, TeacherPositions
 from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_teacher
@@ -195,5 +196,5 @@ def _teacher_from_safetensors(path: Path) -> PatchNetwork:
             header = file.metadata() or {}
         return build_teacher(header, read_state_dict(path))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
-        reason = f"its header lacks {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
+        reason = f"its header lacks {error}" if isinstance(error, KeyError) else in_one_line(error)
         raise ArtifactError(f"`teacher.checkpoint`: {path} does not hold a teacher ({reason})") from error

@@ -15,8 +15,8 @@ from us_anomaly.reporting.progress import Watched, progress
 from us_anomaly.reporting.summary import Summary, print_table, show_summary
 from us_anomaly.reporting.tables import evaluation_csv, evaluation_notes, evaluation_tables
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json, write_json, write_text
-from us_anomaly.run_dir.provenance import withdraw
+from us_anomaly.run_dir.atomic import json_text, read_json
+from us_anomaly.run_dir.staging import replace_together
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.duplicates import duplicates_across_splits
 from us_anomaly.scoring.evaluation import evaluate
@@ -38,9 +38,8 @@ def run(settings: Settings) -> None:
 
     def build() -> None:
         evaluation = measure(settings)
-        withdraw(run_dir, run_dir.evaluation_json)
-        write_text(run_dir.evaluation_csv, evaluation_csv(evaluation))
-        write_json(run_dir.evaluation_json, evaluation)
+        texts = {run_dir.evaluation_csv: evaluation_csv(evaluation), run_dir.evaluation_json: json_text(evaluation)}
+        replace_together(run_dir, run_dir.evaluation_json, texts)
 
     make(
         run_dir.evaluation_json,

@@ -140,7 +140,7 @@ def _unique_stems(names: Sequence[str]) -> dict[str, str]:
     stems: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        inside = "/".join(part for part in PurePosixPath(name).parts if part not in ("/", ".."))
+        inside = "/".join(part for part in PurePosixPath(name).parts if part.strip("/") not in ("", "..")) or "picture"
         stem = PurePosixPath(inside).with_suffix("").as_posix()
         candidates = itertools.chain((stem, inside), (f"{inside}-{number}" for number in itertools.count(2)))
         stems[name] = next(candidate for candidate in candidates if candidate not in taken)

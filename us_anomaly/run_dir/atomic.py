@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from us_anomaly.errors import ArtifactError, TrainingError
-from us_anomaly.run_dir.faults import cannot_read, cannot_write, is_out_of_memory
+from us_anomaly.run_dir.faults import cannot_read, cannot_write, in_one_line, is_out_of_memory
 
 TEMPORARY_PREFIX = ".partial-"
 
@@ -173,9 +173,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 def why_not_tensors(error: Exception) -> str:
     """Return in one line why torch refused a file; its own text advises to switch the protection off."""
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         return "it holds Python objects, which could run code and are never loaded"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return in_one_line(error)
 
 
 def _first_not_finite(state: Any, name: str = "") -> str | None:

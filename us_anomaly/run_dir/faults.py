@@ -56,6 +56,15 @@ def explained() -> Iterator[None]:
         raise explanation from error
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return what an exception says as one line; where the first line ends in a colon, with the one that follows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return said if len(said) <= MAX_QUOTED else said[:MAX_QUOTED].rstrip() + "..."
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the memory of the machine or of a device is exhausted."""
     if isinstance(error, MemoryError):
@@ -65,8 +74,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _exhausted(error: BaseException) -> ResourceError:
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    said = said if len(said) <= MAX_QUOTED else said[:MAX_QUOTED].rstrip() + "..."
+    said = in_one_line(error)
     if "cuda" in said.lower():
         return ResourceError(
             f"the memory of the device is exhausted ({said}); smaller settings help: {_SMALLER_SETTINGS}; "

@@ -14,6 +14,7 @@ from us_anomaly.errors import ArtifactError, SettingsError
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.run_dir.atomic import read_tensors
+from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import check_format
 from us_anomaly.training.normalization import TeacherStatistics
 
@@ -101,10 +102,8 @@ def _of(path: Path, what: str, command: str, build: Callable[[], T]) -> T:
     try:
         return build()
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, SettingsError) as error:
-        reason = repr(error) if isinstance(error, KeyError) else str(error).strip().split("\n")[0]
-        raise ArtifactError(
-            f"{path} does not hold {what} ({reason or type(error).__name__}); delete it and run `usad {command}`"
-        ) from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else in_one_line(error)
+        raise ArtifactError(f"{path} does not hold {what} ({reason}); delete it and run `usad {command}`") from error
 
 
 def _filled(build: Callable[[], N], weights: dict[str, Tensor]) -> N:
