@@ -160,7 +160,7 @@ def candidates(picture: Image.Image) -> Iterator[Image.Image]:
     for scale in (1.0, 0.85, 0.7, 0.55, 0.4):
         size = round(picture.width * scale), round(picture.height * scale)
         smaller = picture.resize(size, Image.Resampling.LANCZOS) if scale < 1 else picture
-        yield smaller.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+        yield smaller.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)  # rare colours count as well
 
 
 if __name__ == "__main__":

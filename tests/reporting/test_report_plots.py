@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from us_anomaly.reporting.axes import Axis, fitted_axis, tick_text
+from us_anomaly.reporting.axes import Axis, loss_axis, score_axis, tick_text
 from us_anomaly.reporting.curves import (
     MAX_POINTS,
     evenly_chosen,
@@ -47,18 +47,22 @@ def test_counts_have_whole_ticks(high):
     assert 0 in ticks
 
 
-def test_scores_over_a_large_factor_get_a_logarithmic_axis_and_say_so():
-    axis = fitted_axis("score", [0.5, 700.0])
+def test_scores_with_a_long_tail_get_a_logarithmic_axis_and_say_so():
+    axis = score_axis("score", [0.5, 1.0, 700.0])
     assert axis.is_logarithmic
     assert "logarithmic" in axis.label
     assert axis.position((axis.low * axis.high) ** 0.5) == pytest.approx(0.5)
     assert {1, 10, 100} <= set(axis.ticks())
-    assert not fitted_axis("score", [-0.5, 700.0]).is_logarithmic
+    assert not score_axis("score", [-0.5, 1.0, 700.0]).is_logarithmic
 
 
-@pytest.mark.parametrize(
-    "axis", [fitted_axis("", [0.5, 700.0]), fitted_axis("", [-3.0, 4.0]), fitted_axis("", [2.0, 2.0])]
-)
+def test_scores_close_to_zero_are_no_reason_for_a_logarithmic_axis():
+    assert not score_axis("score", [0.001, 5.0, 6.0, 40.0]).is_logarithmic
+    assert loss_axis("loss", [0.001, 5.0, 6.0, 40.0]).is_logarithmic
+    assert not loss_axis("loss", [2.0, 5.0, 40.0]).is_logarithmic
+
+
+@pytest.mark.parametrize("axis", [loss_axis("", [0.5, 700.0]), score_axis("", [-3.0, 4.0]), score_axis("", [2.0, 2.0])])
 def test_position_and_value_of_an_axis_undo_each_other(axis):
     for position in (0.0, 0.25, 1.0):
         assert axis.position(axis.value(position)) == pytest.approx(position, abs=1e-12)

@@ -1,10 +1,13 @@
 """Axes of plots: from values to positions, and readable ticks."""
 
 import math
+import statistics
 from dataclasses import dataclass
 
 LOGARITHMIC_FROM = 30.0
-"""Positive values that span at least this factor are shown on a logarithmic axis."""
+"""Positive losses that span at least this factor are shown on a logarithmic axis."""
+LONG_TAIL_FROM = 12.0
+"""Positive scores whose highest is at least so many times their median are shown on a logarithmic axis."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +41,23 @@ class Axis:
         return ticks if len(ticks) >= 3 else _linear_ticks(self.low, self.high, least_step=1.0 if self.counts else 0.0)
 
 
-def fitted_axis(label: str, values: list[float]) -> Axis:
-    """Return an axis that holds all `values` with a little air, logarithmic where they span a large factor."""
+def loss_axis(label: str, values: list[float]) -> Axis:
+    """Return an axis that shows large and small losses at once."""
+    return _fitted(label, values, is_wide=max(values) >= LOGARITHMIC_FROM * min(values))
+
+
+def score_axis(label: str, values: list[float]) -> Axis:
+    """Return an axis for scores: logarithmic only where a few high ones would press the others together.
+
+    That some are close to 0 is no reason: differences among them mean nothing.
+    """
+    return _fitted(label, values, is_wide=max(values) >= LONG_TAIL_FROM * statistics.median(values))
+
+
+def _fitted(label: str, values: list[float], *, is_wide: bool) -> Axis:
+    """Return an axis that holds all `values` with a little air."""
     low, high = min(values), max(values)
-    if low > 0 and high / low >= LOGARITHMIC_FROM:
+    if low > 0 and is_wide:
         return Axis(label=f"{label} (logarithmic)", low=low / 1.1, high=high * 1.1, is_logarithmic=True)
     air = 0.04 * (high - low) or max(abs(high), 1.0) * 0.04
     return Axis(label=label, low=0.0 if 0 <= low < 0.25 * high else low - air, high=high + air)

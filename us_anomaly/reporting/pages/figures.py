@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from us_anomaly.errors import UsadError
-from us_anomaly.reporting.axes import Axis, fitted_axis
+from us_anomaly.reporting.axes import Axis, loss_axis, score_axis
 from us_anomaly.reporting.curves import (
     Curve,
     evenly_chosen,
@@ -69,7 +69,7 @@ def image_figures(scores: Scores) -> list[Figure]:
 
 def histogram(scores: Scores) -> Figure:
     """Draw the scores of normal images upwards and those of anomalous ones downwards, with the threshold."""
-    axis = fitted_axis("image score", [*scores.values.tolist(), scores.threshold])
+    axis = score_axis("image score", [*scores.values.tolist(), scores.threshold])
     edges = [axis.value(number / NUM_BINS) for number in range(NUM_BINS + 1)]
     counts = {
         is_anomalous: np.histogram(scores.values[scores.labels == is_anomalous], bins=edges)[0].tolist()
@@ -168,7 +168,7 @@ def _losses(title: str, steps: FloatArray, losses: dict[str, FloatArray]) -> Fig
     smooth = {name: smoothed(losses[name], window=window) for name in kinds}
     finite = [value for name in kinds for value in smooth[name].tolist() if math.isfinite(value)]
     x = Axis(label="step", low=0.0, high=float(steps[-1]))
-    plot = Plot(f"{title}: losses by step", x, fitted_axis("loss", finite))
+    plot = Plot(f"{title}: losses by step", x, loss_axis("loss", finite))
     chosen = evenly_chosen(len(steps), at_most=MAX_SHOWN_STEPS)
     for name, kind in kinds.items():
         plot.line(steps[chosen], losses[name][chosen], kind=f"{kind} raw")

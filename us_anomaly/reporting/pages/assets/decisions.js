@@ -25,11 +25,11 @@ usad.outcome = ({ score, anomalous }, threshold) => {
   return anomalous ? "miss" : "true-negative";
 };
 
-// From scores to positions 0..1 and back; logarithmic where positive scores span a large factor.
+// From scores to positions 0..1 and back; logarithmic where a few high scores would press the others together.
 usad.scoreScale = (scores) => {
-  const least = scores.reduce((a, b) => Math.min(a, b), Infinity);
-  const most = scores.reduce((a, b) => Math.max(a, b), -Infinity);
-  if (least > 0 && most / least >= 30) {
+  const ascending = Float64Array.from(scores).sort();
+  const [least, median, most] = [0, 0.5, 1].map((at) => ascending[Math.floor(at * (ascending.length - 1))]);
+  if (least > 0 && most >= 12 * median) {
     const [low, high] = [Math.log(least / 1.05), Math.log(most * 1.05)];
     return { position: (score) => (Math.log(score) - low) / (high - low), score: (at) => Math.exp(low + at * (high - low)) };
   }
