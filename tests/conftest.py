@@ -1,6 +1,7 @@
 """What many tests share: composed settings, a drawn data set, random backbone weights, one trained run directory."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ DEFECTS = ("cut", "hole")
 NUM_PER_DEFECT = 3
 
 Compose = Callable[..., Settings]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in background jobs of shells; tests of Ctrl-C need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
