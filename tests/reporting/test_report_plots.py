@@ -94,6 +94,20 @@ def test_the_histogram_counts_every_image_once_in_its_direction():
     assert "threshold 0.5" in figure.svg
 
 
+def test_no_bar_of_the_histogram_is_called_both_ways():
+    values, labels = ranked(200)
+    threshold = float(values[7])  # an image on the threshold is anomalous
+    figure = histogram(Scores(values=values, labels=labels, threshold=threshold))
+    points = json.loads(unescape(re.search(r'data-points="([^"]*)"', str(figure.svg)).group(1)))
+    right = 0
+    for *_, text in points:
+        start, end = map(float, re.match(r"score (\S+) to (\S+)", text).groups())
+        assert end <= threshold + 1e-9 or start >= threshold - 1e-9
+        if start >= threshold - 1e-9:
+            right += sum(int(count) for count in re.findall(r"(\d+) (?:normal|anomalous)", text))
+    assert right == int((values >= threshold).sum())
+
+
 def test_the_histogram_holds_scores_that_are_all_alike():
     figure = histogram(Scores(values=np.full(3, 2.0), labels=np.array([False, False, True]), threshold=2.0))
     assert 'class="bar normal"' in figure.svg

@@ -72,7 +72,7 @@ def tick_text(value: float) -> str:
 
 
 def _linear_ticks(low: float, high: float, *, least_step: float) -> list[float]:
-    rough = max((high - low) / 5, least_step)
+    rough = max((high - low) / 6, least_step)
     magnitude = 10.0 ** math.floor(math.log10(rough))
     factors = (1, 2, 5, 10) if least_step else (1, 2, 2.5, 5, 10)
     step = next(factor * magnitude for factor in factors if factor * magnitude >= rough * 0.999)

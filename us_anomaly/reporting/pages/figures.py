@@ -70,7 +70,7 @@ def image_figures(scores: Scores) -> list[Figure]:
 def histogram(scores: Scores) -> Figure:
     """Draw the scores of normal images upwards and those of anomalous ones downwards, with the threshold."""
     axis = score_axis("image score", [*scores.values.tolist(), scores.threshold])
-    edges = [axis.value(number / NUM_BINS) for number in range(NUM_BINS + 1)]
+    edges = _edges(axis, scores.threshold)
     counts = {
         is_anomalous: np.histogram(scores.values[scores.labels == is_anomalous], bins=edges)[0].tolist()
         for is_anomalous in (False, True)
@@ -93,6 +93,14 @@ def histogram(scores: Scores) -> Figure:
         caption="Test images. Up: normal, down: anomalous. An image at or right of the threshold is called anomalous.",
         legend=(("normal", "normal"), ("anomalous", "anomalous")),
     )
+
+
+def _edges(axis: Axis, threshold: float) -> list[float]:
+    """Return the edges of equally wide bins, one of them at the threshold: so no bar is called both ways."""
+    first = axis.position(threshold) % (1 / NUM_BINS) - 1 / NUM_BINS
+    inner = [axis.value(first + number / NUM_BINS) for number in range(1, NUM_BINS + 1)]
+    inner[min(range(NUM_BINS), key=lambda number: abs(inner[number] - threshold))] = threshold  # to the last digit
+    return [axis.low, *(edge for edge in inner if axis.low < edge < axis.high), axis.high]
 
 
 def _roc(ranking: Ranking, threshold: float) -> Figure:
