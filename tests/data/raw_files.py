@@ -26,17 +26,12 @@ def write_deep_png(path: Path, values: np.ndarray, *, row_filter: int = 0, key: 
     header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0)
     transparent = png_chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) if key else b""
     data = png_chunk(b"IDAT", zlib.compress(rows.tobytes()))
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + transparent + data + png_chunk(b"IEND", b"")
-    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + transparent + data + png_chunk(b"IEND", b""))
 
 
 def write_png_header(path: Path, width: int, height: int) -> None:
     """Write a PNG that claims to be `width` x `height` and holds almost nothing."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + header
-        + png_chunk(b"IDAT", zlib.compress(b"\0" * 64))
-        + png_chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"\0" * 64)) + png_chunk(b"IEND", b"")
     )

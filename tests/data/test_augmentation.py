@@ -102,9 +102,7 @@ def test_rotated_patches_hold_no_pixel_from_outside_of_the_picture(patch_size: i
     torch.manual_seed(0)
     white = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     for _ in range(40):
-        assert torch.allclose(
-            pipeline.suffix(head), white[:, None, None].expand(3, patch_size, patch_size), atol=0.03
-        )
+        assert torch.allclose(pipeline.suffix(head), white[:, None, None].expand(3, patch_size, patch_size), atol=0.03)
 
 
 def test_rotation_without_margin_is_refused_with_the_remedy() -> None:
@@ -113,9 +111,7 @@ def test_rotation_without_margin_is_refused_with_the_remedy() -> None:
         entry("RandomRotation", degrees=20, interpolation="bilinear"),
         TO_FLOAT,
     ]
-    with pytest.raises(
-        SettingsError, match=r"`augmentation.teacher`: RandomRotation leaves black corners"
-    ) as caught:
+    with pytest.raises(SettingsError, match=r"`augmentation.teacher`: RandomRotation leaves black corners") as caught:
         build_transforms(entries, key="augmentation.teacher", patch_size=33)
     assert "{name: RandomCrop, params: {size: patch_size_sqrt2}}" in str(caught.value)
     assert "{name: CenterCrop, params: {size: patch_size}}" in str(caught.value)
@@ -216,16 +212,12 @@ def test_the_deprecated_to_tensor_names_its_successors() -> None:
 
 
 def test_an_unknown_argument_lists_the_known_ones() -> None:
-    with pytest.raises(
-        SettingsError, match=r"`k\[0\].params.sizes` is unknown: Resize takes size, interpolation"
-    ):
+    with pytest.raises(SettingsError, match=r"`k\[0\].params.sizes` is unknown: Resize takes size, interpolation"):
         build_transforms([entry("Resize", sizes=[8, 8]), TO_FLOAT], key="k", patch_size=None)
 
 
 def test_a_refused_argument_quotes_the_reason_of_torchvision() -> None:
-    with pytest.raises(
-        SettingsError, match=r"`k\[0\].params` \{'p': 2\}: RandomHorizontalFlip refuses them .*\[0"
-    ):
+    with pytest.raises(SettingsError, match=r"`k\[0\].params` \{'p': 2\}: RandomHorizontalFlip refuses them .*\[0"):
         build_transforms([entry("RandomHorizontalFlip", p=2), TO_FLOAT], key="k", patch_size=None)
 
 
@@ -236,9 +228,7 @@ def test_a_missing_argument_quotes_the_reason_of_torchvision() -> None:
 
 @pytest.mark.parametrize("token", ["patch_size", "patch_size_sqrt2"])
 def test_patch_tokens_outside_of_patches_are_refused(token: str) -> None:
-    with pytest.raises(
-        SettingsError, match=rf"`k\[0\].params.size` is {token}, but there are no patches here"
-    ):
+    with pytest.raises(SettingsError, match=rf"`k\[0\].params.size` is {token}, but there are no patches here"):
         build_transforms([entry("CenterCrop", size=token), TO_FLOAT], key="k", patch_size=None)
 
 
@@ -248,9 +238,7 @@ def test_patch_tokens_work_inside_of_lists() -> None:
 
 
 def test_an_unknown_token_for_a_size_is_refused() -> None:
-    with pytest.raises(
-        SettingsError, match=r"params.size` must be pixels, patch_size or patch_size_sqrt2, got 'big'"
-    ):
+    with pytest.raises(SettingsError, match=r"params.size` must be pixels, patch_size or patch_size_sqrt2, got 'big'"):
         build_transforms([entry("CenterCrop", size="big"), TO_FLOAT], key="k", patch_size=33)
 
 
@@ -272,9 +260,7 @@ def test_unknown_types_and_interpolations_list_the_choices(name: str, params: di
 
 def test_a_random_transform_in_the_evaluation_list_is_refused() -> None:
     entries = [entry("ToImage"), entry("RandomVerticalFlip"), TO_FLOAT]
-    with pytest.raises(
-        SettingsError, match=r"`augmentation.evaluation\[1\].name`: RandomVerticalFlip is random"
-    ):
+    with pytest.raises(SettingsError, match=r"`augmentation.evaluation\[1\].name`: RandomVerticalFlip is random"):
         build_transforms(entries, key="augmentation.evaluation", patch_size=None)
 
 
@@ -291,9 +277,7 @@ def test_a_list_that_ends_with_bytes_is_refused() -> None:
 
 
 def test_a_list_that_ends_with_one_channel_is_refused() -> None:
-    with pytest.raises(
-        SettingsError, match=r"`k` gives pictures of shape \(1, 512, 512\).*num_output_channels: 3"
-    ):
+    with pytest.raises(SettingsError, match=r"`k` gives pictures of shape \(1, 512, 512\).*num_output_channels: 3"):
         build_transforms([entry("Grayscale"), TO_FLOAT], key="k", patch_size=None)
 
 

@@ -103,9 +103,7 @@ def test_a_folder_reads_each_photograph_once_while_memory_is_granted(
 ) -> None:
     reads: list[Path] = []
     read = generic.read_image
-    monkeypatch.setattr(
-        generic, "read_image", lambda path, **options: (reads.append(path), read(path, **options))[1]
-    )
+    monkeypatch.setattr(generic, "read_image", lambda path, **options: (reads.append(path), read(path, **options))[1])
     paths = save_photographs(tmp_path, count=3)
     FolderPictures(paths, side_px=36).draw_batch(rng_of(0), 40)
     assert sorted(reads) == paths

@@ -81,9 +81,7 @@ def test_cells_know_the_nearest_of_all_points() -> None:
     distance, index = cKDTree(points).query(np.stack([u.ravel(), v.ravel()], axis=1), k=2)
     np.testing.assert_allclose(nearest.ravel(), distance[:, 0], atol=1e-4)
     assert (owner.ravel() == np.array(numbers)[index[:, 0]]).mean() > 0.999
-    assert (
-        np.abs(second.ravel() - distance[:, 1]) < 1e-4
-    ).mean() > 0.98  # a far second may lie outside of 3 x 3
+    assert (np.abs(second.ravel() - distance[:, 1]) < 1e-4).mean() > 0.98  # a far second may lie outside of 3 x 3
 
 
 @pytest.mark.parametrize("texture", TEXTURES, ids=lambda texture: texture.__name__)

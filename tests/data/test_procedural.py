@@ -60,9 +60,7 @@ def test_a_picture_is_drawn_in_milliseconds() -> None:
     started = time.process_time()
     for _ in range(60):
         source.draw(rng)
-    assert (
-        time.process_time() - started
-    ) / 60 < 0.04  # about 0.006 s; the limit leaves room for slow machines
+    assert (time.process_time() - started) / 60 < 0.04  # about 0.006 s; the limit leaves room for slow machines
 
 
 def test_blemishes_change_a_part_of_the_picture_and_not_the_original() -> None:

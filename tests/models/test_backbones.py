@@ -199,7 +199,9 @@ def test_an_unknown_network_is_refused_with_similar_ones():
         SettingsError, match=r"`backbone.name` must be one of resnet18, .*got 'resnet19'; backbone=timm"
     ):
         load_backbone(resnet18_settings("default", name="resnet19"))
-    with pytest.raises(SettingsError, match=r"`backbone.name`: timm has no network 'resnet19_x'; similar ones: .*resnet18"):
+    with pytest.raises(
+        SettingsError, match=r"`backbone.name`: timm has no network 'resnet19_x'; similar ones: .*resnet18"
+    ):
         load_backbone(timm_settings("resnet19_x"))
 
 
