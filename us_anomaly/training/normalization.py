@@ -37,26 +37,45 @@ class RunningMoments:
     """Mean and variance of a stream, in float64, merged block by block.
 
     Source: Chan, Golub, LeVeque, *Updating Formulae and a Pairwise Algorithm for Computing Sample Variances*, 1979. A sum of
-    squares minus a squared sum would lose all digits where the mean is large against the deviation.
+    squares minus a squared sum would lose all digits where the mean is large against the deviation. All values are counted
+    from the first one, because the difference of two large means has lost digits, too.
     """
 
     def __init__(self) -> None:
         """Start with nothing seen."""
         self.count = 0
-        self.mean: Tensor = torch.zeros((), dtype=torch.float64)
-        self._squares: Tensor = torch.zeros((), dtype=torch.float64)
+        self._origin = torch.zeros((), dtype=torch.float64)
+        self._mean = torch.zeros((), dtype=torch.float64)  # counted from the origin
+        self._squares = torch.zeros((), dtype=torch.float64)
 
     def update(self, block: Tensor) -> None:
         """Add a block of values (N, D) with N >= 1."""
         values = block.double()
-        count = values.shape[0]
+        if self.count == 0:
+            self._origin = values[0].clone()
+        values = values - self._origin
         mean = values.mean(dim=0)
-        squares = (values - mean).square().sum(dim=0)
+        self._merge(values.shape[0], mean, (values - mean).square().sum(dim=0))
+
+    def merge(self, other: "RunningMoments") -> None:
+        """Add all values that `other` has seen."""
+        if self.count == 0:
+            self._origin = other._origin
+        if other.count:
+            self._merge(other.count, (other._origin - self._origin) + other._mean, other._squares)
+
+    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
+        """Add `count` values of a mean (D,), counted from the origin, and a sum of squared distances from it (D,)."""
         total = self.count + count
-        delta = mean - self.mean
+        delta = mean - self._mean
         self._squares = self._squares + squares + delta.square() * (self.count * count / total)
-        self.mean = self.mean + delta * (count / total)
+        self._mean = self._mean + delta * (count / total)
         self.count = total
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean (D,)."""
+        return self._origin + self._mean
 
     @property
     def std(self) -> Tensor:
