@@ -168,7 +168,7 @@ def test_a_teacher_that_is_constant_altogether_gives_defined_scores_and_figures(
 
 @pytest.mark.parametrize("normalization", ["none", "zscore", "quantile"])
 def test_equal_scores_everywhere_have_a_threshold_colours_and_figures_at_chance(
-    trained_copy, compose, tiny, normalization
+    trained, trained_copy, compose, tiny, normalization
 ):
     run_dir = RunDir(trained_copy)
     genuine = Detector.raw_maps
@@ -212,13 +212,15 @@ def few_parts(tmp_path):
     return draw
 
 
-def own(arguments: list[str], data: list[str]) -> list[str]:
-    return [argument for argument in arguments if not argument.startswith("data")] + data
+def own(arguments: list[str], data: list[str], teacher: Path) -> list[str]:
+    """Return the arguments with another data set, and with a teacher that is there already."""
+    others = [argument for argument in arguments if not argument.startswith("data")]
+    return [*others, *data, f"teacher.checkpoint={teacher / 'p33' / 'teacher.pt'}"]
 
 
 @pytest.mark.parametrize("threshold", ["f1", "quantile", "max_false_positive_rate"])
-def test_a_validation_split_of_one_picture_gives_a_threshold(tmp_path, compose, tiny, few_parts, threshold):
-    arguments = own(tiny(tmp_path / "run", f"calibration.threshold={threshold}"), few_parts(train=4, val=1))
+def test_a_validation_split_of_one_picture_gives_a_threshold(trained, tmp_path, compose, tiny, few_parts, threshold):
+    arguments = own(tiny(tmp_path / "run", f"calibration.threshold={threshold}"), few_parts(train=4, val=1), trained)
     run_dir = stages(compose, arguments)
     calibration = read_json(run_dir.calibration)["calibration"]
     assert calibration["num_normal"] == 1
@@ -230,11 +232,11 @@ def test_a_validation_split_of_one_picture_gives_a_threshold(tmp_path, compose, 
 
 
 def test_one_training_picture_and_no_validation_give_a_detector_calibrated_on_it_with_a_warning(
-    tmp_path, compose, tiny, few_parts, caplog
+    trained, tmp_path, compose, tiny, few_parts, caplog
 ):
     """Fewer pictures than students, and fewer than a batch holds."""
     data = few_parts(train=1, val=0)
-    arguments = own(tiny(tmp_path / "run", "students.num_students=3", "students.batch_size=4"), data)
+    arguments = own(tiny(tmp_path / "run", "students.num_students=3", "students.batch_size=4"), data, trained)
     run_dir = stages(compose, arguments)
     assert read_tensors(run_dir.students(33))["num_students"] == 3
     assert read_json(run_dir.calibration)["calibration"]["reference"] == "train"
@@ -242,9 +244,9 @@ def test_one_training_picture_and_no_validation_give_a_detector_calibrated_on_it
     assert is_complete(run_dir)
 
 
-def test_a_training_split_without_pictures_is_refused(tmp_path, compose, tiny, few_parts):
+def test_a_training_split_without_pictures_is_refused(trained, tmp_path, compose, tiny, few_parts):
     data = few_parts(train=2, val=1)
-    arguments = own(tiny(tmp_path / "run"), data)
+    arguments = own(tiny(tmp_path / "run"), data, trained)
     table = tmp_path / "few" / "table.csv"
     table.write_text(table.read_text().replace(",train", ",val"))
     with pytest.raises(DataError, match="it has no train"):
@@ -252,21 +254,21 @@ def test_a_training_split_without_pictures_is_refused(tmp_path, compose, tiny, f
 
 
 def test_test_pictures_without_an_anomaly_have_an_evaluation_that_says_what_is_absent(
-    tmp_path, compose, tiny, few_parts
+    trained, tmp_path, compose, tiny, few_parts
 ):
-    arguments = own(tiny(tmp_path / "run"), few_parts(train=3, val=1, test_anomalous=0))
+    arguments = own(tiny(tmp_path / "run"), few_parts(train=3, val=1, test_anomalous=0), trained)
     run_dir = stages(compose, arguments)
     evaluation = read_json(run_dir.evaluation_json)
     assert "image_auroc" in evaluation["absent"]
     assert "image_auroc" not in evaluation["metrics"]
 
 
-def test_pictures_of_one_pixel_go_through_the_whole_pipeline(tmp_path, compose, tiny):
+def test_pictures_of_one_pixel_go_through_the_whole_pipeline(trained, tmp_path, compose, tiny):
     root = draw_parts(tmp_path / "parts", num_normal=8, side_px=48)
     for path in sorted(root.rglob("images/*/*.png")):
         Image.new("RGB", (1, 1), tuple(np.random.default_rng(path.stem.encode()[-1]).integers(0, 255, 3))).save(path)
     shutil.rmtree(root / "masks")
-    run_dir = stages(compose, own(tiny(tmp_path / "run"), ["data=folder", f"data.root={root}"]))
+    run_dir = stages(compose, own(tiny(tmp_path / "run"), ["data=folder", f"data.root={root}"], trained))
     assert is_complete(run_dir)
 
 
