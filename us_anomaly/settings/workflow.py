@@ -20,9 +20,9 @@ class InferenceSettings:
     save_maps: bool
     """Write float32 TIFF maps at the original resolution; pixel metrics need them."""
     save_heatmaps: bool
-    """Write RGBA PNG heatmaps to lay over the images."""
+    """Write PNG heatmaps (a palette of RGBA colours) to lay over the images."""
     save_uncertainty: bool
-    """Write RGBA PNG pictures of the predictive uncertainty."""
+    """Write PNG pictures of the predictive uncertainty, of the same kind."""
 
     def __post_init__(self) -> None:
         """Check the splits."""
