@@ -104,8 +104,10 @@ def test_pictures_are_not_changed(detector):
     ],
 )
 def test_what_is_no_rgb_picture_of_bytes_is_refused(detector, pixels):
-    with pytest.raises(DataError, match=r"must be an RGB array \(height, width, 3\) of uint8, got shape \("):
+    with pytest.raises(DataError) as caught:
         detector.predict(pixels)
+    message = f"a picture must be an RGB array (height, width, 3) of uint8, got shape {pixels.shape} of {pixels.dtype}"
+    assert str(caught.value) == message
 
 
 def test_a_file_that_is_no_picture_is_named(detector, tmp_path):
