@@ -70,10 +70,17 @@ def score_input(settings: Settings, what: str) -> None:
     Recipes(settings, with_data=False).predictions  # noqa: B018 (refuses a detector that is not the one in force)
     paths = find_images(what)
     base = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    pictures = [
-        Picture(path=path, name=path.absolute().relative_to(base).as_posix(), is_anomalous=None) for path in paths
-    ]
     run_dir = RunDir(settings.run_dir)
+    masks = _known_masks(settings, run_dir)
+    pictures = [
+        Picture(
+            path=path,
+            name=path.absolute().relative_to(base).as_posix(),
+            is_anomalous=None,
+            mask=masks.get(path.resolve()),
+        )
+        for path in paths
+    ]
     target = RunDir(run_dir.inputs / _result_name(what))
     started = time.monotonic()
     scored = score(settings, pictures, target, explain=True)
@@ -91,6 +98,19 @@ def score_input(settings: Settings, what: str) -> None:
         runtime=flat("runtime", settings.runtime),
     )
     _explain(scored, load_calibration(settings), target)
+
+
+def _known_masks(settings: Settings, run_dir: RunDir) -> dict[Path, Path]:
+    """Return the masks of the data set by picture, so that a panel can show the truth; none where the data set is gone."""
+    root = Path(settings.data.root).expanduser()
+    if not run_dir.split.exists() or not root.is_dir():
+        return {}
+    masks = {
+        (root / sample.filename).resolve(): root / sample.mask_path
+        for sample in read_split(run_dir)
+        if sample.mask_path is not None
+    }
+    return {picture: mask for picture, mask in masks.items() if mask.exists()}
 
 
 def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:

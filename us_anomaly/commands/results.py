@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from us_anomaly.commands.calibrate import build_detector, load_calibration
-from us_anomaly.data.images import read_image
+from us_anomaly.data.images import read_image, read_mask
 from us_anomaly.detector import Detector, Prediction
 from us_anomaly.errors import BadImageError
 from us_anomaly.reporting.heatmaps import colorize, write_heatmap
@@ -43,6 +43,8 @@ class Picture:
     """Relative name, under which the results are filed."""
     is_anomalous: bool | None
     """The label, if there is one."""
+    mask: Path | None = None
+    """The mask, if the picture is one of the data set and has one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,7 @@ def score(settings: Settings, pictures: Sequence[Picture], target: RunDir, *, ex
         settings: Everything.
         pictures: What to score.
         target: Where the results go.
-        explain: Also write a panel of each picture: image, heatmap with the strongest regions, uncertainty.
+        explain: Also write a panel of each picture: image, heatmap with the strongest regions, uncertainty, known mask.
 
     Reading, computing and writing overlap. Results that are there stay there until then.
     """
@@ -97,7 +99,7 @@ def _score_into(
             waiting.append(writers.submit(_write, files, prediction, detector))
             if explain:
                 path = staging.panels / f"{stems[picture.name]}.png"
-                waiting.append(writers.submit(_write_panel, path, pixels, prediction, regions, detector))
+                waiting.append(writers.submit(_write_panel, path, pixels, prediction, regions, detector, picture.mask))
             scored.records.append(_record(picture, prediction, files, staging))
             scored.regions.append((picture.name, (height, width), regions))
             while len(waiting) > MAX_WAITING_WRITES:
@@ -168,13 +170,20 @@ def _write(files: dict[str, Path | None], prediction: Prediction, detector: Dete
 
 
 def _write_panel(
-    path: Path, pixels: npt.NDArray[np.uint8], prediction: Prediction, regions: Sequence[Region], detector: Detector
+    path: Path,
+    pixels: npt.NDArray[np.uint8],
+    prediction: Prediction,
+    regions: Sequence[Region],
+    detector: Detector,
+    mask_path: Path | None,
 ) -> None:
+    mask = None if mask_path is None else read_mask(mask_path, max_pixels=detector.max_image_pixels)
     calibration = detector.require_calibration()
     picture = panel(
         pixels,
         heatmap=colorize(prediction.anomaly_map, color_range=calibration.color_range),
         uncertainty=colorize(prediction.uncertainty_map, color_range=calibration.uncertainty_color_range),
+        mask=mask if mask is not None and mask.shape == pixels.shape[:2] else None,
         regions=regions[:NUM_EXPLAINED_REGIONS],
     )
     write_panel(path, picture)
