@@ -13,6 +13,7 @@ from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.images import BadImage, Inspection, find_duplicates, inspect_images, keep_good
 from us_anomaly.data.sample import SPLITS, Sample, dump_labels
 from us_anomaly.data.splitting import split_samples
+from us_anomaly.errors import DataError
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, print_table, show_summary
 from us_anomaly.run_dir import RunDir
@@ -21,6 +22,8 @@ from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
 MAX_NAMED = 5
+MAX_BAD_NAMED = 20
+"""As many bad pictures are named in the error itself (`us_anomaly.data.images.inspection`)."""
 PICTURES_AT_ONCE = 64
 
 
@@ -50,7 +53,11 @@ def divide(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
         DataError: Pictures cannot be decoded, or the split cannot be made.
     """
     inspections = _inspections(settings, samples)
-    good, bad = keep_good(inspections, on_bad_image=settings.data.on_bad_image)
+    try:
+        good, bad = keep_good(inspections, on_bad_image=settings.data.on_bad_image)
+    except DataError:
+        _list_all(inspections, RunDir(settings.run_dir))
+        raise
     divided = split_samples(good, settings=settings.split, seed=settings.seed)
     _warn_about_duplicates(find_duplicates(inspections), divided)
     _write_bad_images(RunDir(settings.run_dir), bad)
@@ -79,6 +86,17 @@ def _write_bad_images(run_dir: RunDir, bad: Sequence[BadImage]) -> None:
         log.warning("%d pictures left out, for example %s; all in %s", len(bad), first, run_dir.bad_images)
     else:
         run_dir.bad_images.unlink(missing_ok=True)
+
+
+def _list_all(inspections: Sequence[Inspection], run_dir: RunDir) -> None:
+    """Write down all bad pictures where the error message names the first ones only; no artifact is touched."""
+    bad = [
+        {"filename": found.sample.filename, "reason": found.reason} for found in inspections if found.reason is not None
+    ]
+    if len(bad) > MAX_BAD_NAMED:
+        path = run_dir.command_folder("split") / "bad_images.json"
+        write_json(path, bad)
+        log.warning("all %d bad pictures with their reasons: %s", len(bad), path)
 
 
 def _warn_about_duplicates(groups: Sequence[Sequence[str]], divided: Sequence[Sample]) -> None:
