@@ -110,7 +110,7 @@ def find_images(path_or_glob: str) -> list[Path]:
         if not found:
             raise DataError(f"inference.input={path_or_glob}: no pictures in this folder, {contents(path)}")
         return found
-    found = _matching(path)
+    found = _matching(path) if path_or_glob else []  # Path("") would be the current folder
     if not found:
         raise DataError(f"inference.input={path_or_glob}: no such file or folder, and no picture matches it")
     return sorted(set(found), key=lambda match: match.as_posix())
