@@ -14,6 +14,7 @@ from typing import Any
 
 from us_anomaly.cli.arguments import expand_categories, named_runs
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
+from us_anomaly.cli.foreign import refuse_code
 from us_anomaly.cli.messages import explain_keys, one_line
 from us_anomaly.errors import UsadError
 from us_anomaly.run_dir import RunDir
@@ -164,6 +165,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
     _failures.clear()
     task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
     try:
+        refuse_code(arguments)
         with _arguments(name, arguments):
             task()
     except (UsadError, HydraException, OmegaConfBaseException) as error:

@@ -1,0 +1,91 @@
+"""Configuration from elsewhere is data: files that name something to call are refused before Hydra reads them.
+
+Hydra itself is configured by the same files, and there (`hydra:`) a name can stand for a function that is called: callbacks,
+launchers, handlers of a log. What comes with this package and what is typed is trusted; a folder of configuration files, which
+may come from anybody, is not.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from us_anomaly.errors import SettingsError
+
+_FOLDER_FLAGS = ("-cd", "-cp")
+_CALLS = ("_target_", "()")
+_SUFFIXES = (".yaml", ".yml")
+
+
+def refuse_code(arguments: Sequence[str]) -> None:
+    """Refuse flags and configuration folders by which a file could make something run.
+
+    Raises:
+        SettingsError: There is one; the message names the file and the key.
+    """
+    for argument in arguments:
+        if argument.startswith("--e"):  # argparse takes abbreviations of --experimental-rerun
+            raise SettingsError(
+                f"{argument.partition('=')[0]} loads pickled Python objects, which could run code: give the overrides that are "
+                "written down in .hydra/<command>/overrides.yaml of the run directory"
+            )
+    for folder in dict.fromkeys(_folders(arguments)):
+        for path in _files(folder):
+            if (key := _call(path)) is not None:
+                raise SettingsError(
+                    f"{path}: the key {key} could make something run, and configuration is data only: remove it, or give it on "
+                    "the command line if you trust it"
+                )
+
+
+def _folders(arguments: Sequence[str]) -> Iterator[Path]:
+    """Yield the folders of configuration files that the arguments name."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = argument.partition("=")
+        if name.startswith("--config-") or name in _FOLDER_FLAGS:
+            named = [value or following]
+        elif name.lstrip("+~") == "hydra.searchpath":
+            named = [part.removeprefix("file://") for part in re.split(r"[\[\],'\"]+", value)]
+        else:
+            continue
+        for candidate in named:
+            for base in (Path.cwd(), Path(__file__).parent):  # Hydra takes --config-path relative to its main module
+                path = base / Path(candidate).expanduser()
+                if candidate and path.is_dir():
+                    yield path
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the YAML files below a folder, those behind links too, each folder once."""
+    visited: set[str] = set()
+    for current, below, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        if real in visited:
+            below.clear()
+            continue
+        visited.add(real)
+        yield from (Path(current) / name for name in sorted(names) if name.endswith(_SUFFIXES))
+
+
+def _call(path: Path) -> str | None:
+    """Return the first key of a file that names something to call, or another folder of configuration files."""
+    from omegaconf import OmegaConf
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception:  # Hydra tells it when it reads the file, in its words
+        return None
+    return next(_calls(content, ""), None)
+
+
+def _calls(content: Any, prefix: str) -> Iterator[str]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            full = f"{prefix}.{key}" if prefix else str(key)
+            if key in _CALLS or full.endswith("searchpath"):
+                yield full
+            yield from _calls(value, full)
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from _calls(value, f"{prefix}[{index}]")
