@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from conftest import draw_parts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from us_anomaly.commands import (
 )
 from us_anomaly.commands.results import _unique_stems
 from us_anomaly.errors import ArtifactError, DataError, SettingsError, UsadError, WeightsError
+from us_anomaly.models.backbones import load_backbone
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import content_hash
 from us_anomaly.training.checkpoint import TrainingCheckpoint
@@ -181,6 +183,48 @@ def test_exploding_backbone_weights_are_refused(tmp_path, compose, tiny, marker,
         distill_teacher.run(compose("run", *arguments))
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The folder in which torch keeps what it has downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def default_resnet18(compose, run_dir: Path) -> None:
+    settings = compose("run", f"run_dir={run_dir}", "data.root=/nowhere", "backbone=resnet18")
+    load_backbone(settings.backbone)
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_exploding_weights_in_the_cache_of_downloads_are_refused(tmp_path, compose, marker, hub, kind):
+    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+    (hub / url.rpartition("/")[2]).write_bytes(BOMBS[kind](marker))
+    with pytest.raises(WeightsError, match="the pretrained weights of resnet18 cannot be downloaded") as caught:
+        default_resnet18(compose, tmp_path / "run")
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_download_with_another_hash_than_its_name_promises_is_refused_and_not_kept(
+    tmp_path, compose, hub, monkeypatch, resnet18_weights
+):
+    """A server that hands out something else, whole and harmless as it may be."""
+    name = torchvision.models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    (tmp_path / "server").mkdir()
+    shutil.copy(resnet18_weights, tmp_path / "server" / name)
+    genuine = torch.hub.load_state_dict_from_url
+
+    def from_our_server(url, *arguments, **options):
+        return genuine((tmp_path / "server" / name).as_uri(), *arguments, **options)
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", from_our_server)
+    with pytest.raises(WeightsError, match="invalid hash value"):
+        default_resnet18(compose, tmp_path / "run")
+    assert list(hub.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", BOMBS)

