@@ -41,7 +41,7 @@ def refuse_code(arguments: Sequence[str]) -> None:
 
 def _folders(arguments: Sequence[str]) -> Iterator[Path]:
     """Yield the folders of configuration files that the arguments name."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, _, value = argument.partition("=")
         if name.startswith("--config-") or name in _FOLDER_FLAGS:
             named = [value or following]
