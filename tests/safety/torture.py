@@ -246,6 +246,7 @@ def torture(
     in_this_run = 0
     while True:
         done = tally.kills.total()
+        started = time.monotonic()
         if done == kills:
             code = finish(start(arguments, output))
         elif generator.random() < 0.5:
@@ -259,6 +260,8 @@ def torture(
             if (done + 1) % 10 == 0:
                 say(f"{done + 1} kills")
             continue
+        if in_this_run == 0:  # a whole run: the machine may be faster or slower than before
+            duration = time.monotonic() - started
         if code != 0:
             tally.faults.append(f"after kill {done}: exit code {code}: {output.read_text()[-2000:]}")
         tally.faults += [
@@ -275,6 +278,7 @@ def main() -> None:
     """Torture the demo and print the tally; exit with 1 if there are faults."""
     parser = argparse.ArgumentParser(description="kill `usad run data=demo` at random moments and compare the results")
     parser.add_argument("kills", type=int, nargs="?", default=100, help="how many times (default: 100)")
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser.add_argument("--seed", type=int, default=0, help="decides the moments (default: 0)")
     options = parser.parse_args()
     import timm  # noqa: F401 (loaded once, before the forks)
