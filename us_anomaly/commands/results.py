@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ def _unique_stems(names: Sequence[str]) -> dict[str, str]:
     taken: set[str] = set()
     for name in names:
         inside = "/".join(part for part in PurePosixPath(name).parts if part.strip("/") not in ("", "..")) or "picture"
-        stem = PurePosixPath(inside).with_suffix("").as_posix()
+        stem = posixpath.splitext(inside)[0]
         candidates = itertools.chain((stem, inside), (f"{inside}-{number}" for number in itertools.count(2)))
         stems[name] = next(candidate for candidate in candidates if candidate not in taken)
         taken.add(stems[name])

