@@ -262,7 +262,7 @@ def test_exhausted_memory_in_a_training_names_the_settings_that_help_and_keeps_e
 def test_a_process_without_enough_memory_says_so_in_one_line(trained_copy, tiny):
     """Let the kernel grant less address space than one batch needs."""
     limit = 8 << 30
-    entries = "{name: Resize, params: {size: [3000, 3000]}}, {name: ToDtype, params: {dtype: float32, scale: true}}"
+    entries = "{name: Resize, params: {size: [1500, 1500]}}, {name: ToDtype, params: {dtype: float32, scale: true}}"
     huge = f"augmentation.students=[{entries}]"
     done = usad(
         "train-students",
