@@ -46,6 +46,7 @@ def teacher_settings(**changed):
         "learning_rate": 0.003,
         "weight_decay": 0.0,
         "schedule": Schedule.constant,
+        "max_gradient_norm": None,
         "compactness_weight": 0.1,
         "metric_weight": 0.0,
         "metric_margin": 1.0,
@@ -297,6 +298,21 @@ def test_distillation_reduces_the_loss_and_explains_most_of_a_simple_backbone(tm
     explained, losses = run_distil(distillation, smooth_pictures, tmp_path, steps=60)
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:10])
     assert explained > 0.6
+
+
+def test_gradients_are_no_longer_than_their_limit(tmp_path, monkeypatch):
+    norms = []
+
+    def step(optimizer):
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        norms.append(float(torch.cat([each.grad.flatten() for each in parameters]).norm()))
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    for limit in (None, 0.01):
+        distillation = distillation_of(teacher_settings(max_gradient_norm=limit))
+        run_distil(distillation, smooth_pictures, tmp_path / str(limit), steps=1)
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_targets_are_standardised_by_batches_that_no_step_sees(tmp_path):

@@ -66,6 +66,8 @@ class TeacherSettings:
     """Weight decay of Adam."""
     schedule: Schedule
     """Course of the learning rate."""
+    max_gradient_norm: float | None
+    """Gradients of a larger norm are scaled down to it, so that one odd batch cannot undo the training; null for no limit."""
     compactness_weight: float
     """Weight of the compactness loss (sum of the off-diagonal correlations of descriptor dimensions)."""
     metric_weight: float
@@ -90,6 +92,7 @@ class TeacherSettings:
         at_least("teacher.crop_size_px", self.crop_size_px, 32)
         above("teacher.learning_rate", self.learning_rate, 0)
         at_least("teacher.weight_decay", self.weight_decay, 0)
+        above("teacher.max_gradient_norm", self.max_gradient_norm, 0)
         at_least("teacher.compactness_weight", self.compactness_weight, 0)
         at_least("teacher.metric_weight", self.metric_weight, 0)
         at_least("teacher.metric_margin", self.metric_margin, 0)

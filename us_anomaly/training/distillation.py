@@ -224,6 +224,8 @@ def distil(
             if all(map(_is_finite, values.values())):
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
+                if settings.max_gradient_norm is not None:
+                    nn.utils.clip_grad_norm_(distillation.trained.parameters(), settings.max_gradient_norm)
                 optimizer.step()
             checkpoint.after_step(step + 1, values, total=steps)
             on_step(step + 1, values)
