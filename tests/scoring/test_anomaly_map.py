@@ -124,28 +124,38 @@ def test_a_grid_is_exact_at_its_own_pixels(stride):
 
 @pytest.mark.parametrize("size", [(41, 33), (9, 70), (3, 2), (1, 1)])
 @pytest.mark.parametrize(("patch_size", "stride"), [(17, 1), (33, 1), (65, 1), (33, 2), (33, 3), (65, 4), (33, 8)])
-def test_bands_of_rows_give_the_values_of_the_whole_picture(monkeypatch, patch_size, stride, size):
+def test_tiles_give_the_values_of_the_whole_picture(monkeypatch, patch_size, stride, size):
     image, detector = torch.randn(3, *size), detector_of(patch_size)
     whole = raw_maps(image, **detector, stride=stride, compute=CPU)
-    monkeypatch.setattr(anomaly_map, "MAX_BAND_PIXELS", 4 * size[1])
-    banded = raw_maps(image, **detector, stride=stride, compute=CPU)
-    torch.testing.assert_close(banded.error, whole.error, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(banded.uncertainty, whole.uncertainty, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 100)
+    tiled = raw_maps(image, **detector, stride=stride, compute=CPU)
+    torch.testing.assert_close(tiled.error, whole.error, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tiled.uncertainty, whole.uncertainty, rtol=1e-4, atol=1e-4)
 
 
-def test_bands_never_hold_more_pixels_than_allowed(monkeypatch):
-    heights = []
-    original = anomaly_map.dense_descriptors_of_padded
+@pytest.mark.parametrize("size", [(33, 20), (60, 75)])
+def test_tiles_never_hold_more_pixels_than_allowed(monkeypatch, size):
+    windows = []
+    original = anomaly_map.descriptors_by_phase
 
     def watched(network, padded, **grid):
-        heights.append(padded.shape[-2])
+        windows.append((padded.shape[-2] - 16) * (padded.shape[-1] - 16))
         return original(network, padded, **grid)
 
-    monkeypatch.setattr(anomaly_map, "dense_descriptors_of_padded", watched)
-    monkeypatch.setattr(anomaly_map, "MAX_BAND_PIXELS", 5 * 20)
-    raw_maps(torch.randn(3, 33, 20), **detector_of(17), stride=1, compute=CPU)
-    assert max(heights) == 5 + 16
-    assert len(heights) == 7 * 3  # bands, times teacher and two students
+    monkeypatch.setattr(anomaly_map, "descriptors_by_phase", watched)
+    monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 100)
+    raw_maps(torch.randn(3, *size), **detector_of(17), stride=1, compute=CPU)
+    assert max(windows) <= 100
+    assert sum(windows) == 3 * size[0] * size[1]  # every pixel once, by the teacher and two students
+
+
+def test_comparing_few_descriptors_at_once_gives_the_same_values(monkeypatch):
+    image, detector = torch.randn(3, 21, 30), detector_of(33)
+    at_once = raw_maps(image, **detector, stride=1, compute=CPU)
+    monkeypatch.setattr(anomaly_map, "COMPARED_AT_ONCE", 7 * 5)
+    bit_by_bit = raw_maps(image, **detector, stride=1, compute=CPU)
+    assert torch.equal(bit_by_bit.error, at_once.error)
+    assert torch.equal(bit_by_bit.uncertainty, at_once.uncertainty)
 
 
 @pytest.mark.parametrize(("height", "width", "stride"), [(16, 16, 4), (17, 9, 4), (10, 31, 3), (5, 3, 8), (33, 20, 8)])

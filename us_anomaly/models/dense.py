@@ -7,7 +7,7 @@ and column ``offset[1] + j * stride`` of the reflect-padded image. Convolutions 
 pooling of stride 2 sees other pairs of rows in crops at even and at odd positions, so its input is taken once per
 shift, and the shifts go on as images of a larger batch (Bailer et al., *Fast Feature Extraction with CNNs with Pooling
 Layers*, 2018). A grid whose stride is even needs one shift only: that is why stride 4 costs a sixteenth of the
-positions and about as little of the time.
+positions and, after the first poolings, about as little of the time.
 """
 
 from collections.abc import Iterator
@@ -50,6 +50,29 @@ def dense_descriptors_of_padded(
         cols: First column and end of columns.
         stride: Distance of the grid in pixels.
     """
+    phases = descriptors_by_phase(network, padded, rows=rows, cols=cols, stride=stride)
+    woven = weave(phases, num_images=padded.shape[0])
+    return woven[..., : len(range(*rows, stride)), : len(range(*cols, stride))]
+
+
+def descriptors_by_phase(
+    network: PatchNetwork, padded: Tensor, *, rows: tuple[int, int], cols: tuple[int, int], stride: int
+) -> Tensor:
+    """Return the descriptors of the same positions as a batch that is sorted by pooling shifts: see `weave`.
+
+    What treats every position alike, such as the error of the students, is computed on this batch and woven afterwards: a
+    map of scalars moves in memory then, not one of descriptors.
+
+    Args:
+        network: Any patch network.
+        padded: (B, C, H + p - 1, W + p - 1), the picture after `reflect_pad`.
+        rows: First row and end of rows, in pixels of the picture before padding.
+        cols: First column and end of columns.
+        stride: Distance of the grid in pixels.
+
+    Returns:
+        (F * F * B, D, R, S) with F pooling shifts per axis; there may be rows and columns beyond the end, to be cut off.
+    """
     num_rows, num_cols = len(range(*rows, stride)), len(range(*cols, stride))
     unit = _num_phases(network, stride)  # shifts go on as one batch only if each has the same number of positions
     full_rows, full_cols = -(-num_rows // unit) * unit, -(-num_cols // unit) * unit
@@ -59,48 +82,71 @@ def dense_descriptors_of_padded(
     missing = (0, width - crop.shape[-1], 0, height - crop.shape[-2])
     if any(missing):
         crop = nn.functional.pad(crop, missing)
-    return _positions(network, crop, index=0, stride=stride)[..., :num_rows, :num_cols]
-
-
-def _positions(network: PatchNetwork, features: Tensor, *, index: int, stride: int) -> Tensor:
-    """Apply the layers from `index` on at positions 0, stride, 2 * stride, ... of `features`."""
-    while index < len(network.layers):
-        if isinstance(network.layers[index], nn.Conv2d):
+    features = crop
+    for index, layer in enumerate(network.layers):
+        if isinstance(layer, nn.Conv2d):
             taken = stride if index == network.strided_layer else 1
             features = network.apply_layer(index, features, stride=taken)
-            index += 1
         elif stride % 2 == 0:
-            features = network.apply_layer(index, features)
+            features = _pooled(features, shifts=(0,))
             stride //= 2
-            index += 1
-        else:
-            return _both_shifts(network, features, index=index, stride=stride)
+        else:  # even positions see the pooling from row 0 on, odd ones from row `stride` on; pooled, both are that far apart
+            features = _pooled(features, shifts=(0, stride))
     return features
 
 
-def _both_shifts(network: PatchNetwork, features: Tensor, *, index: int, stride: int) -> Tensor:
-    """Pool once for the even and once for the odd positions, per axis, and weave the results together.
+def _pooled(features: Tensor, *, shifts: tuple[int, ...]) -> Tensor:
+    """Pool 2x2 once per shift and axis; the results, row shift first, go on as one batch (F * F * B, C, R, S).
 
-    Even positions 0, 2s, 4s, ... see the pooling from row 0 on, odd ones s, 3s, 5s, ... from row s on; on the pooled
-    grid both are s apart, so the four combinations go on as one batch.
+    Where no gradient is wanted the maximum of neighbours is taken by rows and then by columns, from the one input and into the
+    one batch: a quarter of the time of pooling copies of shifted inputs.
     """
-    batch = features.shape[0]
-    height, width = features.shape[-2] - stride, features.shape[-1] - stride
-    shifted = [
-        network.apply_layer(index, features[..., row : row + height, col : col + width])
-        for row in (0, stride)
-        for col in (0, stride)
-    ]
-    out = _positions(network, torch.cat(shifted), index=index + 1, stride=stride)  # (4 B, D, R, S)
-    rows, cols = out.shape[-2:]
-    woven = out.new_empty(batch, out.shape[1], 2 * rows, 2 * cols).contiguous(memory_format=torch.channels_last)
-    for position, part in enumerate(out.reshape(4, batch, -1, rows, cols)):
-        woven[..., position // 2 :: 2, position % 2 :: 2] = part
-    return woven  # (B, D, 2 R, 2 S)
+    height, width = ((length - shifts[-1]) // 2 for length in features.shape[-2:])
+    if torch.is_grad_enabled() and features.requires_grad:
+        pooled = [
+            nn.functional.max_pool2d(features[..., row : row + 2 * height, col : col + 2 * width], 2, stride=2)
+            for row in shifts
+            for col in shifts
+        ]
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
+    batch, channels = features.shape[:2]
+    out = features.new_empty(len(shifts) ** 2, batch, height, width, channels).permute(0, 1, 4, 2, 3)
+    for number, row in enumerate(shifts):
+        ends = row + 2 * height
+        by_rows = torch.maximum(features[..., row:ends:2, :], features[..., row + 1 : ends : 2, :])
+        for other, col in enumerate(shifts):
+            end = col + 2 * width
+            into = out[number * len(shifts) + other]
+            torch.maximum(by_rows[..., col:end:2], by_rows[..., col + 1 : end : 2], out=into)
+    return out.flatten(0, 1)
+
+
+def weave(phases: Tensor, *, num_images: int) -> Tensor:
+    """Put values that are sorted by pooling shifts to their places.
+
+    With L poolings that were shifted, F = 2^L. The batch is (r_L, c_L, ..., r_1, c_1, B), where r_k is the row shift of the
+    k-th of them, 0 or 1; row i of that part is row F i + 2^(L-1) r_L + ... + r_1 of the grid, and columns alike.
+
+    Args:
+        phases: (F * F * B, D, R, S).
+        num_images: B.
+
+    Returns:
+        (B, D, F R, F S), channels last in memory.
+    """
+    if phases.shape[0] == num_images:
+        return phases
+    dims, rows, cols = phases.shape[1:]
+    levels = ((phases.shape[0] // num_images).bit_length() - 1) // 2
+    parts = phases.permute(0, 2, 3, 1).reshape(*[2] * (2 * levels), num_images, rows, cols, dims)
+    images, row, col, dim = range(2 * levels, 2 * levels + 4)
+    order = (images, row, *range(0, 2 * levels, 2), col, *range(1, 2 * levels, 2), dim)
+    woven = parts.permute(order).reshape(num_images, rows << levels, cols << levels, dims)
+    return woven.permute(0, 3, 1, 2)
 
 
 def _num_phases(network: PatchNetwork, stride: int) -> int:
-    """Return the number of pooling shifts per axis that a grid of this stride needs."""
+    """Return the number F of pooling shifts per axis that a grid of this stride needs."""
     phases = 1
     for layer in network.layers:
         if isinstance(layer, nn.MaxPool2d):
@@ -124,28 +170,70 @@ def reflect_pad(images: Tensor, margin: int) -> Tensor:
     height, width = images.shape[-2:]
     if margin < min(height, width):
         return nn.functional.pad(images, (margin, margin, margin, margin), mode="reflect")
-    rows = _reflected(height, margin, images.device)
-    cols = _reflected(width, margin, images.device)
-    return images[..., rows[:, None], cols[None, :]]
+    return reflect_window(images, margin, rows=(0, height), cols=(0, width))
 
 
-def _reflected(length: int, margin: int, device: torch.device) -> Tensor:
-    """Return the indices ..., 2, 1, 0, 1, ..., n-1, n-2, ... of a reflected axis with `margin` more on each side."""
-    index = torch.arange(-margin, length + margin, device=device)
+def reflect_window(images: Tensor, margin: int, *, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+    """Return a part of what `reflect_pad` gives without making the whole.
+
+    Args:
+        images: (B, C, H, W).
+        margin: Pixels around the part on every side; what lies outside of the picture is reflected.
+        rows: First row and end of rows, in pixels of the picture before padding.
+        cols: First column and end of columns.
+
+    Returns:
+        (B, C, rows + 2 margin, columns + 2 margin).
+    """
+    height, width = images.shape[-2:]
+    by_rows = images.index_select(-2, _reflected(height, margin, rows, images.device))
+    return by_rows.index_select(-1, _reflected(width, margin, cols, images.device))
+
+
+def _reflected(length: int, margin: int, span: tuple[int, int], device: torch.device) -> Tensor:
+    """Return the indices ..., 2, 1, 0, 1, ..., n-1, n-2, ... of a reflected axis for `span` and `margin` more around it."""
+    index = torch.arange(span[0] - margin, span[1] + margin, device=device)
     period = max(1, 2 * (length - 1))
     index = index.remainder(period)
     return torch.minimum(index, period - index) if length > 1 else torch.zeros_like(index)
 
 
-def row_bands(height: int, width: int, *, max_positions: int, multiple: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) rows of bands that hold at most about `max_positions` pixels each.
+Span = tuple[int, int]
+"""First row or column and the end of them."""
+
+
+def tiles(height: int, width: int, *, max_positions: int, margin: int, multiple: int) -> Iterator[tuple[Span, Span]]:
+    """Yield (rows, columns) of tiles that hold at most about `max_positions` pixels each.
+
+    Every tile also computes a margin around it, so of all divisions the one with the fewest pixels, margins included, is
+    taken.
 
     Args:
         height: Rows of the picture.
         width: Columns of the picture.
-        max_positions: Pixels per band.
-        multiple: Every band but the last has a multiple of this many rows, so that a grid goes on across bands.
+        max_positions: Pixels per tile.
+        margin: Pixels that a tile needs around it on all sides together.
+        multiple: Every tile but the last ones has a multiple of this many rows and columns, so that a grid goes on across tiles.
     """
-    rows = max(multiple, max_positions // max(1, width) // multiple * multiple)
-    for start in range(0, height, rows):
-        yield start, min(height, start + rows)
+
+    def side(length: int, parts: int) -> int:
+        return -(-length // (parts * multiple)) * multiple
+
+    def cost(sides: Span) -> int:
+        rows, cols = sides
+        return -(-height // rows) * (rows + margin) * -(-width // cols) * (cols + margin)
+
+    candidates = []
+    for parts in range(1, -(-width // multiple) + 1):
+        cols = side(width, parts)
+        most_rows = max(multiple, max_positions // min(cols, width) // multiple * multiple)
+        rows = side(height, -(-height // most_rows))
+        fits = min(rows, height) * min(cols, width) <= max_positions
+        if fits or cols == multiple:
+            candidates.append((rows, cols))
+        if fits and rows >= height:  # narrower tiles would only add margins
+            break
+    rows, cols = min(candidates, key=cost)
+    for top in range(0, height, rows):
+        for left in range(0, width, cols):
+            yield (top, min(height, top + rows)), (left, min(width, left + cols))

@@ -5,21 +5,23 @@ Shapes: M students, B images, D descriptor dimensions, H W pixels of the network
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import dense_descriptors_of_padded, reflect_pad, row_bands
+from us_anomaly.models.dense import Span, descriptors_by_phase, reflect_pad, reflect_window, tiles, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
-MAX_BAND_PIXELS = 256 * 256
-"""Pixels of a band of rows that is computed at once: bounds the memory for pictures of any size."""
+MAX_TILE_PIXELS = 256 * 256
+"""Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
+COMPARED_AT_ONCE = 2**18
+"""Numbers of one network's descriptors that are compared at once: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def raw_maps(
     stride: int,
     compute: Compute,
 ) -> RawMaps:
-    """Compute error and uncertainty of one picture, band of rows by band of rows.
+    """Compute error and uncertainty of one picture, tile by tile.
 
     Args:
         image: (3, H, W), normalised, any size.
@@ -95,42 +97,59 @@ def raw_maps(
         compute: Device and number format.
     """
     height, width = image.shape[-2:]
-    error, uncertainty = [], []
-    for maps in _bands(image, teacher, ensemble, statistics, stride, compute):
-        error.append(maps[0])
-        uncertainty.append(maps[1])
-    full = [torch.cat(bands, dim=0) for bands in (error, uncertainty)]
+    top, left = min(stride // 2, height - 1), min(stride // 2, width - 1)
+    full = [torch.empty(len(range(top, height, stride)), len(range(left, width, stride))) for _ in range(2)]
+    margin = teacher.patch_size // 2
+    for rows, cols in tiles(height, width, max_positions=MAX_TILE_PIXELS, margin=2 * margin, multiple=stride):
+        first_row, first_col = rows[0] + top, cols[0] + left
+        if first_row >= rows[1] or first_col >= cols[1]:
+            continue
+        window = reflect_window(image[None], margin, rows=(first_row, rows[1]), cols=(first_col, cols[1]))
+        window = window.to(compute.device, compute.dtype).contiguous(memory_format=torch.channels_last)
+        networks = [teacher, *ensemble.networks]
+        span = (0, rows[1] - first_row), (0, cols[1] - first_col)
+        maps = _compared_answers(networks, window, statistics=statistics, rows=span[0], cols=span[1], stride=stride)
+        for whole, part in zip(full, maps, strict=True):
+            row, col = rows[0] // stride, cols[0] // stride
+            whole[row : row + part.shape[0], col : col + part.shape[1]] = part
     if stride > 1:
         full = [_from_grid(grid, height, width, stride) for grid in full]
     return RawMaps(*full)
 
 
-def _bands(
-    image: Tensor,
-    teacher: PatchNetwork,
-    ensemble: StudentEnsemble,
+def _compared_answers(
+    networks: Sequence[PatchNetwork],
+    window: Tensor,
+    *,
     statistics: TeacherStatistics,
+    rows: Span,
+    cols: Span,
     stride: int,
-    compute: Compute,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield error and uncertainty (R, S) of each band of rows of the grid."""
-    height, width = image.shape[-2:]
-    padded = reflect_pad(image[None].to(compute.dtype), teacher.patch_size // 2)
-    top, left = min(stride // 2, height - 1), min(stride // 2, width - 1)
-    for start, end in row_bands(height, width, max_positions=MAX_BAND_PIXELS, multiple=stride):
-        rows, cols = (start + top, end), (left, width)
-        if rows[0] >= end:
-            continue
-        crop = padded[..., rows[0] : end + teacher.patch_size - 1, :].to(compute.device)
-        crop = crop.contiguous(memory_format=torch.channels_last)
-        span = (0, end - rows[0])
-        target = statistics.normalize(dense_descriptors_of_padded(teacher, crop, rows=span, cols=cols, stride=stride))
-        answers = [
-            dense_descriptors_of_padded(student, crop, rows=span, cols=cols, stride=stride)
-            for student in ensemble.networks
-        ]
-        error, uncertainty = error_and_uncertainty(answers, target)
-        yield error[0].cpu(), uncertainty[0].cpu()
+) -> tuple[Tensor, Tensor]:
+    """Return error and uncertainty (R, S) at the grid positions of one padded window (1, 3, h, w).
+
+    Args:
+        networks: The teacher, then the students.
+        window: Padded, on the device and in the number format of the arithmetic.
+        statistics: Of the teacher.
+        rows: First row and end of rows.
+        cols: First column and end of columns.
+        stride: Grid in pixels.
+    """
+    answers = [
+        descriptors_by_phase(network, window, rows=rows, cols=cols, stride=stride).permute(0, 2, 3, 1)
+        for network in networks
+    ]
+    shape = answers[0].shape  # (F F, R, S, D)
+    flat = [answer.reshape(-1, shape[-1]) for answer in answers]
+    at_once = max(1, COMPARED_AT_ONCE // shape[-1]) if window.device.type == "cpu" else len(flat[0])
+    parts: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, len(flat[0]), at_once):
+        descriptors, *others = (answer[None, start : start + at_once, None].permute(0, 3, 1, 2) for answer in flat)
+        parts.append(error_and_uncertainty(others, statistics.normalize(descriptors)))  # (1, D, N, 1) -> (1, N, 1)
+    maps = torch.stack([torch.cat(kind, dim=1).reshape(shape[:3]) for kind in zip(*parts, strict=True)], dim=1)
+    woven = weave(maps, num_images=1)[0, :, : len(range(*rows, stride)), : len(range(*cols, stride))].cpu()
+    return woven[0], woven[1]
 
 
 def _from_grid(grid: Tensor, height: int, width: int, stride: int) -> Tensor:
