@@ -139,9 +139,9 @@ def test_a_damaged_picture_is_left_out_where_the_settings_say_so(infer_input, ph
 
 def test_a_detector_of_other_settings_is_refused(infer_input, photos):
     with pytest.raises(
-        StaleArtifactError, match=r"calibration.json was made from something else .*scoring.stride_px=1, now"
+        StaleArtifactError, match=r"calibration.json was made from something else .*scoring.stride_px=4, now"
     ):
-        infer_input(photos, "scoring.stride_px=4")
+        infer_input(photos, "scoring.stride_px=2")
 
 
 def test_the_data_set_need_not_be_there_to_score_other_pictures(infer_input, photos):
