@@ -20,7 +20,7 @@ from us_anomaly.training.normalization import TeacherStatistics
 
 MAX_TILE_PIXELS = 256 * 256
 """Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
-COMPARED_AT_ONCE = 2**18
+COMPARED_AT_ONCE = 2**16
 """Numbers of one network's descriptors that are compared at once: few enough to stay in the processor's cache."""
 
 
@@ -66,8 +66,8 @@ def error_and_uncertainty(students: Sequence[Tensor], target: Tensor) -> tuple[T
     Returns:
         Two maps (B, R, S), float32.
     """
-    mean = torch.zeros_like(target)
-    for answer in students:
+    mean = students[0].to(target.dtype, copy=True)
+    for answer in students[1:]:
         mean += answer
     mean /= len(students)
     uncertainty = torch.zeros_like(target[:, 0])
