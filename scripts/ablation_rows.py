@@ -1,0 +1,84 @@
+"""The rows of the study of single changes: what each is called, what it changes, from where it starts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table: what it changes in the row it starts from, which is the one above unless it names another."""
+
+    name: str
+    says: str
+    changes: dict[str, Any]
+    start: str | None = None
+
+
+PATH = (
+    Row("as_described", "the method as described, with the backbone that needs no download", {
+        "experiment": "as_described", "backbone": "efficientnet_lite0",
+    }),
+    Row("grid", "positions of a stride-4 grid instead of all", {"students.positions": "grid", "scoring.stride_px": 4}),
+    Row("small", "half the width, 128 dimensions", {"teacher.width": 0.5, "teacher.descriptor_dim": 128}),
+    Row("layers", "distilled from three intermediate layers, from whole crops", {
+        "backbone.layers": "[2,3,4]", "teacher.positions": "dense", "teacher.crop_size_px": 160, "teacher.batch_size": 4,
+        "teacher.steps": 9000, "teacher.learning_rate": 0.002, "teacher.schedule": "cosine",
+        "teacher.compactness_weight": 0.1,
+    }),
+    Row("generic", "distilled on generic pictures (the teacher that ships) instead of the target's own", {
+        "teacher.checkpoint": "builtin",
+    }),
+    Row("schedule", "students learn ten times as fast, falling, in 3000 steps", {
+        "students.learning_rate": 0.001, "students.schedule": "cosine", "students.steps": 3000,
+    }),
+    Row("hard", "only the hardest tenth of the elements trains", {"students.hard_fraction": 0.1}),
+    Row("zscore", "error and uncertainty by z-score", {"scoring.normalization": "zscore"}),
+    Row("accurate", "maps smoothed by 4 pixels: experiment=accurate", {"experiment": "accurate"}, start=""),
+)  # fmt: skip
+"""From the method as described to the recipe that finds most; every row adds one change to the row above."""
+
+ALONE = (
+    Row("one_student", "one student: no uncertainty", {"students.num_students": 1}, start="accurate"),
+    Row("five_students", "five students", {"students.num_students": 5}, start="accurate"),
+    Row("narrow", "students of a quarter of the width", {"students.width": 0.25}, start="accurate"),
+    Row("all_elements", "all elements train", {"students.hard_fraction": 1.0}, start="accurate"),
+    Row("hardest", "only the hardest hundredth trains", {"students.hard_fraction": 0.01}, start="accurate"),
+    Row("penalty", "answers on generic pictures are penalised", {
+        "students.penalty_images": "generic", "students.penalty_weight": 1.0,
+    }, start="accurate"),
+    Row("longer", "students train three times as long", {"students.steps": 9000}, start="accurate"),
+    Row("quantile", "error and uncertainty by quantiles", {"scoring.normalization": "quantile"}, start="accurate"),
+    Row("error_only", "regression error alone", {"scoring.uncertainty_weight": 0.0}, start="accurate"),
+    Row("sharp", "maps as they are", {"scoring.smoothing_sigma_px": 0.0}, start="accurate"),
+)  # fmt: skip
+"""The recipe with one thing changed; `--rows` takes them by name, or `all`."""
+
+QUICK = {
+    "image_size": 64, "teacher.epochs": 1, "teacher.steps": 1, "teacher.width": 0.1, "teacher.batch_size": 2,
+    "teacher.crop_size_px": 64, "teacher.min_explained_variance": -1, "students.steps": 2, "students.width": 0.1,
+    "students.num_students": 2, "scoring.stride_px": 8, "evaluation.bootstrap_samples": 0, "runtime.num_threads": 1,
+    "runtime.num_workers": 1, "runtime.progress": False, "runtime.log_level": "warning",
+}  # fmt: skip
+"""For --quick: shows that everything works, and nothing else."""
+
+
+def row_changes(row: Row) -> dict[str, Any]:
+    """Return all overrides of a row: its own and those of the rows it starts from."""
+    everything = (*PATH, *ALONE)
+    if row.start is None:
+        position = PATH.index(row)
+        before = PATH[position - 1] if position else None
+    else:
+        before = next((other for other in everything if other.name == row.start), None)
+    return {**(row_changes(before) if before else {}), **row.changes}
+
+
+def overrides_of(changes: dict[str, Any]) -> list[str]:
+    """Return overrides as they are typed."""
+    return [f"{key}={_typed(value)}" for key, value in changes.items()]
+
+
+def _typed(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

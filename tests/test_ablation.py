@@ -1,0 +1,226 @@
+"""The study of single changes: its rows, its tables, the scores it tries, and a tiny one from end to end."""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from us_anomaly.commands.recipes import plain
+from us_anomaly.errors import DataError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def _scripts_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+
+def settings_of_rows(compose, rows):
+    from ablation_rows import overrides_of, row_changes
+
+    return {row.name: plain(compose("run", "data.root=x", *overrides_of(row_changes(row)))) for row in rows}
+
+
+def differences(one, other, prefix=""):
+    """Return the dotted keys in which two settings differ."""
+    found = set()
+    for key in one.keys() | other.keys():
+        first, second = one.get(key), other.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            found |= differences(first, second, f"{prefix}{key}.")
+        elif first != second:
+            found.add(f"{prefix}{key}")
+    return found
+
+
+def test_the_path_begins_with_the_method_as_described_and_ends_with_the_recipe_that_finds_most(compose):
+    """Where it ends elsewhere, `experiment=accurate` was changed: give that change a row in scripts/ablation_rows.py."""
+    from ablation_rows import PATH
+
+    rows = settings_of_rows(compose, PATH)
+    described = plain(compose("run", "data.root=x", "experiment=as_described", "backbone=efficientnet_lite0"))
+    assert rows["as_described"] == described
+    before = rows[PATH[-2].name]
+    ignored = {key for key in differences(before, rows["accurate"]) if key.startswith(("backbone", "teacher"))}
+    assert before["teacher"]["checkpoint"] == rows["accurate"]["teacher"]["checkpoint"] == "builtin"
+    changed = differences(before, rows["accurate"]) - ignored - {"students.epochs"}
+    assert changed == {"scoring.smoothing_sigma_px"}
+
+
+def test_every_row_changes_something_in_the_row_it_starts_from(compose):
+    from ablation_rows import ALONE, PATH
+
+    rows = settings_of_rows(compose, (*PATH, *ALONE))
+    assert len(rows) == len(PATH) + len(ALONE)
+    starts = {row.name: row.start or before.name for before, row in itertools.pairwise(PATH)}
+    starts |= {row.name: row.start for row in ALONE}
+    assert [name for name, start in starts.items() if not differences(rows[name], rows[start])] == []
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+OWN = ScoringSettings(
+    normalization=Normalization.zscore,
+    error_weight=1.0,
+    uncertainty_weight=1.0,
+    stride_px=4,
+    smoothing_sigma_px=3.0,
+    image_score=ImageScore.max,
+    image_score_fraction=0.001,
+)
+
+
+def test_scores_are_tried_with_one_axis_changed_at_a_time_the_own_ones_first():
+    from synthetic_scores import AXES, score_variants
+
+    variants = score_variants(OWN, is_crossed=False)
+    assert variants[0] == OWN
+    for variant in variants[1:]:
+        assert sum(axis.label(variant) != axis.label(OWN) for axis in AXES) == 1
+    tried = {axis.title: [axis.label(variant) for variant in variants] for axis in AXES}
+    assert set(tried["normalization"]) == {"none", "zscore", "quantile"}
+    assert set(tried["map"]) == {"error + uncertainty", "error", "uncertainty"}
+    assert set(tried["smoothing"]) == {"3 px", "0 px", "2 px", "4 px", "8 px"}
+    assert {"maximum", "mean of the top 1 %", "quantile at the top 0.1 %"} < set(tried["image score"])
+
+
+def test_all_combinations_are_tried_once():
+    from synthetic_scores import AXES, score_variants
+
+    own = dataclasses.replace(OWN, smoothing_sigma_px=4.0)
+    variants = score_variants(own, is_crossed=True)
+    labels = {tuple(axis.label(variant) for axis in AXES) for variant in variants}
+    assert len(variants) == len(labels) == np.prod([len(axis.options) for axis in AXES])
+
+
+def test_scores_made_again_from_raw_maps_are_those_of_the_detector(trained, tmp_path, capsys):
+    from ablation import main
+    from synthetic_scores import AXES, FIGURES, choose_figures
+
+    runtime = {"device": "cpu", "precision": "float32", "num_threads": 1}
+    chosen = choose_figures(RunDir(trained), tmp_path, runtime=runtime)
+    given = [f"runtime.{key}={value}" for key, value in runtime.items()]
+    assert main(["--scores", str(trained), "--work", str(tmp_path), "--set", *given]) == 0
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    assert rows[0]["figures"] == pytest.approx({name: chosen[name] for name in FIGURES}, abs=1e-6)
+    assert len({tuple(row["figures"].values()) for row in rows}) > 5
+    kinds = [name for name in chosen if name.startswith("image_auroc, ")]
+    assert kinds == [f"image_auroc, {kind}" for kind in ("cut_paste", "noise", "scar", "scratch", "stain")]
+    table = capsys.readouterr().out
+    assert table == (tmp_path / "scores.md").read_text()
+    assert table.startswith("| patch sizes | " + " | ".join(axis.title for axis in AXES) + " | image AUROC | ")
+    assert len(table.splitlines()) == len(rows) + 2
+
+
+def test_a_run_without_held_back_normal_pictures_is_refused(trained_copy, tmp_path):
+    from synthetic_scores import synthetic_samples
+
+    run_dir = RunDir(trained_copy)
+    run_dir.split.write_text(run_dir.split.read_text().replace('"val"', '"test"'))
+    with pytest.raises(DataError, match=r"validation has no normal picture, and the others were trained on"):
+        synthetic_samples(run_dir, tmp_path)
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_tells_mean_smallest_and_largest_over_seeds():
+    from ablation import _record
+    from ablation_rows import PATH
+    from ablation_tables import study_markdown
+
+    figures = {0: {"image_auroc": 0.7}, 1: {"image_auroc": 0.8}, 2: {"image_auroc": 0.96, "aupro_0.3": 0.5}}
+    text = study_markdown([_record(PATH[-1], "tiles", figures, [60.0, 120.0, 180.0])])
+    assert text.splitlines()[0] == "`tiles`, mean of seeds 0, 1, 2 (smallest to largest):"
+    row = text.splitlines()[-1]
+    assert row.startswith("| `accurate`: maps smoothed")
+    assert row.endswith(" | 0.820 (0.700 to 0.960) | – | – | – | 0.500 | 2.0 min |")
+
+
+def test_paths_reach_hydra_as_they_are():
+    from ablation_study import quoted
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for path in ("/a b/c,d=[1]", '/quote"d', "/trailing"):
+        parsed = OverridesParser.create().parse_override(f"data.root={quoted(path)}")
+        assert parsed.value() == path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name the data sets: --data NAME=DIR"),
+        (["--data", "tiles"], "'tiles' must have the form NAME=VALUE"),
+        (["--data", "a=b", "--rows", "acurate"], "there is no row acurate; the rows are as_described, grid, "),
+    ],
+)
+def test_wrong_arguments_are_told(arguments, message, capsys):
+    from ablation import parsed
+
+    with pytest.raises(SystemExit):
+        parsed(arguments)
+    assert message in capsys.readouterr().err
+
+
+# --- from end to end ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def category(tmp_path):
+    """Draw a category in the layout of MVTec AD."""
+    rng = np.random.default_rng(5)
+    root = tmp_path / "a, category"
+    for folder, count in (("train/good", 8), ("test/good", 3), ("test/hole", 3)):
+        for number in range(count):
+            picture = rng.integers(90, 160, (64, 64, 3), dtype=np.uint8)
+            mask = np.zeros((64, 64), dtype=np.uint8)
+            if folder == "test/hole":
+                mask[20:36, 30:44] = 255
+                picture[mask > 0] = 0
+                (root / "ground_truth/hole").mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(root / f"ground_truth/hole/{number:03}_mask.png")
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(root / folder / f"{number:03}.png")
+    return root
+
+
+def call(*arguments):
+    command = [sys.executable, str(SCRIPTS / "ablation.py"), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_a_tiny_study_chooses_without_the_test_split_and_reports_without_training_again(category, tmp_path):
+    work = tmp_path / "work"
+    arguments = ("--quick", "--data", f"drawn={category}", "--work", work, "--set", "runtime.device=cpu")
+    chosen = call("--choose", *arguments)
+    runs = [work / "drawn" / name / "seed0" for name in ("zscore", "accurate")]
+    assert chosen.stdout == (work / "choose.md").read_text()
+    assert [line.split("`")[1] for line in chosen.stdout.splitlines()[-2:]] == ["zscore", "accurate"]
+    assert not any((run / "predictions.jsonl").exists() for run in runs)
+    students = [(run / "p33/students.pt").read_bytes() for run in runs]
+    notes = [json.loads((run / "provenance/p33/students.pt.json").read_text())["made_at"] for run in runs]
+    assert students[0] == students[1]
+    assert notes[0] == notes[1]  # the second row differs in its scores only: it took over the training
+
+    tested = call(*arguments)
+    assert [(run / "p33/students.pt").read_bytes() for run in runs] == students
+    content = json.loads((work / "test.json").read_text())
+    assert [row["row"] for row in content["rows"]] == ["zscore", "accurate"]
+    evaluation = json.loads((runs[1] / "evaluation.json").read_text())["metrics"]
+    assert content["rows"][1]["figures"]["aupro_0.3"]["mean"] == evaluation["aupro_0.3"]
+    assert tested.stdout == (work / "test.md").read_text()
+    assert tested.stdout != chosen.stdout
