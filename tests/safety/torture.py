@@ -42,6 +42,7 @@ TINY = (
     "image_size=64",
     "teacher.steps=12",
     "teacher.batch_size=2",
+    "teacher.cache=false",
     "students.steps=12",
     "checkpoint.every_steps=3",
     "evaluation.bootstrap_samples=20",

@@ -35,6 +35,7 @@ def teacher_settings(**changed):
     values = {
         "images": "generic",
         "checkpoint": None,
+        "cache": False,
         "descriptor_dim": 6,
         "width": 0.1,
         "positions": TeacherPositions.dense,

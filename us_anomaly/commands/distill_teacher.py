@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 
-from us_anomaly.commands.recipes import Recipes, plain, reused_teacher
+from us_anomaly.commands.recipes import NOT_DECISIVE, Recipes, plain, reused_teacher
 from us_anomaly.commands.stage import make
+from us_anomaly.commands.teacher_cache import take_or_distil
 from us_anomaly.commands.tracking import tracked
 from us_anomaly.commands.training_images import training_images
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.errors import ArtifactError, SettingsError
 from us_anomaly.models.backbones import load_backbone
-from us_anomaly.models.compute import choose_compute
+from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.models.weights import read_state_dict
 from us_anomaly.reporting.progress import progress, progress_over
@@ -50,15 +51,21 @@ def run(settings: Settings) -> None:
 
 
 def _make_teacher(settings: Settings, patch_size: int, artifact: Path) -> None:
-    recipes = Recipes(settings)
+    recipe = Recipes(settings).teacher(patch_size)
 
     def build() -> None:
         if settings.teacher.checkpoint is not None:
             reuse(settings.teacher.checkpoint, patch_size, artifact)
-        else:
-            distill(settings, patch_size, artifact, key=fingerprint(recipes.teacher(patch_size)))
+            return
+        compute = choose_compute(settings.runtime)
 
-    make(artifact, recipes.teacher(patch_size), build, settings=settings, is_precious=True)
+        def train() -> None:
+            distill(settings, patch_size, artifact, key=fingerprint(recipe), compute=compute)
+
+        take_or_distil(settings, patch_size, recipe, compute=compute, distil=train)
+        _report(read_tensors(artifact)["explained_variance"], floor=settings.teacher.min_explained_variance)
+
+    make(artifact, recipe, build, settings=settings, is_precious=True)
 
 
 def _facts(run_dir: RunDir, patch_size: int) -> list[tuple[str, str]]:
@@ -67,10 +74,9 @@ def _facts(run_dir: RunDir, patch_size: int) -> list[tuple[str, str]]:
     return [] if explained is None else [(f"explained variance, p={patch_size}", f"{explained:.1%}")]
 
 
-def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> None:
+def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str, compute: Compute) -> None:
     """Train a teacher and write it to `artifact`."""
     run_dir = RunDir(settings.run_dir)
-    compute = choose_compute(settings.runtime)
     backbone = load_backbone(settings.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -104,7 +110,6 @@ def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str) ->
             checkpoint=checkpoint,
             on_step=followed_by(show, tracker, f"teacher p{patch_size}", total=steps),
         )
-    _report(explained, floor=settings.teacher.min_explained_variance)
     write_tensors(artifact, _state(teacher, explained_variance=explained, settings=settings))
 
 
@@ -155,7 +160,7 @@ def _state(teacher: PatchNetwork, *, explained_variance: float, settings: Settin
         "network": {name: tensor.contiguous() for name, tensor in teacher.cpu().state_dict().items()},
         "explained_variance": round(explained_variance, 6),
         "settings": {
-            "teacher": plain(settings.teacher),
+            "teacher": {name: value for name, value in plain(settings.teacher).items() if name not in NOT_DECISIVE},
             "backbone": plain(settings.backbone),
             "seed": settings.seed,
         },

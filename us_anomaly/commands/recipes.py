@@ -20,6 +20,8 @@ from us_anomaly.run_dir.provenance import Recipe, content_hash, require
 from us_anomaly.settings import Settings
 
 BUILTIN = "builtin"
+NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions")
+"""Settings of the group `teacher` that change nothing about a teacher."""
 _SPLIT_AGAIN = "delete it and run `usad split`"
 
 
@@ -123,7 +125,7 @@ class Recipes:
         if "train" in teacher.image_sources():
             inputs["split.jsonl"] = self.split_hash
         decisive = {
-            **flat("teacher", teacher, without=("min_explained_variance", "statistics_positions")),
+            **flat("teacher", teacher, without=NOT_DECISIVE),
             **flat("backbone", self.settings.backbone),
             "augmentation.teacher": plain(self.settings.augmentation.teacher),
             "augmentation.evaluation": plain(self.settings.augmentation.evaluation),

@@ -15,6 +15,8 @@ from us_anomaly.data.procedural import ProceduralPictures
 from us_anomaly.data.recolouring import recolour, recolour_lightly
 from us_anomaly.errors import DataError
 
+BUILT_IN = frozenset({"generic"})
+"""Names of the sources that come with installed packages or are drawn."""
 PHOTOGRAPH_BLEMISH_FRACTION = 0.1
 MIX_FRACTION = 0.2
 DULL_DEVIATION = 4.0

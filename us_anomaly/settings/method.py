@@ -42,6 +42,9 @@ class TeacherSettings:
     {train: 0.3, generic: 0.7}."""
     checkpoint: str | None
     """Reuse a teacher and skip distillation: a path, or `builtin` for the generic teacher that ships with the package."""
+    cache: bool
+    """Keep teachers that depend on no data set (those that learn from the built-in pictures alone, with a backbone as it
+    comes) in `cache_dir`, and take them from there instead of distilling them again."""
     descriptor_dim: int
     """Length of the descriptor."""
     width: float
