@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import draw_parts, files_below
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 
 from us_anomaly import __version__
 from us_anomaly.cli import ALIASES, COMMANDS, expand_categories, one_line, overview
+from us_anomaly.cli.messages import quoted
 from us_anomaly.errors import DataError
 
 START = "import sys; sys.argv[0] = 'usad'; from us_anomaly.cli import main; main()"
@@ -127,6 +131,31 @@ MISTAKES = {
         ["split", "data.root=[a"],
         "usad: `data.root=[a` is not key=value (no viable alternative at input '[a",
     ),
+    "tilde": (
+        ["split", "data.root=~/x"],
+        "usad: `data.root=~/x` is not key=value; quote special characters, as in 'data.root=\"~/x\"'\n",
+    ),
+    "umlaut": (
+        ["split", "data.root=/größe"],
+        "usad: `data.root=/größe` is not key=value; quote special characters, as in 'data.root=\"/größe\"'\n",
+    ),
+    "comma": (
+        ["split", "data.root=/a,b"],
+        "usad: `data.root=/a,b` has several values; add -m to run one job for each, write a list as key=[a,b], or, if it is "
+        "one text, quote special characters, as in 'data.root=\"/a,b\"'\n",
+    ),
+    "configuration of a sweep": (
+        ["run", "-m", "data=demo", "--cfg", "job"],
+        "usad: -m and --cfg cannot be used together: leave -m or --cfg out\n",
+    ),
+    "two questions": (
+        ["run", "--cfg", "job", "data=demo", "--info"],
+        "usad: --cfg and --info cannot be used together: leave --cfg or --info out\n",
+    ),
+    "settings on both sides of a flag": (
+        ["split", "data.root=x", "-m", "seed=0,abc"],
+        "usad: `seed`: Value 'abc' of type 'str' could",
+    ),
     "no such folder": (["split", "data.root=/no/such/folder"], "usad: data.root=/no/such/folder: it does not exist"),
     "all categories without a sweep root": (
         ["split", "-m", "data=mvtec", "data.root=/no/such/folder", "data.category=all"],
@@ -141,6 +170,9 @@ MISTAKES = {
 }
 QUESTIONS = {
     "cfg": (["split", "--cfg", "job", "data.root=x", "seed=7"], {}),
+    "cfg between settings": (["split", "data.root=x", "--cfg", "job", "seed=7"], {}),
+    "cfg of a comparison": (["compare", "a\\b", "--cfg", "job", 'q"x', "output=y"], {}),
+    "part of a configuration": (["split", "data.root=x", "-p", "split", "seed=7", "-c", "job"], {}),
     "cfg of a teacher": (["distill-teacher", "--cfg", "job", "data.root=x"], {}),
     "cfg of the alias": (["train-teacher", "--cfg", "job", "data.root=x"], {}),
     "help of a command": (["calibrate", "--help"], {}),
@@ -210,6 +242,22 @@ def test_cfg_job_prints_the_configuration_with_what_was_overridden(answers):
     assert code == 0
     assert (content["seed"], content["data"]["root"]) == (7, "x")
     assert "hydra" not in content
+
+
+def test_settings_may_stand_on_both_sides_of_a_flag(answers):
+    assert answers["cfg between settings"] == answers["cfg"]
+    assert yaml.safe_load(answers["part of a configuration"][1])["mode"] == "auto"
+
+
+def test_folders_to_compare_are_taken_as_they_are_called_whatever_stands_between(answers):
+    content = yaml.safe_load(answers["cfg of a comparison"][1])
+    assert (content["runs"], content["output"]) == (["a\\b", 'q"x'], "y")
+
+
+@given(st.text(st.characters(exclude_categories=["C"]), min_size=1).filter(lambda text: "${" not in text))
+def test_a_quoted_text_is_read_as_just_this_text(text):
+    override = OverridesParser.create().parse_override(f"key={quoted(text)}")
+    assert override.value() == text
 
 
 def test_train_teacher_is_distill_teacher(answers):

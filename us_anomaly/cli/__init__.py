@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from us_anomaly.cli.arguments import expand_categories, named_runs
+from us_anomaly.cli.arguments import expand_categories, prepared
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
 from us_anomaly.cli.foreign import refuse_code
 from us_anomaly.cli.messages import explain_keys, one_line
@@ -166,7 +166,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
     task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
     try:
         refuse_code(arguments)
-        with _arguments(name, arguments):
+        with _arguments(prepared(name, arguments)):
             task()
     except (UsadError, HydraException, OmegaConfBaseException) as error:
         if show_traceback:
@@ -200,11 +200,10 @@ def _is_sweep() -> bool:
 
 
 @contextmanager
-def _arguments(name: str, arguments: Sequence[str]) -> Iterator[None]:
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
     """Let Hydra see the arguments of one command as those of the process."""
     before = sys.argv
-    given = named_runs(list(arguments)) if name == "compare" else expand_categories(name, list(arguments))
-    sys.argv = [before[0], *given]
+    sys.argv = [before[0], *arguments]
     try:
         yield
     finally:

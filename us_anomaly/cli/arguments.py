@@ -1,8 +1,63 @@
-"""Arguments that are no overrides yet: the folders of `usad compare`, the categories that `all` stands for."""
+"""What is done to arguments before Hydra sees them: flags first, folders of `usad compare`, categories that `all` stands for."""
 
 import re
+from collections.abc import Sequence
 
 from us_anomaly.cli.configuration import config_dir, to_settings
+from us_anomaly.cli.messages import quoted
+from us_anomaly.errors import SettingsError
+
+_WITH_VALUE = (
+    "-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
+    "--experimental-rerun",
+)  # fmt: skip
+_MODES = {
+    "-r": "--run", "--run": "--run", "-m": "-m", "--multirun": "-m", "-c": "--cfg", "--cfg": "--cfg", "-i": "--info",
+    "--info": "--info",
+}  # fmt: skip
+_KINDS_OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+def prepared(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command as Hydra takes them: flags first, for it takes settings on one side of a flag only.
+
+    Raises:
+        SettingsError: Two flags ask for different things.
+        DataError: There is no such category.
+    """
+    flags, others = _divided(arguments)
+    return [*flags, *named_runs(others)] if name == "compare" else expand_categories(name, [*flags, *others])
+
+
+def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return flags with their values, and all else.
+
+    Raises:
+        SettingsError: Two flags ask for different things.
+    """
+    flags, others, modes = [], [], []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-"):
+            others.append(argument)
+            continue
+        flags.append(argument)
+        name = argument.partition("=")[0]
+        modes.append(_MODES.get(name))
+        if argument in ("-i", "--info"):
+            flags.append(rest.pop(0) if rest and rest[0] in _KINDS_OF_INFO else "all")
+        elif "=" not in argument and _takes_value(argument) and rest:
+            flags.append(rest.pop(0))
+    asked = [mode for mode in dict.fromkeys(modes) if mode is not None]
+    if len(asked) > 1:
+        raise SettingsError(f"{' and '.join(asked)} cannot be used together: leave {' or '.join(asked)} out")
+    return flags, others
+
+
+def _takes_value(flag: str) -> bool:
+    """Return whether the argument after a flag belongs to it; flags may be abbreviated."""
+    return flag in _WITH_VALUE or (len(flag) > 2 and any(known.startswith(flag) for known in _WITH_VALUE))
 
 
 def named_runs(arguments: list[str]) -> list[str]:
@@ -11,8 +66,7 @@ def named_runs(arguments: list[str]) -> list[str]:
     others = [argument for argument in arguments if argument not in folders]
     if not folders:
         return others
-    quoted = ",".join('"' + folder.replace("\\", "\\\\").replace('"', '\\"') + '"' for folder in folders)
-    return [*others, f"runs=[{quoted}]"]
+    return [*others, f"runs=[{','.join(map(quoted, folders))}]"]
 
 
 def expand_categories(name: str, arguments: list[str]) -> list[str]:

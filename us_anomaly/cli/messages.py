@@ -1,6 +1,7 @@
 """What the command line says about settings: faults in one line that quotes the key, and the meaning of keys."""
 
 import re
+import shlex
 import sys
 
 from us_anomaly.errors import UsadError
@@ -12,8 +13,12 @@ def one_line(error: BaseException) -> str:
         return str(error)
     text = str(error)
     if (override := getattr(error, "override", None)) is not None:
-        reason = text.replace(f"Error parsing override '{override}'", "").strip().splitlines()[0]
-        return f"`{override}` is not key=value ({reason}); quote special characters, as in 'key=\"a, b\"'"
+        return _not_parsed(override, text)
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'$", text.splitlines()[0] if text else ""):
+        return (
+            f"`{ambiguous.group(1)}` has several values; add -m to run one job for each, write a list as key=[a,b], or, if it is "
+            f"one text, {_way_to_quote(ambiguous.group(1))}"
+        )
     cause = error.__cause__ or error.__context__
     detail = str(cause) if cause is not None else text
     key = re.search(r"full_key: (\S+)", detail + "\n" + text)
@@ -28,6 +33,26 @@ def one_line(error: BaseException) -> str:
     if key and key.group(1) not in first:
         return f"`{key.group(1)}`: {first}"
     return first if first in text or cause is None else f"{text.strip().splitlines()[0]}: {first}"
+
+
+def _not_parsed(override: str, text: str) -> str:
+    """Return what to say about an argument that Hydra cannot read."""
+    reason = text.replace(f"Error parsing override '{override}'", "").strip().splitlines()[0]
+    shown = "" if reason.startswith("Lexer") else f" ({reason})"
+    return f"`{override}` is not key=value{shown}; {_way_to_quote(override)}"
+
+
+def _way_to_quote(override: str) -> str:
+    """Say how an override is typed whose value is one text: Hydra needs quotes, and the shell needs quotes around them."""
+    key, sign, value = override.partition("=")
+    example = f"{key}={quoted(value)}" if sign and value else 'key="a, b"'
+    return f"quote special characters, as in {shlex.quote(example)}"
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, as the value of an override that stands for just this text."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
+    return f'"{escaped}"'
 
 
 def similar_key(full_key: str) -> str:
