@@ -41,3 +41,14 @@ def test_a_teacher_is_what_its_header_says_and_answers_pictures_differently(path
 def test_a_teacher_of_another_patch_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"for patches of 33 pixels, scales asks for 17"):
         reuse(str(FOLDER / "p33.safetensors"), 17, tmp_path / "teacher.pt")
+
+
+def test_larger_patches_take_the_small_teacher_at_reduced_resolution(tmp_path: Path) -> None:
+    for patch_size in (33, 66):
+        reuse("builtin", patch_size, tmp_path / f"{patch_size}.pt")
+    small, large = (load_teacher(tmp_path / f"{patch_size}.pt") for patch_size in (33, 66))
+    patches = torch.randn(4, 3, 66, 66, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            large(patches), small(torch.nn.functional.avg_pool2d(patches, 2)), rtol=1e-4, atol=1e-4
+        )

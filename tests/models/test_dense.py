@@ -13,7 +13,7 @@ from us_anomaly.models.dense import (
 )
 from us_anomaly.models.patch_network import PatchNetwork
 
-PATCH_SIZES = (17, 33, 65)
+PATCH_SIZES = (17, 33, 65, 66)
 SMALLER_THAN_ANY_PATCH = (13, 9)
 ODD_AND_NOT_SQUARE = (41, 27)
 LARGER_THAN_ANY_PATCH = (70, 83)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.models.patch_network import LEAKY_SLOPE, PatchNetwork
+from us_anomaly.models.patch_network import LEAKY_SLOPE, PatchNetwork, at_reduced_resolution
 
 # REFERENCE: p -> (side, channels) after each layer, d = 512
 TABLE = {
@@ -71,5 +71,16 @@ def test_initial_weights_keep_the_size_of_the_signal(patch_size):
 
 
 def test_a_patch_size_without_architecture_is_refused_with_those_that_have_one():
-    with pytest.raises(SettingsError, match=r"there is no patch network for 32 pixels: choose from \[17, 33, 65\]"):
+    with pytest.raises(SettingsError, match=r"there is no patch network for 32 pixels: choose from \[17, 33, 65, 66, 132\]"):
         PatchNetwork(32, descriptor_dim=8)
+
+
+@pytest.mark.parametrize(("patch_size", "factor"), [(66, 2), (132, 4)])
+def test_a_reduced_network_is_the_small_one_on_the_mean_of_pixels(patch_size, factor):
+    torch.manual_seed(0)
+    small = PatchNetwork(33, descriptor_dim=16, width=0.25)
+    patches = torch.randn(3, 3, patch_size, patch_size)
+    means = patches.reshape(3, 3, 33, factor, 33, factor).mean(dim=(3, 5))
+    with torch.inference_mode():
+        answer = at_reduced_resolution(small, patch_size)(patches)
+        torch.testing.assert_close(answer, small(means), rtol=1e-4, atol=1e-5)

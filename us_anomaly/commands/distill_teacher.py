@@ -15,7 +15,7 @@ from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.errors import ArtifactError, SettingsError
 from us_anomaly.models.backbones import load_backbone
 from us_anomaly.models.compute import Compute, choose_compute
-from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.models.patch_network import PatchNetwork, at_reduced_resolution
 from us_anomaly.models.weights import read_state_dict
 from us_anomaly.reporting.progress import progress, progress_over
 from us_anomaly.reporting.summary import Summary, show_summary
@@ -24,7 +24,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import fingerprint
-from us_anomaly.settings import Settings, TeacherPositions
+from us_anomaly.settings import REDUCED, Settings, TeacherPositions
 from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_teacher
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
@@ -175,6 +175,8 @@ def reuse(checkpoint: str, patch_size: int, artifact: Path) -> None:
     """
     path = reused_teacher(checkpoint, patch_size)
     teacher = _teacher_from_safetensors(path) if path.suffix == ".safetensors" else load_teacher(path)
+    if REDUCED.get(patch_size) == teacher.patch_size:
+        teacher = at_reduced_resolution(teacher, patch_size)
     if teacher.patch_size != patch_size:
         raise ArtifactError(
             f"`teacher.checkpoint`: {path} is a teacher for patches of {teacher.patch_size} pixels, scales asks for {patch_size}"

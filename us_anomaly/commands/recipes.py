@@ -17,7 +17,7 @@ from us_anomaly.errors import ArtifactError, DataError, WeightsError
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, content_hash, require
-from us_anomaly.settings import Settings
+from us_anomaly.settings import REDUCED, Settings
 
 BUILTIN = "builtin"
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions")
@@ -234,9 +234,12 @@ def _hash_of_weights(weights: str) -> str:
 def reused_teacher(checkpoint: str, patch_size: int) -> Path:
     """Return the file that `teacher.checkpoint` means for one patch size; `{patch_size}` in a path is replaced.
 
+    A teacher that is used at a reduced resolution is the one for smaller patches.
+
     Raises:
         DataError: There is no such file.
     """
+    patch_size = REDUCED.get(patch_size, patch_size)
     if checkpoint == BUILTIN:
         path = Path(__file__).parents[1] / "teachers" / f"p{patch_size}.safetensors"
         if not path.is_file():

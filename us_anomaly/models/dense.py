@@ -88,25 +88,23 @@ def descriptors_by_phase(
             taken = stride if index == network.strided_layer else 1
             features = network.apply_layer(index, features, stride=taken)
         elif stride % 2 == 0:
-            features = _pooled(features, shifts=(0,))
+            features = _pooled(features, layer, shifts=(0,))
             stride //= 2
         else:  # even positions see the pooling from row 0 on, odd ones from row `stride` on; pooled, both are that far apart
-            features = _pooled(features, shifts=(0, stride))
+            features = _pooled(features, layer, shifts=(0, stride))
     return features
 
 
-def _pooled(features: Tensor, *, shifts: tuple[int, ...]) -> Tensor:
+def _pooled(features: Tensor, layer: nn.Module, *, shifts: tuple[int, ...]) -> Tensor:
     """Pool 2x2 once per shift and axis; the results, row shift first, go on as one batch (F * F * B, C, R, S).
 
     Where no gradient is wanted the maximum of neighbours is taken by rows and then by columns, from the one input and into the
     one batch: a quarter of the time of pooling copies of shifted inputs.
     """
     height, width = ((length - shifts[-1]) // 2 for length in features.shape[-2:])
-    if torch.is_grad_enabled() and features.requires_grad:
+    if isinstance(layer, nn.AvgPool2d) or (torch.is_grad_enabled() and features.requires_grad):
         pooled = [
-            nn.functional.max_pool2d(features[..., row : row + 2 * height, col : col + 2 * width], 2, stride=2)
-            for row in shifts
-            for col in shifts
+            layer(features[..., row : row + 2 * height, col : col + 2 * width]) for row in shifts for col in shifts
         ]
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
     batch, channels = features.shape[:2]
@@ -149,7 +147,7 @@ def _num_phases(network: PatchNetwork, stride: int) -> int:
     """Return the number F of pooling shifts per axis that a grid of this stride needs."""
     phases = 1
     for layer in network.layers:
-        if isinstance(layer, nn.MaxPool2d):
+        if not isinstance(layer, nn.Conv2d):
             if stride % 2 == 0:
                 stride //= 2
             else:

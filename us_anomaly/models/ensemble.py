@@ -14,7 +14,7 @@ class StudentEnsemble(nn.Module):
 
         Args:
             num_students: Number M of students.
-            patch_size: 17, 33 or 65.
+            patch_size: One of `ARCHITECTURES`.
             descriptor_dim: Length D of the descriptor.
             width: Multiplies the channels of every hidden layer.
             seed: Decides all initial weights; student k gets its own draw.

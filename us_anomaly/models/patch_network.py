@@ -6,12 +6,14 @@ Source of the architectures: Bergmann et al., *Uninformed Students* (CVPR 2020),
 p = 65 are resolved as a 3x3-free network of 128, 128, 256, 256 channels.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from us_anomaly.errors import SettingsError
+from us_anomaly.settings import REDUCED
 
 LEAKY_SLOPE = 5e-3
 
@@ -29,11 +31,21 @@ class Pool:
     """A 2x2 max-pooling with stride 2 that drops the last odd row and column."""
 
 
-ARCHITECTURES: dict[int, tuple[Conv | Pool, ...]] = {
+@dataclass(frozen=True, slots=True)
+class Halve:
+    """The mean of 2x2 pixels: what follows sees the picture at half its resolution."""
+
+
+_PUBLISHED: dict[int, tuple[Conv | Pool, ...]] = {
     17: (Conv(6, 128), Conv(5, 256), Conv(5, 256), Conv(4, None)),
     33: (Conv(5, 128), Pool(), Conv(5, 256), Pool(), Conv(2, 256), Conv(4, None)),
     65: (Conv(5, 128), Pool(), Conv(5, 128), Pool(), Conv(5, 256), Pool(), Conv(4, 256), Conv(1, None)),
 }
+ARCHITECTURES: dict[int, tuple[Conv | Pool | Halve, ...]] = {
+    **_PUBLISHED,
+    **{large: (*[Halve()] * round(math.log2(large / small)), *_PUBLISHED[small]) for large, small in REDUCED.items()},
+}
+"""Layers by patch size: the published networks, and smaller ones at reduced resolution: more context for less arithmetic."""
 
 
 class PatchNetwork(nn.Module):
@@ -47,7 +59,7 @@ class PatchNetwork(nn.Module):
         """Build a network with freshly drawn weights.
 
         Args:
-            patch_size: 17, 33 or 65.
+            patch_size: One of `ARCHITECTURES`.
             descriptor_dim: Length D of the descriptor.
             width: Multiplies the channels of every hidden layer (rounded to a multiple of 8, at least 8).
             in_channels: Channels of the picture.
@@ -66,8 +78,8 @@ class PatchNetwork(nn.Module):
         self.layers = nn.ModuleList()
         channels = in_channels
         for layer in ARCHITECTURES[patch_size]:
-            if isinstance(layer, Pool):
-                self.layers.append(nn.MaxPool2d(2, stride=2))
+            if not isinstance(layer, Conv):
+                self.layers.append(nn.MaxPool2d(2) if isinstance(layer, Pool) else nn.AvgPool2d(2))
                 continue
             out_channels = descriptor_dim if layer.channels is None else max(8, round(layer.channels * width / 8) * 8)
             self.layers.append(nn.Conv2d(channels, out_channels, layer.kernel))
@@ -105,7 +117,8 @@ class PatchNetwork(nn.Module):
         """
         layer = self.layers[index]
         if not isinstance(layer, nn.Conv2d):
-            return nn.functional.max_pool2d(features, 2, stride=2)
+            pooled: Tensor = layer(features)
+            return pooled
         features = nn.functional.conv2d(features, layer.weight, layer.bias, stride=stride)
         if index == len(self.layers) - 1:
             return features
@@ -120,3 +133,15 @@ class PatchNetwork(nn.Module):
             for index, layer in enumerate(self.layers)
             if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
         )
+
+
+def at_reduced_resolution(network: PatchNetwork, patch_size: int) -> PatchNetwork:
+    """Return a network of the same weights that looks at larger patches of the picture at a half or a quarter of its resolution.
+
+    Args:
+        network: Of the patch size that `REDUCED` names.
+        patch_size: One of `REDUCED`.
+    """
+    reduced = PatchNetwork(patch_size, descriptor_dim=network.descriptor_dim, width=network.width)
+    reduced.load_state_dict(dict(zip(reduced.state_dict(), network.state_dict().values(), strict=True)))
+    return reduced

@@ -28,6 +28,7 @@ from us_anomaly.settings.dataset import (
 )
 from us_anomaly.settings.method import (
     PATCH_SIZES,
+    REDUCED,
     CalibrationSettings,
     ImageScore,
     Normalization,
@@ -74,6 +75,7 @@ __all__ = [
     "Normalization",
     "OnBadImage",
     "PATCH_SIZES",
+    "REDUCED",
     "Precision",
     "RuntimeSettings",
     "Schedule",
@@ -113,7 +115,8 @@ class Settings:
     """Replace split, teacher and students that were made with other settings instead of refusing; `usad infer` then scores
     everything again."""
     scales: list[int]
-    """Patch sizes of the detector: 17, 33, 65 or any of them together."""
+    """Patch sizes of the detector: 17, 33, 65 as published, 66 and 132 (the network for 33 at a half and a quarter of the
+    resolution: more context for less time), or several of them together."""
     image_size: int
     """Side of the network's input in pixels; the transform lists resize to it."""
     data: DataSettings
@@ -137,7 +140,7 @@ class Settings:
         not_empty("scales", self.scales, "[33]")
         for patch_size in self.scales:
             if patch_size not in PATCH_SIZES:
-                raise SettingsError(f"`scales` may hold 17, 33 and 65, got {patch_size}")
+                raise SettingsError(f"`scales` may hold {', '.join(map(str, PATCH_SIZES))}, got {patch_size}")
         if sorted(set(self.scales)) != self.scales:
             raise SettingsError(f"`scales` must be ascending without repeats, got {self.scales}")
         if self.teacher.positions is TeacherPositions.dense and self.teacher.checkpoint is None:

@@ -8,7 +8,10 @@ from typing import Any
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings.checks import above, at_least, between
 
-PATCH_SIZES = (17, 33, 65)
+REDUCED = {66: 33, 132: 33}
+"""Patch sizes whose network is a smaller one on the picture at a half or a quarter of its resolution, by that smaller one."""
+PATCH_SIZES = (17, 33, 65, *REDUCED)
+"""Sides of the patches in pixels."""
 
 
 class TeacherPositions(Enum):
