@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from us_anomaly.data.listing import contents, list_images, refuse_outside, some, subfolders
+from us_anomaly.data.listing import contents, list_images, refuse_outside, some, subfolders, without_suffix
 from us_anomaly.errors import DataError
 
 
@@ -28,6 +28,22 @@ def test_what_is_no_picture_or_hidden_is_left_out(tmp_path: Path) -> None:
         touch(tmp_path / name)
     assert names(tmp_path) == []
     assert subfolders(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a/b.png", "a/b"),
+        ("a.d/b.c.PNG", "a.d/b.c"),
+        ("a/..png", "a/."),
+        ("...png", ".."),
+        ("a/.png", "a/.png"),
+        ("a.png/b", "a.png/b"),
+        ("a..png", "a."),
+    ],
+)
+def test_any_name_loses_its_last_suffix_and_nothing_else(path: str, expected: str) -> None:
+    assert without_suffix(Path(path)) == expected
 
 
 def test_a_missing_folder_holds_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from us_anomaly.data.listing import (
     relative,
     some,
     subfolders,
+    without_suffix,
 )
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
@@ -50,7 +51,7 @@ def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outsi
     samples = []
     for kind, paths in pictures.items():
         for path in paths:
-            mask = index.find(path.relative_to(image_folder).with_suffix("").as_posix())
+            mask = index.find(without_suffix(path.relative_to(image_folder)))
             if mask is None and kind != normal:
                 mask = index.find_by_stem(path.stem, owners[path.stem])
             samples.append(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from us_anomaly.data.images import read_mask
-from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders
+from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders, without_suffix
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.data.table import ANOMALOUS_TYPE
 from us_anomaly.errors import BadImageError, DataError
@@ -24,7 +24,7 @@ def read_kolektor_sdd(root: Path, *, max_pixels: int, allow_outside_root: bool =
     pairs: list[tuple[str, str]] = []
     unlabelled = []
     for part in subfolders(root):
-        files = {path.with_suffix("").relative_to(root).as_posix(): path for path in list_images(root / part)}
+        files = {without_suffix(path.relative_to(root)): path for path in list_images(root / part)}
         for key, path in files.items():
             filename = relative(root, path)
             if key.endswith(_LABEL):

@@ -79,6 +79,11 @@ def refuse_outside(root: Path, paths: Iterable[str], *, allow_outside_root: bool
         )
 
 
+def without_suffix(path: Path) -> str:
+    """Return a path with forward slashes and without the suffix of its name; any name will do, unlike for `with_suffix`."""
+    return path.as_posix().removesuffix(path.suffix)
+
+
 def relative(root: Path, path: Path) -> str:
     """Return `path` relative to `root` with forward slashes, or as it is where it lies elsewhere."""
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

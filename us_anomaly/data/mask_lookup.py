@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from us_anomaly.data.listing import list_images, relative, some
+from us_anomaly.data.listing import list_images, relative, some, without_suffix
 from us_anomaly.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class MaskIndex:
         masks = list_images(folder)
         for mask in masks:
             place = mask.relative_to(folder)
-            key = place.with_suffix("").as_posix()
+            key = without_suffix(place)
             name = relative(root, mask)
             self._by_key.setdefault(key, name)
             self._by_stem[place.stem].append(name)

@@ -11,6 +11,7 @@ from us_anomaly.data.listing import (
     relative,
     some,
     subfolders,
+    without_suffix,
 )
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
@@ -53,7 +54,7 @@ def read_mvtec(
         refuse_hidden_defect(folder / name, kinds, normal)
         for kind in kinds:
             for path in list_images(folder / name / kind):
-                key = path.relative_to(folder / name).with_suffix("").as_posix()
+                key = without_suffix(path.relative_to(folder / name))
                 samples.append(
                     Sample(
                         filename=relative(root, path),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from us_anomaly.data.categories import category_folder
-from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders
+from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders, without_suffix
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.data.table import ANOMALOUS_TYPE, Row, read_rows, refuse_faults
@@ -86,7 +86,7 @@ def _from_folders(root: Path, folder: Path) -> list[Sample]:
     samples = []
     for kind, is_anomalous in (("Normal", False), ("Anomaly", True)):
         for path in list_images(images / kind):
-            key = path.relative_to(images).with_suffix("").as_posix()
+            key = without_suffix(path.relative_to(images))
             samples.append(
                 Sample(
                     filename=relative(root, path),
