@@ -61,7 +61,7 @@ def test_students_whose_loss_is_not_finite_stop_with_the_last_good_state_kept(
         return loss * value if len(calls) > 2 * 4 else loss  # two students: from the fifth step on
 
     monkeypatch.setattr(regression, "regression_loss", diverging)
-    with pytest.raises(TrainingError, match=rf"the loss loss became {value} at step 5: lower the learning rate"):
+    with pytest.raises(TrainingError, match=rf"the loss became {value} at step 5: lower the learning rate"):
         train_students.run(settings)
     state = read_tensors(run_dir.training_state(run_dir.students(33)))
     assert state["step"] == 4

@@ -204,5 +204,5 @@ def test_a_loss_that_is_not_a_number_stops_and_leaves_the_weights_as_they_were(t
     def batches(step):
         return picture(step) * (float("nan") if step == 1 else 1)
 
-    with pytest.raises(TrainingError, match=r"the loss loss became nan at step 2: lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"the loss became nan at step 2: lower the learning rate"):
         trained(SETTINGS, tmp_path, steps=3, batches=batches)

@@ -112,8 +112,9 @@ class TrainingCheckpoint:
         """
         bad = [name for name, value in losses.items() if not torch.isfinite(torch.tensor(value))]
         if bad:
+            which = bad[0] if bad[0] == "loss" else f"{bad[0]} loss"
             raise TrainingError(
-                f"the {bad[0]} loss became {losses[bad[0]]} at step {step}: lower the learning rate, or use "
+                f"the {which} became {losses[bad[0]]} at step {step}: lower the learning rate, or use "
                 "runtime.precision=float32. The last good checkpoint is kept and is resumed from"
             )
         if step % max(1, total // MAX_CURVE_POINTS) == 0 or step == total:
