@@ -21,6 +21,7 @@ from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.run_dir.provenance import require_consistent
 from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
 from us_anomaly.scoring.calibration import Calibration
@@ -263,12 +264,14 @@ def load(
         progress=False,
         log_level="warning",
     )
+    compute = choose_compute(runtime)
+    say_if_calibrated_otherwise(directory.root, calibrated=calibrated_precision(content), now=precision_of(compute))
     return Detector(
         {size: load_scale(directory, size) for size in calibration.statistics},
         pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
         scoring=scoring,
         calibration=calibration,
-        compute=choose_compute(runtime),
+        compute=compute,
     )
 
 
@@ -288,3 +291,22 @@ def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSetti
         raise ArtifactError(
             f"calibration.json does not follow its schema ({error!r}); delete it and run `usad calibrate`"
         ) from error
+
+
+def calibrated_precision(content: dict[str, Any]) -> str | None:
+    """Return the number format that `calibration.json` was made in; None where an older file does not say it.
+
+    Raises:
+        ArtifactError: It is none.
+    """
+    precision = content.get("precision")
+    if precision not in (None, "float32", "bfloat16"):
+        raise ArtifactError(
+            f"calibration.json does not follow its schema (precision {precision!r}); delete it and run `usad calibrate`"
+        )
+    return precision
+
+
+def precision_of(compute: Compute) -> str:
+    """Return the number format of the arithmetic as settings call it, for example `float32`."""
+    return str(compute.dtype).removeprefix("torch.")

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from us_anomaly.run_dir import environment as module
-from us_anomaly.run_dir.environment import environment, forget_what_was_said, say_if_made_elsewhere
+from us_anomaly.run_dir.environment import (
+    environment,
+    forget_what_was_said,
+    say_if_calibrated_otherwise,
+    say_if_made_elsewhere,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +66,25 @@ def test_the_next_command_tells_it_again(caplog):
     forget_what_was_said()
     say_if_made_elsewhere(Path("run"), "x", then)
     assert len(caplog.records) == 2
+
+
+def test_another_number_format_than_that_of_the_calibration_is_told_once_per_run_directory_and_command(caplog):
+    for _ in range(2):
+        say_if_calibrated_otherwise(Path("run"), calibrated="bfloat16", now="float32")
+    assert [record.getMessage() for record in caplog.records] == [
+        "run was calibrated in bfloat16 and now computes in float32: scores differ a little, but the threshold does not follow "
+        "them; use runtime.precision=bfloat16 (in Python, precision='bfloat16'), or calibrate again"
+    ]
+    say_if_calibrated_otherwise(Path("another run"), calibrated="bfloat16", now="float32")
+    forget_what_was_said()
+    say_if_calibrated_otherwise(Path("run"), calibrated="bfloat16", now="float32")
+    assert len(caplog.records) == 3
+
+
+@pytest.mark.parametrize("calibrated", [None, "float32"])
+def test_the_number_format_of_the_calibration_is_no_news_nor_one_that_is_not_known(caplog, calibrated):
+    say_if_calibrated_otherwise(Path("run"), calibrated=calibrated, now="float32")
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("recorded", [None, {}, "2.5", {"torchvision-of-another-name": "1"}, {"python": "3.9"}])

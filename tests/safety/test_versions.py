@@ -117,6 +117,52 @@ def test_a_detector_from_elsewhere_is_loaded_with_a_word(trained_copy, caplog):
     assert "calibration.json was made elsewhere (torch 1.0.0 then" in caplog.text
 
 
+def edit_calibration(root: Path, **changes: object) -> None:
+    """Change `calibration.json` and what vouches for it; None removes a key."""
+    path = root / "calibration.json"
+    content = {key: value for key, value in (read_json(path) | changes).items() if value is not None}
+    path.write_text(json.dumps(content))
+    edit_note(root, "calibration.json", sha256=content_hash(path))
+
+
+def test_a_calibration_says_in_which_number_format_it_was_made(trained):
+    assert read_json(trained / "calibration.json")["precision"] == "float32"
+
+
+@pytest.mark.usefixtures("_quiet_before")
+def test_scoring_in_another_number_format_than_that_of_the_calibration_is_told(trained_copy, compose, tiny, caplog):
+    settings = compose("infer", *tiny(trained_copy, "overwrite=true", "runtime.precision=bfloat16"))
+    infer.run(settings)
+    said = [record.getMessage() for record in caplog.records if "calibrated in" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(f"{trained_copy} was calibrated in float32 and now computes in bfloat16: scores differ")
+
+
+@pytest.mark.usefixtures("_quiet_before")
+def test_a_detector_that_computes_in_another_number_format_than_it_was_calibrated_in_says_so(
+    trained_copy, caplog, monkeypatch
+):
+    monkeypatch.setattr("us_anomaly.models.compute.multiplies_bfloat16", lambda device: False)
+    edit_calibration(trained_copy, precision="bfloat16")
+    us_anomaly.load(trained_copy, device="cpu", precision="auto")
+    assert "was calibrated in bfloat16 and now computes in float32" in caplog.text
+
+
+@pytest.mark.usefixtures("_quiet_before")
+def test_a_calibration_from_before_it_said_its_number_format_is_still_read(trained_copy, caplog):
+    edit_calibration(trained_copy, precision=None)
+    assert us_anomaly.load(trained_copy, device="cpu").calibration is not None
+    assert "calibrated in" not in caplog.text
+
+
+def test_a_number_format_that_is_none_is_refused(trained_copy):
+    edit_calibration(trained_copy, precision="float8")
+    with pytest.raises(
+        ArtifactError, match=r"does not follow its schema \(precision 'float8'\); delete it and run `usad c"
+    ):
+        us_anomaly.load(trained_copy, device="cpu")
+
+
 @pytest.mark.usefixtures("_quiet_before")
 def test_at_home_nothing_is_said(trained_copy, compose, tiny, caplog):
     run.run(compose("run", *tiny(trained_copy)))

@@ -10,13 +10,14 @@ from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.memory import available_memory_bytes
 from us_anomaly.data.sample import Sample
-from us_anomaly.detector import Detector, load_scale, read_calibration
+from us_anomaly.detector import Detector, calibrated_precision, load_scale, precision_of, read_calibration
 from us_anomaly.errors import DataError
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
+from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, calibrate
 from us_anomaly.settings import Settings
@@ -38,6 +39,7 @@ def run(settings: Settings) -> None:
             "calibration": calibration.to_json(),
             "scoring": plain(settings.scoring),
             "transforms": plain(settings.augmentation.evaluation),
+            "precision": precision_of(choose_compute(settings.runtime)),
         }
         write_json(run_dir.calibration, content)
 
@@ -48,12 +50,16 @@ def run(settings: Settings) -> None:
 def build_detector(settings: Settings, calibration: Calibration | None) -> Detector:
     """Build the detector of a run directory under the settings in force."""
     run_dir = RunDir(settings.run_dir)
+    compute = choose_compute(settings.runtime)
+    if calibration is not None:
+        calibrated = calibrated_precision(read_json(run_dir.calibration))
+        say_if_calibrated_otherwise(run_dir.root, calibrated=calibrated, now=precision_of(compute))
     return Detector(
         {size: load_scale(run_dir, size) for size in settings.scales},
         pipeline=build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None),
         scoring=settings.scoring,
         calibration=calibration,
-        compute=choose_compute(settings.runtime),
+        compute=compute,
         max_image_pixels=settings.data.max_image_pixels,
     )
 

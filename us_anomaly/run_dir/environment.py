@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 _SAID: set[Path] = set()
 """Run directories whose other origin was told; a command tells it once."""
+_FORMAT_SAID: set[Path] = set()
+"""Run directories of which it was told that they were calibrated in another number format."""
 
 
 def environment() -> dict[str, str]:
@@ -52,9 +54,32 @@ def say_if_made_elsewhere(root: Path, artifact: str, recorded: object) -> None:
         )
 
 
+def say_if_calibrated_otherwise(root: Path, *, calibrated: str | None, now: str) -> None:
+    """Warn, once per run directory, that scores are computed in another number format than the threshold was chosen in.
+
+    Args:
+        root: The run directory.
+        calibrated: The number format of the calibration, `float32` or `bfloat16`; None if an older file does not say it.
+        now: The number format in use.
+    """
+    if calibrated in (None, now) or root in _FORMAT_SAID:
+        return
+    _FORMAT_SAID.add(root)
+    log.warning(
+        "%s was calibrated in %s and now computes in %s: scores differ a little, but the threshold does not follow them; use "
+        "runtime.precision=%s (in Python, precision=%r), or calibrate again",
+        root,
+        calibrated,
+        now,
+        calibrated,
+        calibrated,
+    )
+
+
 def forget_what_was_said() -> None:
     """Let the next command of this process tell it again."""
     _SAID.clear()
+    _FORMAT_SAID.clear()
 
 
 @cache
