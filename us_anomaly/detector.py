@@ -158,17 +158,22 @@ class Detector:
                 f"a picture must be an RGB array (height, width, 3) of uint8, got shape {pixels.shape} of {pixels.dtype}"
             )
         height, width = pixels.shape[:2]
-        return self.predict_input(self.pipeline(pixels), height=height, width=width)
+        return self.predict_prepared(self.pipeline.prefix(pixels), height=height, width=width)
 
-    def predict_input(self, network_input: Tensor, *, height: int, width: int) -> Prediction:
-        """Return the prediction for a picture of `height` x `width` pixels from the network's input (3, h, w).
+    def predict_prepared(self, prepared: Tensor, *, height: int, width: int) -> Prediction:
+        """Return the prediction for a picture of `height` x `width` pixels from what the head of `pipeline` made of it.
 
         The image score is taken from the map at the network's resolution; the maps are then resized to the image.
+
+        Args:
+            prepared: uint8 (3, h, w).
+            height: Rows of the picture on disk.
+            width: Columns of the picture on disk.
         """
         calibration = self.require_calibration()
-        anomaly_map, uncertainty = combine(
-            self.raw_maps(network_input), statistics=calibration.statistics, settings=self.scoring
-        )
+        raw = self.raw_maps(self.pipeline.suffix(prepared))  # nothing else holds the network's input: it is large
+        anomaly_map, uncertainty = combine(raw, statistics=calibration.statistics, settings=self.scoring)
+        del raw
         score = image_score(anomaly_map, settings=self.scoring)
         return Prediction(
             anomaly_score=score,

@@ -48,6 +48,26 @@ def test_a_box_is_drawn_around_the_strongest_region() -> None:
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (13, 26, 18, 31)
 
 
+def test_on_a_very_large_picture_everything_stays_in_its_place() -> None:
+    height, width, shrunk = 2600, 5200, 4  # shown at an eighth
+    scores, mask = np.zeros((height, width), dtype=np.float32), np.zeros((height, width), dtype=np.bool_)
+    scores[800:1600, 2400:3200] = 1
+    mask[800:1600, 2400:3200] = True
+    heatmap = transparent(height, width)
+    heatmap[800:1600, 2400:3200] = (255, 0, 0, 255)
+    regions = strongest_regions(scores, 0.5, 1)
+    sheet = panel(picture(height, width), heatmap=heatmap, uncertainty=None, mask=mask, regions=regions)
+    part = (MAX_SIDE_PX, MAX_SIDE_PX // 2)
+    assert sheet.size == (3 * (part[0] + GAP_PX) + GAP_PX, part[1] + CAPTION_PX + GAP_PX)
+    shown = np.asarray(sheet).astype(int)[CAPTION_PX : CAPTION_PX + part[1]]
+    for number in (1, 2):
+        left = GAP_PX + number * (part[0] + GAP_PX)
+        red = np.argwhere(shown[:, left : left + part[0], 0] > shown[:, left : left + part[0], 1] + 50)
+        corners = [*red.min(axis=0), *red.max(axis=0)]
+        expected = np.array([800, 2400, 1600, 3200]) * part[0] / width
+        assert np.abs(np.array(corners) - expected).max() <= 2 * shrunk
+
+
 def test_a_panel_is_written_as_png(tmp_path: Path) -> None:
     write_panel(tmp_path / "a" / "p.png", panel(picture(), heatmap=None, uncertainty=None))
     with Image.open(tmp_path / "a" / "p.png") as written:

@@ -266,3 +266,11 @@ def test_the_image_score_looks_at_the_highest_values(kind, fraction, expected):
     score = image_score(values, settings=scoring(image_score=kind, image_score_fraction=fraction))
     assert isinstance(score, float)
     assert score == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [ImageScore.top_mean, ImageScore.quantile])
+def test_the_highest_values_of_a_large_map_are_found_block_by_block(monkeypatch, kind):
+    values, settings = torch.rand(23, 31), scoring(image_score=kind, image_score_fraction=0.2)
+    at_once = image_score(values, settings=settings)
+    monkeypatch.setattr(anomaly_map, "VALUES_AT_ONCE", 50)
+    assert image_score(values, settings=settings) == at_once

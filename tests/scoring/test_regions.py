@@ -39,7 +39,7 @@ def test_regions_equal_a_flood_fill(seed, threshold):
                 (int(columns.min()), int(rows.min())),
                 (int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1),
                 (round(columns.mean(), 9), round(rows.mean(), 9)),
-                round(float(scores.mean()), 5),
+                round(float(scores.mean(dtype=np.float64)), 5),
             )
         )
     found = [

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from us_anomaly.commands.calibrate import build_detector, load_calibration
 from us_anomaly.data.images import read_image, read_mask
+from us_anomaly.data.read_ahead import read_ahead
 from us_anomaly.detector import Detector, Prediction
 from us_anomaly.errors import BadImageError
 from us_anomaly.reporting.heatmaps import colorize, write_heatmap
@@ -32,6 +33,8 @@ from us_anomaly.settings import InferenceSettings, OnBadImage, Settings
 log = logging.getLogger(__name__)
 
 MAX_WAITING_WRITES = 16
+LARGE_PIXELS = 16 * 1024**2
+"""The results of a picture of more pixels are written before the next one is scored."""
 NUM_EXPLAINED_REGIONS = 3
 
 
@@ -92,9 +95,9 @@ def _score_into(
         ThreadPoolExecutor(max_workers=max(1, settings.runtime.num_workers)) as writers,
     ):
         waiting: list[Future[None]] = []
-        for done, (picture, pixels, network_input) in enumerate(_inputs(settings, detector, pictures), start=1):
+        for done, (picture, pixels, prepared) in enumerate(_inputs(settings, detector, pictures), start=1):
             height, width = pixels.shape[:2]
-            prediction = detector.predict_input(network_input, height=height, width=width)
+            prediction = detector.predict_prepared(prepared, height=height, width=width)
             regions = strongest_regions(prediction.anomaly_map, threshold)
             files = _result_files(staging, stems[picture.name], settings.inference)
             waiting.append(writers.submit(_write, files, prediction, detector))
@@ -103,7 +106,7 @@ def _score_into(
                 waiting.append(writers.submit(_write_panel, path, pixels, prediction, regions, detector, picture.mask))
             scored.records.append(_record(picture, prediction, files, staging))
             scored.regions.append((picture.name, (height, width), regions))
-            while len(waiting) > MAX_WAITING_WRITES:
+            while len(waiting) > (0 if height * width > LARGE_PIXELS else MAX_WAITING_WRITES):
                 waiting.pop(0).result()
             on_step(done, {})
         for future in waiting:
@@ -116,26 +119,27 @@ def _inputs(
 ) -> Iterator[tuple[Picture, npt.NDArray[np.uint8], Tensor]]:
     """Yield pictures in order, decoded and prepared ahead by threads; bad ones are skipped or raise, as the data's are."""
 
-    def prepare(picture: Picture) -> tuple[npt.NDArray[np.uint8], Tensor]:
-        pixels = read_image(picture.path, max_pixels=settings.data.max_image_pixels)
-        return pixels, detector.pipeline(pixels)
+    def prepare(path: Path) -> tuple[npt.NDArray[np.uint8], Tensor]:
+        pixels = read_image(path, max_pixels=settings.data.max_image_pixels)
+        return pixels, detector.pipeline.prefix(pixels)
 
-    ahead = max(1, settings.runtime.num_workers)
-    with ThreadPoolExecutor(max_workers=ahead) as readers:
-        waiting: list[tuple[Picture, Future[Any]]] = []
-        for picture in [*pictures, *([None] * ahead)]:
-            if picture is not None:
-                waiting.append((picture, readers.submit(prepare, picture)))
-            if waiting and (picture is None or len(waiting) > ahead):
-                first, future = waiting.pop(0)
-                try:
-                    pixels, network_input = future.result()
-                except BadImageError as error:
-                    if settings.data.on_bad_image is OnBadImage.error:
-                        raise
-                    log.warning("left out: %s", error)
-                    continue
-                yield first, pixels, network_input
+    futures = read_ahead(
+        [picture.path for picture in pictures],
+        prepare,
+        num_threads=max(1, settings.runtime.num_workers),
+        max_pixels=settings.data.max_image_pixels,
+    )
+    for picture, future in zip(pictures, futures, strict=True):
+        try:
+            pixels, prepared = future.result()
+        except BadImageError as error:
+            if settings.data.on_bad_image is OnBadImage.error:
+                raise
+            log.warning("left out: %s", error)
+            continue
+        del future
+        yield picture, pixels, prepared
+        del pixels, prepared  # large ones would stay while the next is read
 
 
 def _unique_stems(names: Sequence[str]) -> dict[str, str]:

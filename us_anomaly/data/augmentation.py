@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 LEAVES_GAPS = {
     "ElasticTransform", "RandomAffine", "RandomPerspective", "RandomRotation", "RandomZoomOut",
 }  # fmt: skip
+EACH_PIXEL_ALONE = {"Normalize", "ToDtype", "ToImage"}
+BAND_PIXELS = 1_000_000
 MOVES_PIXELS = LEAVES_GAPS | {
     "CenterCrop", "Pad", "RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "RandomVerticalFlip",
     "Resize",
@@ -71,10 +73,21 @@ class Pipeline:
     def suffix(self, picture: torch.Tensor) -> torch.Tensor:
         """Apply the rest: uint8 (3, H', W') -> floating (3, h, w); `picture` is not changed.
 
+        A large picture is taken by bands of rows where no pixel depends on another: every transform makes a copy of what it
+        gets, and copies of all of a large picture in floating point are what fills the memory.
+
         Raises:
             DataError: The list cannot be applied to a picture of this size.
         """
-        return self._apply(self._tail, picture)
+        rows = max(1, BAND_PIXELS // max(1, picture.shape[-1]))
+        if picture.shape[-2] <= rows or any(type(t).__name__ not in EACH_PIXEL_ALONE for t in self._tail):
+            return self._apply(self._tail, picture)
+        first = self._apply(self._tail, picture[:, :rows])
+        whole = first.new_empty(first.shape[0], *picture.shape[1:])
+        whole[:, :rows] = first
+        for start in range(rows, picture.shape[-2], rows):
+            whole[:, start : start + rows] = self._apply(self._tail, picture[:, start : start + rows])
+        return whole
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Apply the whole list: uint8 (H, W, 3) -> floating (3, h, w)."""

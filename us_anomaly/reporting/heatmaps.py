@@ -19,13 +19,16 @@ PNG_EFFORT = 3
 def color_values(values: npt.NDArray[np.float32], *, color_range: tuple[float, float]) -> npt.NDArray[np.float32]:
     """Return the position of each score on the colour scale, clipped to 0..1."""
     low, high = color_range
-    scaled: npt.NDArray[np.float32] = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
-    return scaled
+    scaled = values - np.float32(low)
+    scaled /= np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def color_steps(values: npt.NDArray[np.float32], *, color_range: tuple[float, float]) -> npt.NDArray[np.uint8]:
     """Return the number of each score's colour, 0 to 255."""
-    return np.round(color_values(values, color_range=color_range) * 255).astype(np.uint8)
+    steps = color_values(values, color_range=color_range)
+    steps *= 255
+    return np.round(steps, out=steps).astype(np.uint8)
 
 
 def colorize(values: npt.NDArray[np.float32], *, color_range: tuple[float, float]) -> npt.NDArray[np.uint8]:

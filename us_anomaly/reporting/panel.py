@@ -4,7 +4,9 @@ Shapes: H W pixels.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +41,12 @@ def panel(
         mask: (H, W), if the truth is known.
         regions: Boxes to draw on the heatmap, numbered from 1.
     """
+    factor = max(1, max(image.shape[:2]) // (2 * MAX_SIDE_PX))
+    if factor > 1:  # before anything is mixed in floating point, which takes many times the memory of the picture
+        image, heatmap, uncertainty = (_shrunk(part, factor) for part in (image, heatmap, uncertainty))
+        mask = None if mask is None else _shrunk(mask.astype(np.uint8) * 255, factor) > 0
+        regions = [_on_shrunk(region, factor) for region in regions]
+    assert image is not None
     parts = [("image", Image.fromarray(image))]
     if heatmap is not None:
         parts.append(("anomaly score", _with_boxes(overlay(image, heatmap), regions)))
@@ -54,6 +62,18 @@ def panel(
 def write_panel(path: Path, picture: Image.Image) -> None:
     """Write a panel as PNG, whole or not at all."""
     write_atomically(path, lambda file: picture.save(file, format="PNG"), flush=False)
+
+
+def _shrunk(pixels: npt.NDArray[np.uint8] | None, factor: int) -> Any:
+    """Return the mean of every square of `factor` pixels."""
+    return None if pixels is None else np.asarray(Image.fromarray(pixels).reduce(factor))
+
+
+def _on_shrunk(region: Region, factor: int) -> Region:
+    """Return a region with the box that it has on a picture shrunk by `factor`."""
+    right, bottom = -(-(region.left + region.width) // factor), -(-(region.top + region.height) // factor)
+    left, top = region.left // factor, region.top // factor
+    return replace(region, left=left, top=top, width=right - left, height=bottom - top)
 
 
 def _with_boxes(pixels: npt.NDArray[np.uint8], regions: Sequence[Region]) -> Image.Image:

@@ -22,6 +22,8 @@ MAX_TILE_PIXELS = 256 * 256
 """Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
 COMPARED_AT_ONCE = 2**16
 """Numbers of one network's descriptors that are compared at once: few enough to stay in the processor's cache."""
+VALUES_AT_ONCE = 2**22
+"""Values of a map that are sorted at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def _from_grid(grid: Tensor, height: int, width: int, stride: int) -> Tensor:
         low = position.floor().long()
         high = (low + 1).clamp(max=grid.shape[axis] - 1)
         weight = (position - low).unsqueeze(1 - axis)
-        grid = grid.index_select(axis, low) * (1 - weight) + grid.index_select(axis, high) * weight
+        grid = grid.index_select(axis, low).lerp_(grid.index_select(axis, high), weight.to(grid.dtype))
     return grid
 
 
@@ -187,8 +189,9 @@ def combine(
             known = statistics[patch_size]
             error = known["error"].normalize(error, normalization=settings.normalization)
             uncertainty = known["uncertainty"].normalize(uncertainty, normalization=settings.normalization)
-        total = total + (settings.error_weight * error + settings.uncertainty_weight * uncertainty) / len(maps)
-        doubt = doubt + uncertainty / len(maps)
+        weighted = (settings.error_weight * error).add_(uncertainty, alpha=settings.uncertainty_weight)
+        total = weighted.div_(len(maps)).add_(total)  # in place: maps of large pictures are what fills the memory
+        doubt = (uncertainty / len(maps)).add_(doubt)
     return smooth(total, sigma_px=settings.smoothing_sigma_px), doubt
 
 
@@ -214,6 +217,12 @@ def image_score(anomaly_map: Tensor, *, settings: ScoringSettings) -> float:
         case ImageScore.max:
             return float(values.max())
         case ImageScore.top_mean:
-            return float(values.topk(count).values.mean())
+            return float(_highest(values, count).mean())
         case ImageScore.quantile:
-            return float(values.topk(count).values[-1])
+            return float(_highest(values, count)[-1])
+
+
+def _highest(values: Tensor, count: int) -> Tensor:
+    """Return the highest values, descending; block by block, because `topk` takes sixteen bytes for each value it looks at."""
+    blocks = [block.topk(min(count, len(block))).values for block in torch.split(values, VALUES_AT_ONCE)]
+    return torch.cat(blocks).topk(count).values if len(blocks) > 1 else blocks[0]

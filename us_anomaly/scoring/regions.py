@@ -59,9 +59,11 @@ def strongest_regions(anomaly_map: FloatMap, threshold: float, limit: int | None
     labels, num_regions = connected_components(anomaly_map >= threshold)
     if num_regions == 0:
         return []
-    numbers = np.arange(1, num_regions + 1)
-    peaks = ndimage.maximum(anomaly_map, labels, numbers)
-    areas = np.bincount(labels.ravel(), minlength=num_regions + 1)[1:]
+    inside = np.flatnonzero(labels)  # mostly few: what follows then takes no memory of the size of the map
+    numbers = labels.ravel()[inside] - 1
+    areas = np.bincount(numbers, minlength=num_regions)
+    peaks = np.full(num_regions, -np.inf, dtype=anomaly_map.dtype)
+    np.maximum.at(peaks, numbers, anomaly_map.ravel()[inside])
     boxes = ndimage.find_objects(labels)
     corners = np.array([(rows.start, columns.start) for rows, columns in boxes])
     order = np.lexsort((corners[:, 1], corners[:, 0], -areas, -peaks))[:limit]
