@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from us_anomaly.scoring.image_metrics import NO_ANOMALY, NO_NORMAL, NOTHING_CALLED, image_metrics
+from us_anomaly.scoring.image_metrics import image_metrics
+from us_anomaly.scoring.ranking import Ranking
 
 
 def by_counting(scores, labels, threshold):
@@ -52,7 +53,7 @@ def test_figures_at_both_thresholds_equal_counting_one_by_one(sample, deployed):
     assert values["deployed_false_positive_rate"] == pytest.approx(false / (~labels).sum())
     assert values["deployed_accuracy"] == pytest.approx(1 - (false + missed) / len(labels))
     if precision is None:
-        assert metrics.absent == {"deployed_precision": NOTHING_CALLED}
+        assert metrics.absent == {"deployed_precision": "no image was called anomalous at the deployed threshold"}
     else:
         assert values["deployed_precision"] == pytest.approx(precision)
 
@@ -93,7 +94,7 @@ def test_without_anomalous_image_its_figures_are_absent_with_the_reason():
         "deployed_false_positive_rate": 0.5,
         "deployed_threshold": 0.5,
     }
-    assert set(metrics.absent.values()) == {NO_ANOMALY}
+    assert set(metrics.absent.values()) == {"no anomalous image in test"}
     assert {
         "image_auroc",
         "f1",
@@ -112,7 +113,7 @@ def test_without_normal_image_recall_stays_and_the_rest_is_absent_with_the_reaso
         "deployed_recall": 0.5,
         "deployed_threshold": 0.5,
     }
-    assert set(metrics.absent.values()) == {NO_NORMAL}
+    assert set(metrics.absent.values()) == {"no normal image in test"}
     assert {"image_auroc", "f1", "false_positives", "deployed_precision"} <= metrics.absent.keys()
 
 
@@ -141,3 +142,10 @@ def test_scaling_scores_and_threshold_by_a_power_of_two_changes_no_figure_but_th
         "oracle_threshold",
         "deployed_threshold",
     }
+
+
+def test_a_single_image_is_ranked_and_none_is_not():
+    alarms = Ranking.of([0.5], [True]).alarms()
+    assert (alarms.true.tolist(), alarms.false.tolist()) == ([[0.0, 1.0]], [[0.0, 0.0]])
+    with pytest.raises(ValueError, match="scores and labels must be as long"):
+        Ranking.of([], [])
