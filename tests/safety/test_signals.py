@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,30 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors
 
 WAIT_SECONDS = 120
+Start = Callable[..., subprocess.Popen[str]]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start `usad` as the console script does."""
-    code = "import sys; from us_anomaly.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start `usad` as the console script does; what still runs when the test ends is killed, however it ends."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        code = "import sys; from us_anomaly.cli import main; sys.exit(main())"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -41,7 +54,9 @@ def leftovers(run_dir: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_training_that_is_stopped_saves_first_and_exits_with_the_code_of_the_signal(trained_copy, tiny, number, code):
+def test_a_training_that_is_stopped_saves_first_and_exits_with_the_code_of_the_signal(
+    start, trained_copy, tiny, number, code
+):
     run_dir = RunDir(trained_copy)
     state = run_dir.training_state(run_dir.students(33))
     process = start(
@@ -60,7 +75,7 @@ def test_a_training_that_is_stopped_saves_first_and_exits_with_the_code_of_the_s
 
 
 @pytest.mark.slow
-def test_scoring_that_is_stopped_leaves_nothing_half_written_and_the_old_results(trained_copy, tiny):
+def test_scoring_that_is_stopped_leaves_nothing_half_written_and_the_old_results(start, trained_copy, tiny):
     before = (trained_copy / "predictions.jsonl").read_bytes()
     process = start("infer", *tiny(trained_copy, "overwrite=true"))
     deadline = time.monotonic() + WAIT_SECONDS
@@ -77,7 +92,7 @@ def test_scoring_that_is_stopped_leaves_nothing_half_written_and_the_old_results
 
 
 @pytest.mark.slow
-def test_a_second_process_gets_one_line_and_changes_nothing_while_the_first_works(trained_copy, tiny):
+def test_a_second_process_gets_one_line_and_changes_nothing_while_the_first_works(start, trained_copy, tiny):
     run_dir = RunDir(trained_copy)
     first = start(
         "train-students", *tiny(trained_copy, "students.steps=100000", "checkpoint.every_steps=2", "overwrite=true")
