@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from us_anomaly.errors import SettingsError
+from us_anomaly.models.dense import dense_descriptors, reflect_pad
 from us_anomaly.models.patch_network import LEAKY_SLOPE, PatchNetwork, at_reduced_resolution
 
 # REFERENCE: p -> (side, channels) after each layer, d = 512
@@ -71,7 +72,9 @@ def test_initial_weights_keep_the_size_of_the_signal(patch_size):
 
 
 def test_a_patch_size_without_architecture_is_refused_with_those_that_have_one():
-    with pytest.raises(SettingsError, match=r"there is no patch network for 32 pixels: choose from \[17, 33, 65, 66, 132\]"):
+    with pytest.raises(
+        SettingsError, match=r"there is no patch network for 32 pixels: choose from \[17, 33, 65, 66, 132\]"
+    ):
         PatchNetwork(32, descriptor_dim=8)
 
 
@@ -84,3 +87,38 @@ def test_a_reduced_network_is_the_small_one_on_the_mean_of_pixels(patch_size, fa
     with torch.inference_mode():
         answer = at_reduced_resolution(small, patch_size)(patches)
         torch.testing.assert_close(answer, small(means), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("patch_size", [17, 33, 65])
+def test_extra_layers_are_convolutions_of_one_pixel_before_the_descriptor(patch_size):
+    def kernels(network):
+        convolutions = [layer for layer in network.layers if isinstance(layer, torch.nn.Conv2d)]
+        return [(layer.kernel_size[0], layer.out_channels) for layer in convolutions]
+
+    plain = kernels(PatchNetwork(patch_size, descriptor_dim=10, width=0.1))
+    deeper = PatchNetwork(patch_size, descriptor_dim=10, width=0.1, extra_layers=2)
+    channels = plain[-2][1]
+    assert kernels(deeper) == [*plain[:-1], (1, channels), (1, channels), plain[-1]]
+    with torch.inference_mode():
+        assert deeper(torch.randn(2, 3, patch_size, patch_size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("extra_layers", [-1, 9])
+def test_a_number_of_extra_layers_that_makes_no_sense_is_refused(extra_layers):
+    with pytest.raises(SettingsError, match=rf"`extra_layers` must be between 0 and 8, got {extra_layers}"):
+        PatchNetwork(33, descriptor_dim=10, extra_layers=extra_layers)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("patch_size", [17, 33, 65])
+def test_the_dense_form_of_a_deeper_network_equals_it_crop_by_crop(patch_size, stride):
+    torch.manual_seed(3)
+    network = PatchNetwork(patch_size, descriptor_dim=6, width=0.1, extra_layers=1)
+    image, margin = torch.randn(1, 3, 24, 26), patch_size // 2
+    with torch.inference_mode():
+        dense = dense_descriptors(network, image, stride=stride)
+        padded = reflect_pad(image, margin)
+        for row, col in ((0, 0), (2, 5), (dense.shape[2] - 1, dense.shape[3] - 1)):
+            top, left = stride // 2 + row * stride, stride // 2 + col * stride
+            crop = padded[..., top : top + patch_size, left : left + patch_size]
+            torch.testing.assert_close(dense[0, :, row, col], network(crop)[0], rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import step_generator
 from us_anomaly.training.normalization import TeacherStatistics
 from us_anomaly.training.regression import regress, regression_loss
+from us_anomaly.training.validation import Validation, mean_regression_error, mean_uncertainty
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 SETTINGS = StudentSettings(
@@ -31,6 +33,10 @@ SETTINGS = StudentSettings(
     hard_fraction=1.0,
     penalty_images=None,
     penalty_weight=0.0,
+    extra_layers=0,
+    noise=0.0,
+    validate_every_steps=None,
+    patience=None,
 )
 
 
@@ -49,7 +55,18 @@ def the_same_picture(step):
 IDENTITY = TeacherStatistics(mean=torch.zeros(6), std=torch.ones(6))
 
 
-def trained(settings, folder, *, steps, batches=picture, penalty_batches=None, seed=0, statistics=IDENTITY):
+def trained(
+    settings,
+    folder,
+    *,
+    steps,
+    batches=picture,
+    penalty_batches=None,
+    seed=0,
+    statistics=IDENTITY,
+    validation=None,
+    every_steps=None,
+):
     """Train an ensemble on a random teacher; return it, the teacher and the values of all steps."""
     torch.manual_seed(8)
     teacher = PatchNetwork(17, descriptor_dim=6, width=0.1).requires_grad_(False)
@@ -62,6 +79,7 @@ def trained(settings, folder, *, steps, batches=picture, penalty_batches=None, s
         statistics,
         batches,
         penalty_batches=penalty_batches,
+        validation=validation,
         settings=settings,
         steps=steps,
         seed=seed,
@@ -71,8 +89,8 @@ def trained(settings, folder, *, steps, batches=picture, penalty_batches=None, s
             folder / "students.resume.pt",
             folder / "students.losses.jsonl",
             key="test",
-            parts={"ensemble": ensemble, "optimizer": optimizer},
-            settings=CheckpointSettings(every_seconds=1000.0, every_steps=None),
+            parts={"ensemble": ensemble, "optimizer": optimizer, **({"validation": validation} if validation else {})},
+            settings=CheckpointSettings(every_seconds=1000.0, every_steps=every_steps),
         ),
         on_step=lambda done, now: values.append(now),
     )
@@ -206,3 +224,138 @@ def test_a_loss_that_is_not_a_number_stops_and_leaves_the_weights_as_they_were(t
 
     with pytest.raises(TrainingError, match=r"the loss became nan at step 2: lower the learning rate"):
         trained(SETTINGS, tmp_path, steps=3, batches=batches)
+
+
+# --- noise -------------------------------------------------------------------------------------------------------
+
+
+def test_noise_has_the_deviation_asked_for_and_each_student_its_own():
+    generator = step_generator(0, stage="train-students", step=0)
+    image = picture(0, height=100, width=100)
+    first, second = (regression._noisy(image, 0.3, generator) - image for _ in range(2))
+    assert float(first.std()) == pytest.approx(0.3, rel=0.05)
+    assert float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1].abs()) < 0.05
+    assert regression._noisy(image, 0.0, generator) is image
+
+
+def test_only_the_students_see_the_noise(tmp_path):
+    seen = []
+    original = regression.dense_descriptors
+
+    def watched(network, images, **options):
+        seen.append(images)
+        return original(network, images, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regression, "dense_descriptors", watched)
+        trained(changed(noise=0.5), tmp_path, steps=1)
+    teacher, *students = seen
+    assert torch.equal(teacher, picture(0))
+    assert [0.4 < float((one - picture(0)).std()) < 0.6 for one in students] == [True, True]
+    assert not torch.equal(*students)
+
+
+def test_training_with_noise_is_the_same_every_time_and_its_grid_is_that_without(tmp_path):
+    runs = [trained(changed(noise=noise), tmp_path / str(n), steps=2)[2] for n, noise in enumerate((0.1, 0.1, 0.0))]
+    assert runs[0] == runs[1] != runs[2]
+    assert runs[0][0]["loss"] == pytest.approx(runs[2][0]["loss"], rel=0.2)
+
+
+# --- validation --------------------------------------------------------------------------------------------------
+
+
+def validation_of(pictures, *, every_steps=2, patience=None):
+    return Validation(lambda: iter(pictures), every_steps=every_steps, patience=patience)
+
+
+HELD_BACK = [picture(100)[0], picture(101, height=30, width=44)[0]]
+
+
+def test_the_validation_error_is_that_of_the_mean_student_over_all_positions_and_dimensions(tmp_path):
+    ensemble, teacher, values = trained(SETTINGS, tmp_path, steps=4, validation=validation_of(HELD_BACK, every_steps=4))
+    errors = []
+    with torch.inference_mode():
+        for image in HELD_BACK:
+            mean = sum(dense_descriptors(s, image[None], stride=4) for s in ensemble.networks) / 2
+            errors.append((mean - dense_descriptors(teacher, image[None], stride=4)).square().flatten())
+    assert values[-1]["validation"] == pytest.approx(float(torch.cat(errors).mean()), rel=1e-4)
+
+
+def test_it_is_measured_every_so_many_steps_and_at_the_end_and_written_down(tmp_path):
+    *_, values = trained(SETTINGS, tmp_path, steps=7, validation=validation_of(HELD_BACK, every_steps=3))
+    assert [number for number, now in enumerate(values, start=1) if "validation" in now] == [3, 6, 7]
+    points = [json.loads(line) for line in (tmp_path / "students.losses.jsonl").read_text().splitlines()]
+    assert {point["step"]: point.get("validation") for point in points} == {
+        number: round(now["validation"], 6) if "validation" in now else None
+        for number, now in enumerate(values, start=1)
+    }
+
+
+def diverging(step):
+    """Learn the validation picture, then one that has nothing to do with it."""
+    return picture(100) if step < 6 else torch.full((1, 3, 40, 36), 4.0)
+
+
+def test_the_weights_of_the_smallest_error_are_kept(tmp_path):
+    held_back = [picture(100)[0]]
+    ensemble, teacher, values = trained(
+        SETTINGS, tmp_path, steps=12, batches=diverging, validation=validation_of(held_back)
+    )
+    errors = [now["validation"] for now in values if "validation" in now]
+    assert len(errors) == 6
+    assert min(errors) < 0.9 * errors[-1]
+    error = mean_regression_error(ensemble, teacher, IDENTITY, held_back, compute=CPU)
+    assert error == pytest.approx(min(errors), rel=1e-6)
+
+
+def test_training_ends_when_the_error_was_not_smaller_for_so_many_validations(tmp_path):
+    *_, values = trained(
+        SETTINGS, tmp_path, steps=40, batches=diverging, validation=validation_of([picture(100)[0]], patience=2)
+    )
+    errors = [now["validation"] for now in values if "validation" in now]
+    assert len(values) < 40
+    assert errors.index(min(errors)) == len(errors) - 3
+
+
+@pytest.mark.parametrize("stop_after", [3, 8, 9, None])
+def test_a_stopped_training_with_validation_goes_on_to_the_same_weights(tmp_path, stop_after):
+    """None: it ended by itself and the process died before it wrote the students."""
+    settings = {"steps": 40, "batches": diverging, "every_steps": 1}
+    whole, _, values = trained(
+        SETTINGS, tmp_path / "whole", validation=validation_of([picture(100)[0]], patience=2), **settings
+    )
+
+    def dies(step):
+        if step == stop_after:
+            raise KeyError(step)
+        return diverging(step)
+
+    first = {**settings, "batches": dies}
+    validation = validation_of([picture(100)[0]], patience=2)
+    if stop_after is None:
+        trained(SETTINGS, tmp_path / "parts", validation=validation, **first)
+    else:
+        with pytest.raises(KeyError):
+            trained(SETTINGS, tmp_path / "parts", validation=validation, **first)
+    again, _, rest = trained(
+        SETTINGS, tmp_path / "parts", validation=validation_of([picture(100)[0]], patience=2), **settings
+    )
+    assert len(rest) == (0 if stop_after is None else len(values) - stop_after)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    curves = [(tmp_path / name / "students.losses.jsonl").read_bytes() for name in ("whole", "parts")]
+    assert curves[0] == curves[1]
+
+
+def test_disagreement_is_the_mean_uncertainty_per_dimension():
+    ensemble = StudentEnsemble(3, patch_size=17, descriptor_dim=6, width=0.1, seed=0)
+    values = []
+    with torch.inference_mode():
+        for image in HELD_BACK:
+            answers = np.stack([dense_descriptors(s, image[None], stride=4).numpy() for s in ensemble.networks])
+            values.append(((answers - answers.mean(axis=0)) ** 2).mean(axis=0).ravel())
+    expected = float(np.concatenate(values).mean())
+    assert mean_uncertainty(ensemble, HELD_BACK, compute=CPU) == pytest.approx(expected, rel=1e-4)
+    alike = StudentEnsemble(2, patch_size=17, descriptor_dim=6, width=0.1, seed=0)
+    alike.networks[1].load_state_dict(alike.networks[0].state_dict())
+    assert mean_uncertainty(alike, HELD_BACK, compute=CPU) == 0

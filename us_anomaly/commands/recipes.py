@@ -22,6 +22,12 @@ from us_anomaly.settings import REDUCED, Settings
 BUILTIN = "builtin"
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions")
 """Settings of the group `teacher` that change nothing about a teacher."""
+_OFF = {
+    "students.extra_layers": 0,
+    "students.noise": 0,
+    "students.validate_every_steps": None,
+    "students.patience": None,
+}
 _SPLIT_AGAIN = "delete it and run `usad split`"
 
 
@@ -154,7 +160,7 @@ class Recipes:
         return Recipe(
             command="train-students",
             settings={
-                **flat("students", self.settings.students),
+                **_without_what_is_off(flat("students", self.settings.students)),
                 "augmentation.students": plain(self.settings.augmentation.students),
                 "seed": self.settings.seed,
             },
@@ -222,6 +228,11 @@ class Recipes:
         """Return the content hash of an up-to-date artifact by its name in the run directory."""
         name = artifact.relative_to(self.run_dir.root).as_posix()
         return {name: require(self.run_dir, artifact, recipe)}
+
+
+def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what came later and is off, so that students of before are still up to date."""
+    return {key: value for key, value in settings.items() if key not in _OFF or value != _OFF[key]}
 
 
 def _hash_of_weights(weights: str) -> str:

@@ -7,26 +7,39 @@ from typing import Any
 import torch
 
 from us_anomaly.commands.recipes import Recipes
-from us_anomaly.commands.stage import make
+from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import tracked
-from us_anomaly.commands.training_images import training_images
+from us_anomaly.commands.training_images import cached_images, training_images
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.models.compute import choose_compute
+from us_anomaly.errors import DataError, UsadError
+from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.reporting.progress import progress, progress_over
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.reporting.trackers import followed_by
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import write_tensors
+from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings
 from us_anomaly.training.artifacts import FORMAT_VERSION, load_statistics, load_teacher
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
-from us_anomaly.training.pictures import drawn_ahead, penalty_batches, student_batches
+from us_anomaly.training.pictures import (
+    drawn_ahead,
+    evaluation_inputs,
+    generic_inputs,
+    penalty_batches,
+    student_batches,
+)
 from us_anomaly.training.regression import regress
+from us_anomaly.training.validation import Validation, mean_uncertainty
 
 log = logging.getLogger(__name__)
+
+NUM_COMPARED = 8
+"""Pictures of each kind on which the disagreement of the students is measured."""
+MIN_DISAGREEMENT = 1e-4
+"""Students that disagree by less, in variances of a descriptor dimension, are called identical."""
 
 
 def run(settings: Settings) -> None:
@@ -43,7 +56,18 @@ def run(settings: Settings) -> None:
             make(artifact, recipe, build, settings=settings, is_precious=True)
     written = [("students", run_dir.students(size)) for size in settings.scales]
     written += [("losses", run_dir.loss_curve(path)) for _, path in written]
-    show_summary(Summary(command="train-students", written=written, next_command="calibrate"))
+    facts = [fact for size in settings.scales for fact in _facts(run_dir, size)]
+    show_summary(Summary(command="train-students", facts=facts, written=written, next_command="calibrate"))
+
+
+def _facts(run_dir: RunDir, patch_size: int) -> list[tuple[str, str]]:
+    """Return how much the students disagree; nothing is known of those that were trained before that was measured."""
+    measured = read_tensors(run_dir.students(patch_size)).get("uncertainty_per_dimension") or {}
+    normal, generic = measured.get("normal"), measured.get("generic")
+    if not normal or not generic:
+        return []
+    text = f"{normal:.3g} per dimension on normal pictures, {generic:.3g} on generic ones: {generic / normal:.3g} times"
+    return [(f"disagreement, p={patch_size}", text)]
 
 
 def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> None:
@@ -59,6 +83,7 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
         patch_size=patch_size,
         descriptor_dim=teacher.descriptor_dim,
         width=students.width if students.width is not None else teacher.width,
+        extra_layers=students.extra_layers,
         seed=settings.seed,
     )
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=students.learning_rate, weight_decay=students.weight_decay)
@@ -68,11 +93,12 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
         items_per_epoch=len(cache),
         batch_size=students.batch_size,
     )
+    validation = _validation(settings)
     checkpoint = TrainingCheckpoint(
         run_dir.training_state(artifact),
         run_dir.loss_curve(artifact),
         key=key,
-        parts={"ensemble": ensemble, "optimizer": optimizer},
+        parts={"ensemble": ensemble, "optimizer": optimizer, **({"validation": validation} if validation else {})},
         settings=settings.checkpoint,
     )
     batches = student_batches(cache, pipeline, batch_size=students.batch_size, seed=settings.seed)
@@ -91,6 +117,7 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
             load_statistics(run_dir.teacher_statistics(patch_size)),
             ahead,
             penalty_batches=penalty_batches(settings),
+            validation=validation,
             settings=students,
             steps=steps,
             seed=settings.seed,
@@ -99,10 +126,65 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
             checkpoint=checkpoint,
             on_step=followed_by(show, tracker, f"students p{patch_size}", total=steps),
         )
-    write_tensors(artifact, _state(ensemble))
+    disagreement = _disagreement(ensemble, settings, compute=compute)
+    _report(disagreement, num_students=students.num_students)
+    write_tensors(artifact, _state(ensemble, disagreement))
 
 
-def _state(ensemble: StudentEnsemble) -> dict[str, Any]:
+def _validation(settings: Settings) -> Validation | None:
+    """Return what validates the students while they learn, if the settings ask for it.
+
+    Raises:
+        DataError: Validation has no normal picture.
+    """
+    every_steps = settings.students.validate_every_steps
+    if every_steps is None:
+        return None
+    samples = [sample for sample in read_split(RunDir(settings.run_dir), "val") if not sample.is_anomalous]
+    if not samples:
+        raise DataError(
+            "`students.validate_every_steps` needs normal pictures in validation, and there are none: give split.ratios (or "
+            "split.validation_fraction) a share for validation and run `usad split overwrite=true`, or set it to null"
+        )
+    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    cache = cached_images(settings, samples, pipeline, description="decoding validation")
+    return Validation(
+        lambda: evaluation_inputs(cache, pipeline), every_steps=every_steps, patience=settings.students.patience
+    )
+
+
+def _disagreement(ensemble: StudentEnsemble, settings: Settings, *, compute: Compute) -> dict[str, float | None]:
+    """Return the mean uncertainty per dimension on some normal pictures, of validation if it has any, and on generic ones."""
+    run_dir = RunDir(settings.run_dir)
+    normals = [sample for sample in read_split(run_dir, "val") if not sample.is_anomalous]
+    samples = (normals or read_split(run_dir, "train"))[:NUM_COMPARED]
+    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    cache = cached_images(settings, samples, pipeline, description="decoding")
+    measured: dict[str, float | None] = {"generic": None}
+    measured["normal"] = mean_uncertainty(ensemble, evaluation_inputs(cache, pipeline), compute=compute)
+    try:
+        generic = generic_inputs(settings, count=NUM_COMPARED)
+    except UsadError as error:
+        log.info("the disagreement on generic pictures is not known: %s", error)
+    else:
+        measured["generic"] = mean_uncertainty(ensemble, generic, compute=compute)
+    return {name: None if value is None else float(f"{value:.6g}") for name, value in measured.items()}
+
+
+def _report(disagreement: dict[str, float | None], *, num_students: int) -> None:
+    largest = max(value for value in disagreement.values() if value is not None)
+    if num_students > 1 and largest < MIN_DISAGREEMENT:
+        log.warning(
+            "THE STUDENTS ARE NEARLY IDENTICAL: they disagree by %.2g per dimension, also on pictures outside of the domain, so "
+            "the uncertainty says nothing. Train longer or faster, with another seed, or set scoring.uncertainty_weight=0",
+            largest,
+        )
+    elif num_students > 1:
+        known = ", ".join(f"{value:.3g} on {name} pictures" for name, value in sorted(disagreement.items()) if value)
+        log.info("the students disagree by %s (mean uncertainty per dimension)", known)
+
+
+def _state(ensemble: StudentEnsemble, disagreement: dict[str, float | None]) -> dict[str, Any]:
     """Return the content of a students checkpoint."""
     first = ensemble.networks[0]
     return {
@@ -111,5 +193,7 @@ def _state(ensemble: StudentEnsemble) -> dict[str, Any]:
         "patch_size": first.patch_size,
         "descriptor_dim": first.descriptor_dim,
         "width": first.width,
+        "extra_layers": first.extra_layers,
+        "uncertainty_per_dimension": disagreement,
         "networks": {name: tensor.contiguous() for name, tensor in ensemble.cpu().state_dict().items()},
     }

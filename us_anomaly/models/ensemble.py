@@ -9,7 +9,16 @@ from us_anomaly.models.patch_network import PatchNetwork
 class StudentEnsemble(nn.Module):
     """Hold M students of one architecture."""
 
-    def __init__(self, num_students: int, *, patch_size: int, descriptor_dim: int, width: float, seed: int) -> None:
+    def __init__(
+        self,
+        num_students: int,
+        *,
+        patch_size: int,
+        descriptor_dim: int,
+        width: float,
+        seed: int,
+        extra_layers: int = 0,
+    ) -> None:
         """Build students with independent initial weights.
 
         Args:
@@ -18,13 +27,17 @@ class StudentEnsemble(nn.Module):
             descriptor_dim: Length D of the descriptor.
             width: Multiplies the channels of every hidden layer.
             seed: Decides all initial weights; student k gets its own draw.
+            extra_layers: 1x1 convolutions before the descriptor.
         """
         super().__init__()
         self.students = nn.ModuleList()
         for student in range(num_students):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed * 1_000_003 + student)
-                self.students.append(PatchNetwork(patch_size, descriptor_dim=descriptor_dim, width=width))
+                network = PatchNetwork(
+                    patch_size, descriptor_dim=descriptor_dim, width=width, extra_layers=extra_layers
+                )
+                self.students.append(network)
 
     @property
     def patch_size(self) -> int:

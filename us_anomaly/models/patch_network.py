@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.settings import REDUCED
+from us_anomaly.settings import MAX_EXTRA_LAYERS, REDUCED
+from us_anomaly.settings.checks import between
 
 LEAKY_SLOPE = 5e-3
 
@@ -46,6 +47,8 @@ ARCHITECTURES: dict[int, tuple[Conv | Pool | Halve, ...]] = {
     **{large: (*[Halve()] * round(math.log2(large / small)), *_PUBLISHED[small]) for large, small in REDUCED.items()},
 }
 """Layers by patch size: the published networks, and smaller ones at reduced resolution: more context for less arithmetic."""
+SAME = Conv(1, 0)
+"""An extra layer, which has as many channels as the one before."""
 
 
 class PatchNetwork(nn.Module):
@@ -55,17 +58,26 @@ class PatchNetwork(nn.Module):
     position of a whole image.
     """
 
-    def __init__(self, patch_size: int, *, descriptor_dim: int, width: float = 1.0, in_channels: int = 3) -> None:
+    def __init__(
+        self,
+        patch_size: int,
+        *,
+        descriptor_dim: int,
+        width: float = 1.0,
+        extra_layers: int = 0,
+        in_channels: int = 3,
+    ) -> None:
         """Build a network with freshly drawn weights.
 
         Args:
             patch_size: One of `ARCHITECTURES`.
             descriptor_dim: Length D of the descriptor.
             width: Multiplies the channels of every hidden layer (rounded to a multiple of 8, at least 8).
+            extra_layers: 1x1 convolutions before the one that gives the descriptor, as wide as what they get.
             in_channels: Channels of the picture.
 
         Raises:
-            SettingsError: There is no architecture for `patch_size`.
+            SettingsError: There is no architecture for `patch_size`, or one cannot have so many extra layers.
         """
         super().__init__()
         if patch_size not in ARCHITECTURES:
@@ -74,14 +86,18 @@ class PatchNetwork(nn.Module):
             )
         self.patch_size = patch_size
         self.descriptor_dim = descriptor_dim
+        between("extra_layers", extra_layers, 0, MAX_EXTRA_LAYERS)
         self.width = width
+        self.extra_layers = extra_layers
         self.layers = nn.ModuleList()
         channels = in_channels
-        for layer in ARCHITECTURES[patch_size]:
+        *hidden, last = ARCHITECTURES[patch_size]
+        for layer in (*hidden, *[SAME] * extra_layers, last):
             if not isinstance(layer, Conv):
                 self.layers.append(nn.MaxPool2d(2) if isinstance(layer, Pool) else nn.AvgPool2d(2))
                 continue
             out_channels = descriptor_dim if layer.channels is None else max(8, round(layer.channels * width / 8) * 8)
+            out_channels = channels if layer is SAME else out_channels
             self.layers.append(nn.Conv2d(channels, out_channels, layer.kernel))
             channels = out_channels
         self._initialise()
@@ -142,6 +158,8 @@ def at_reduced_resolution(network: PatchNetwork, patch_size: int) -> PatchNetwor
         network: Of the patch size that `REDUCED` names.
         patch_size: One of `REDUCED`.
     """
-    reduced = PatchNetwork(patch_size, descriptor_dim=network.descriptor_dim, width=network.width)
+    reduced = PatchNetwork(
+        patch_size, descriptor_dim=network.descriptor_dim, width=network.width, extra_layers=network.extra_layers
+    )
     reduced.load_state_dict(dict(zip(reduced.state_dict(), network.state_dict().values(), strict=True)))
     return reduced

@@ -27,6 +27,7 @@ from us_anomaly.settings.dataset import (
     VisaData,
 )
 from us_anomaly.settings.method import (
+    MAX_EXTRA_LAYERS,
     PATCH_SIZES,
     REDUCED,
     CalibrationSettings,
@@ -55,6 +56,7 @@ from us_anomaly.settings.workflow import (
 __all__ = [
     "BACKBONES",
     "DATA_LAYOUTS",
+    "MAX_EXTRA_LAYERS",
     "AugmentationSettings",
     "BackboneSettings",
     "CalibrationSettings",

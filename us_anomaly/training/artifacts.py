@@ -80,6 +80,7 @@ def load_students(path: Path) -> StudentEnsemble:
                 patch_size=int(state["patch_size"]),
                 descriptor_dim=int(state["descriptor_dim"]),
                 width=float(state["width"]),
+                extra_layers=int(state.get("extra_layers", 0)),  # students of before have none
                 seed=0,
             ),
             weights,

@@ -96,7 +96,7 @@ class TrainingCheckpoint:
         log.info("resuming after step %d", step)
         return step
 
-    def after_step(self, step: int, losses: dict[str, float], *, total: int) -> None:
+    def after_step(self, step: int, losses: dict[str, float], *, total: int, is_noted: bool = False) -> None:
         """Note the losses, save if it is time or the end, and stop if a signal asked for it.
 
         The state after the last step is saved too: what comes then, measuring and writing the artifact, may fail as well.
@@ -105,6 +105,7 @@ class TrainingCheckpoint:
             step: Number of steps done.
             losses: Losses of the last one.
             total: Number of steps of the whole training.
+            is_noted: Keep these losses in the curve, which of a long training holds some steps only.
 
         Raises:
             Interrupted: After saving.
@@ -117,7 +118,7 @@ class TrainingCheckpoint:
                 f"the {which} became {losses[bad[0]]} at step {step}: lower the learning rate, or use "
                 "runtime.precision=float32. The last good checkpoint is kept and is resumed from"
             )
-        if step % max(1, total // MAX_CURVE_POINTS) == 0 or step == total:
+        if is_noted or step % max(1, total // MAX_CURVE_POINTS) == 0 or step == total:
             self._curve.append({"step": step, **{name: round(value, 6) for name, value in losses.items()}})
         due = time.monotonic() - self._saved_at >= self._settings.every_seconds
         every_steps = self._settings.every_steps

@@ -76,6 +76,17 @@ def penalty_batches(settings: Settings) -> Batches | None:
     return _crops(source, evaluation, count=1, seed=(settings.seed, 0))
 
 
+def generic_inputs(settings: Settings, *, count: int) -> list[Tensor]:
+    """Return generic pictures (3, H, W), normalised like others, that no step of a penalty sees.
+
+    Raises:
+        UsadError: The packages that hold the photographs are not installed.
+    """
+    evaluation = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    draw = _crops(GenericPictures(side_px=PENALTY_SIDE_PX), evaluation, count=1, seed=(settings.seed, 0))
+    return [draw(-1 - number)[0] for number in range(count)]
+
+
 def stacked(pictures: Sequence[Tensor], *, key: str) -> Tensor:
     """Stack pictures (3, H, W) to a batch.
 

@@ -19,6 +19,7 @@ from us_anomaly.settings import StudentPositions, StudentSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate, step_generator
 from us_anomaly.training.normalization import GRID_STRIDE_PX, TeacherStatistics
+from us_anomaly.training.validation import Validation, on_device
 
 Batches = Callable[[int], Tensor]
 """From the number of a step to its normalised pictures (B, 3, H, W)."""
@@ -47,6 +48,7 @@ def regress(
     batches: Batches,
     *,
     penalty_batches: Batches | None,
+    validation: Validation | None = None,
     settings: StudentSettings,
     steps: int,
     seed: int,
@@ -63,12 +65,13 @@ def regress(
         statistics: Its mean and deviation over the training pictures.
         batches: Pictures of each step.
         penalty_batches: Pictures on which students must answer the mean descriptor; None for no penalty.
+        validation: Measures the students now and then and may end the training early; None for never.
         settings: How the students learn.
         steps: Number of optimiser steps.
-        seed: Decides the phase of the grid in each step.
+        seed: Decides the phase of the grid and the noise in each step.
         compute: Device and number format.
         optimizer: Of all students.
-        checkpoint: Saves and resumes; holds the parts `ensemble` and `optimizer`.
+        checkpoint: Saves and resumes; holds the parts `ensemble`, `optimizer` and, where there is one, `validation`.
         on_step: Called after every step.
 
     Raises:
@@ -80,29 +83,60 @@ def regress(
     start = checkpoint.resume()
     with checkpoint.guard():
         for step in range(start, steps):
-            images = _on_device(batches(step), compute)
-            stride, offset = _grid(settings, images, step_generator(seed, stage="train-students", step=step))
-            with torch.no_grad(), compute.autocast():
-                target = statistics.normalize(dense_descriptors(teacher, images, stride=stride, offset=offset))
+            if validation is not None and validation.is_over:  # resumed where it had ended
+                break
+            images = on_device(batches(step), compute)
+            generator = step_generator(seed, stage="train-students", step=step)
             optimizer.zero_grad(set_to_none=True)
-            losses = []
-            for student in ensemble.networks:  # one after the other: the memory of one backward pass is enough
-                with compute.autocast():
-                    answer = dense_descriptors(student, images, stride=stride, offset=offset).float()
-                loss = regression_loss(answer, target, hard_fraction=settings.hard_fraction)
-                loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(loss.item())
-            values = {"loss": sum(losses) / len(losses)}
+            values = {"loss": _learn(ensemble, teacher, statistics, images, settings, generator, compute)}
             if penalty_batches is not None:
-                values["penalty"] = _penalize(ensemble, _on_device(penalty_batches(step), compute), settings, compute)
+                values["penalty"] = _penalize(ensemble, on_device(penalty_batches(step), compute), settings, compute)
             set_learning_rate(
                 optimizer,
                 learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps),
             )
-            if all(value - value == 0 for value in values.values()):
+            is_finite = all(value - value == 0 for value in values.values())
+            if is_finite:
                 optimizer.step()
-            checkpoint.after_step(step + 1, values, total=steps)
+            if is_finite and validation is not None and validation.is_due(step + 1, steps=steps):
+                values["validation"] = validation.measure(ensemble, teacher, statistics, compute=compute)
+            ends = validation is not None and validation.is_over
+            checkpoint.after_step(step + 1, values, total=step + 1 if ends else steps, is_noted="validation" in values)
             on_step(step + 1, values)
+    if validation is not None:
+        validation.restore(ensemble)
+
+
+def _learn(
+    ensemble: StudentEnsemble,
+    teacher: PatchNetwork,
+    statistics: TeacherStatistics,
+    images: Tensor,
+    settings: StudentSettings,
+    generator: torch.Generator,
+    compute: Compute,
+) -> float:
+    """Add the gradient of the loss of each student; return the mean loss."""
+    stride, offset = _grid(settings, images, generator)
+    with torch.no_grad(), compute.autocast():
+        target = statistics.normalize(dense_descriptors(teacher, images, stride=stride, offset=offset))
+    total = 0.0
+    for student in ensemble.networks:  # one after the other: the memory of one backward pass is enough
+        seen = _noisy(images, settings.noise, generator)
+        with compute.autocast():
+            answer = dense_descriptors(student, seen, stride=stride, offset=offset).float()
+        loss = regression_loss(answer, target, hard_fraction=settings.hard_fraction)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total / len(ensemble.networks)
+
+
+def _noisy(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Return pictures with Gaussian noise on every value; the pictures themselves for `std` 0."""
+    if std == 0:
+        return images
+    noise = torch.randn(images.shape, generator=generator)  # drawn on the CPU: the same on every device
+    return torch.add(images, noise.to(images), alpha=std).contiguous(memory_format=torch.channels_last)
 
 
 def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettings, compute: Compute) -> float:
@@ -125,7 +159,3 @@ def _grid(settings: StudentSettings, images: Tensor, generator: torch.Generator)
         int(torch.randint(min(GRID_STRIDE_PX, length), (), generator=generator)) for length in images.shape[-2:]
     )
     return GRID_STRIDE_PX, (row, col)
-
-
-def _on_device(images: Tensor, compute: Compute) -> Tensor:
-    return images.to(compute.device, non_blocking=True).contiguous(memory_format=torch.channels_last)

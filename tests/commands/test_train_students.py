@@ -1,0 +1,94 @@
+"""`usad train-students`: what it adds to the regression: validation, deeper students, and how much they disagree."""
+
+import json
+import logging
+
+import pytest
+
+from us_anomaly.commands import train_students
+from us_anomaly.commands.recipes import Recipes
+from us_anomaly.errors import DataError, UsadError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_tensors
+from us_anomaly.training.artifacts import load_students
+
+
+def test_the_summary_tells_how_much_the_students_disagree_and_the_file_keeps_it(compose, tiny, trained_copy, capsys):
+    measured = read_tensors(RunDir(trained_copy).students(33))["uncertainty_per_dimension"]
+    normal, generic = measured["normal"], measured["generic"]
+    assert min(normal, generic) > train_students.MIN_DISAGREEMENT
+    train_students.run(compose("train-students", *tiny(trained_copy)))
+    text = capsys.readouterr().out
+    assert "disagreement, p=33" in text
+    assert (
+        f"{normal:.3g} per dimension on normal pictures, {generic:.3g} on generic ones: {generic / normal:.3g} ti"
+        in text
+    )
+
+
+def test_students_that_are_noisy_deeper_and_validated_are_trained_and_read_again(compose, tiny, trained_copy):
+    settings = compose(
+        "train-students",
+        *tiny(trained_copy),
+        *("students.noise=0.1", "students.extra_layers=1", "students.validate_every_steps=2", "students.patience=5"),
+        "overwrite=true",
+    )
+    train_students.run(settings)
+    run_dir = RunDir(trained_copy)
+    path = run_dir.students(33)
+    ensemble = load_students(path)
+    assert [network.extra_layers for network in ensemble.networks] == [1, 1]
+    points = [json.loads(line) for line in run_dir.loss_curve(path).read_text().splitlines()]
+    assert [point["step"] for point in points if "validation" in point] == [2, 4, 6]
+    before = path.stat().st_mtime_ns
+    train_students.run(settings)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_validation_takes_the_normal_pictures_of_its_split_only(compose, tiny, trained, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train_students, "cached_images", lambda settings, samples, *_, **__: asked.extend(samples))
+    train_students._validation(compose("train-students", *tiny(trained), "students.validate_every_steps=2"))
+    assert asked
+    assert {(sample.split, sample.is_anomalous) for sample in asked} == {("val", False)}
+
+
+def test_validation_without_normal_pictures_is_refused_with_the_ways_out(compose, tiny, trained, monkeypatch):
+    monkeypatch.setattr(train_students, "read_split", lambda *_: [])
+    settings = compose("train-students", *tiny(trained), "students.validate_every_steps=2")
+    with pytest.raises(
+        DataError,
+        match=r"`students.validate_every_steps` needs normal pictures in validation, and there are none: give split.ratios",
+    ):
+        train_students._validation(settings)
+
+
+@pytest.mark.parametrize(("value", "num_students", "warns"), [(9e-5, 2, True), (2e-4, 2, False), (0.0, 1, False)])
+def test_students_that_hardly_differ_are_told(caplog, value, num_students, warns):
+    with caplog.at_level(logging.WARNING):
+        train_students._report({"normal": value / 10, "generic": value}, num_students=num_students)
+    assert ("THE STUDENTS ARE NEARLY IDENTICAL" in caplog.text) == warns
+
+
+def test_without_the_packaged_photographs_the_disagreement_on_normal_pictures_is_known(
+    compose, tiny, trained_copy, monkeypatch
+):
+    def missing(*_, **__):
+        raise UsadError("not installed")
+
+    monkeypatch.setattr(train_students, "generic_inputs", missing)
+    train_students.run(compose("train-students", *tiny(trained_copy), "students.steps=2", "overwrite=true"))
+    measured = read_tensors(RunDir(trained_copy).students(33))["uncertainty_per_dimension"]
+    assert measured["generic"] is None
+    assert measured["normal"] > 0
+    assert train_students._facts(RunDir(trained_copy), 33) == []
+
+
+def test_settings_that_are_off_do_not_make_students_of_before_stale(compose, tiny, trained):
+    added = {"extra_layers": "1", "noise": "0.5", "validate_every_steps": "2"}
+    off = Recipes(compose("train-students", *tiny(trained))).students(33).settings
+    assert not {f"students.{name}" for name in (*added, "patience")} & off.keys()
+    for name, value in added.items():
+        changed = compose("train-students", *tiny(trained), f"students.{name}={value}")
+        settings = Recipes(changed).students(33).settings
+        assert {key: settings[key] for key in settings.keys() - off.keys()} == {f"students.{name}": float(value)}
