@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from us_anomaly.errors import ArtifactError
 from us_anomaly.reporting.axes import Axis, loss_axis, score_axis, tick_text
 from us_anomaly.reporting.curves import (
     MAX_POINTS,
@@ -185,7 +186,32 @@ def test_training_curves_name_every_loss(tmp_path):
     assert "step 899" in figure.svg
 
 
+def test_what_is_measured_now_and_then_is_a_line_through_these_points(tmp_path):
+    path = tmp_path / "students.losses.jsonl"
+    points = [{"step": n, "loss": 1.0, **({"validation": n / 100} if n % 100 == 0 else {})} for n in range(1, 401)]
+    path.write_text("".join(json.dumps(point) + "\n" for point in points))
+    figure = training_figure("Students", path)
+    assert figure.legend == (("first", "loss"), ("second", "validation"))
+    assert "nan" not in figure.svg
+    line = re.search(r'class="line second" points="([^"]*)"', figure.svg)[1]
+    assert len(line.split()) == 4
+    assert "step 400\nloss 1\nvalidation 4" in figure.svg
+    assert "step 399\nloss 1<" in figure.svg
+
+
 def test_a_training_without_curve_has_no_figure(tmp_path):
     assert training_figure("Teacher", tmp_path / "none") is None
     (tmp_path / "empty").write_text("")
     assert training_figure("Teacher", tmp_path / "empty") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["nonsense\n", "[1]\n[2]\n", '{"loss": 1}\n{"loss": 2}\n', '{"step": 1, "loss": "x"}\n' * 2]
+)
+def test_damaged_losses_are_told_in_one_line_with_the_way_out(tmp_path, text):
+    path = tmp_path / "students.losses.jsonl"
+    path.write_text(text)
+    with pytest.raises(
+        ArtifactError, match=r"students.losses.jsonl is no list of losses \(.*\); delete it, it is only"
+    ):
+        training_figure("Students", path)

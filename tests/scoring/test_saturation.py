@@ -8,7 +8,7 @@ from us_anomaly.errors import BadImageError, DataError
 from us_anomaly.scoring.exact_pixels import ExactPixels
 from us_anomaly.scoring.pixel_curve import pixel_figures
 from us_anomaly.scoring.region_overlap import Defect, PixelTruth
-from us_anomaly.scoring.saturation import find_saturation_table
+from us_anomaly.scoring.saturation import DefectKind, find_saturation_table
 
 CONFIG = [
     {"defect_name": "missing", "pixel_value": 255, "saturation_threshold": 10, "relative_saturation": False},
@@ -106,6 +106,12 @@ def test_a_saturation_area_never_exceeds_the_marked_area(table, tmp_path):
     assert defect.saturation_area_px == 6
 
 
+@pytest.mark.parametrize(("threshold", "is_relative"), [(0.4, False), (0.01, True)])
+def test_at_least_one_pixel_must_be_found(threshold, is_relative):
+    kind = DefectKind(name="dot", threshold=threshold, is_relative=is_relative)
+    assert kind.saturation_area(36) == 1
+
+
 def test_no_configuration_means_no_saturation(tmp_path):
     assert find_saturation_table([tmp_path]) is None
 
@@ -113,13 +119,18 @@ def test_no_configuration_means_no_saturation(tmp_path):
 @pytest.mark.parametrize("text", ["{}}", '[{"defect_name": "x"}]', '["x"]', "3"])
 def test_a_malformed_configuration_is_named_with_its_right_form(tmp_path, text):
     (tmp_path / "defects_config.json").write_text(text)
-    with pytest.raises(DataError, match=r"defects_config.json must be a list of objects with defect_name, pixel_value"):
+    with pytest.raises(
+        DataError,
+        match=r"defects_config.json must be a list of objects with defect_name, pixel_value, saturation_threshold and relative",
+    ):
         find_saturation_table([tmp_path])
 
 
 def test_an_unknown_value_is_named_with_those_known(table, tmp_path):
     save(tmp_path / "000" / "000.png", square(7))
-    with pytest.raises(DataError, match=r"000.png: the value 7 is not in .*defects_config.json.*\[253, 254, 255\]"):
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path}/000/000.png: the value 7 is not in .*defects_config.json.*\[253, 254, 255\]"
+    ):
         table.read_truth(tmp_path / "000", max_pixels=10_000)
 
 
@@ -127,7 +138,9 @@ def test_several_values_in_one_picture_are_refused(table, tmp_path):
     pixels = square(255)
     pixels[0, 0] = 254
     save(tmp_path / "000" / "000.png", pixels)
-    with pytest.raises(DataError, match="must hold one value besides 0"):
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path}/000/000.png: a mask of one defect must hold one value besides 0, not several$"
+    ):
         table.read_truth(tmp_path / "000", max_pixels=10_000)
 
 

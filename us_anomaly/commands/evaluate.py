@@ -15,11 +15,12 @@ from us_anomaly.reporting.progress import Watched, progress
 from us_anomaly.reporting.summary import Summary, print_table, show_summary
 from us_anomaly.reporting.tables import evaluation_csv, evaluation_notes, evaluation_tables
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import json_text, read_json
+from us_anomaly.run_dir.atomic import json_text
 from us_anomaly.run_dir.staging import replace_together
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.duplicates import duplicates_across_splits
 from us_anomaly.scoring.evaluation import evaluate
+from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.saturation import find_saturation_table
 from us_anomaly.scoring.scored_images import ScoredImage, parse_predictions, scored_images
@@ -48,8 +49,9 @@ def run(settings: Settings) -> None:
         settings=settings,
         is_precious=False,
         companions=lambda: [run_dir.evaluation_csv],
+        anew=settings.overwrite,  # as the message about a damaged one advises
     )
-    evaluation = read_json(run_dir.evaluation_json)
+    evaluation = read_evaluation(run_dir.evaluation_json)
     track_evaluation(settings, evaluation)
     show(evaluation, run_dir)
 

@@ -14,9 +14,9 @@ from us_anomaly.reporting.pages.source import ReportSource
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.provenance import withdraw
 from us_anomaly.scoring.data_problems import DataProblems
+from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.scored_images import parse_predictions, scored_images
 from us_anomaly.settings import Settings
@@ -61,7 +61,7 @@ def read_source(settings: Settings) -> ReportSource:
     run_dir = RunDir(settings.run_dir)
     samples = read_split(run_dir)
     predictions = parse_predictions(run_dir.predictions.read_text(encoding="utf-8"))
-    evaluation = read_json(run_dir.evaluation_json)
+    evaluation = read_evaluation(run_dir.evaluation_json)
     calibration = load_calibration(settings)
     category = getattr(settings.data, "category", None)
     return ReportSource(

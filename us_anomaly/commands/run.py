@@ -9,7 +9,7 @@ from us_anomaly.reporting.pages.files import ReportFiles
 from us_anomaly.reporting.progress import clock_text
 from us_anomaly.reporting.summary import Summary, as_stage, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
 
 
 def _summarize(run_dir: RunDir) -> None:
-    metrics = read_json(run_dir.evaluation_json)["metrics"]
+    metrics = read_evaluation(run_dir.evaluation_json)["metrics"]
     shown_metrics = [name for name in HEADLINES if name in metrics]
     index = ReportFiles(run_dir.report).index
     show_summary(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from us_anomaly.errors import UsadError
+from us_anomaly.errors import ArtifactError, UsadError
 from us_anomaly.reporting.axes import Axis, loss_axis, score_axis
 from us_anomaly.reporting.curves import (
     Curve,
@@ -158,41 +158,54 @@ def overlap_figure(pixels: PixelSource | None) -> Figure | None:
 
 
 def training_figure(title: str, curve_path: Path) -> Figure | None:
-    """Draw the losses of one training; None where there are none, as with a reused teacher."""
+    """Draw the losses of one training; None where there are none, as with a reused teacher.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
     if not curve_path.exists():
         return None
-    points = [json.loads(line) for line in curve_path.read_text(encoding="utf-8").splitlines()]
-    names = [name for name in (points[-1] if points else {}) if name != "step"]
-    if len(points) < 2 or not names:
-        return None
-    steps = np.array([point["step"] for point in points], dtype=np.float64)
-    losses = {name: np.array([point.get(name, math.nan) for point in points], dtype=np.float64) for name in names}
+    try:
+        points = [json.loads(line) for line in curve_path.read_text(encoding="utf-8").splitlines()]
+        names = [name for name in (points[-1] if points else {}) if name != "step"]
+        if len(points) < 2 or not names:
+            return None
+        steps = np.array([point["step"] for point in points], dtype=np.float64)
+        losses = {name: np.array([point.get(name, math.nan) for point in points], dtype=np.float64) for name in names}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{curve_path} is no list of losses ({error}); delete it, it is only drawn") from error
     return _losses(title, steps, losses)
 
 
 def _losses(title: str, steps: FloatArray, losses: dict[str, FloatArray]) -> Figure:
     kinds = dict(zip(losses, ("first", "second", "third", "fourth"), strict=False))
     window = max(1, len(steps) // 40)
-    smooth = {name: smoothed(losses[name], window=window) for name in kinds}
-    finite = [value for name in kinds for value in smooth[name].tolist() if math.isfinite(value)]
+    known = {name: np.flatnonzero(np.isfinite(losses[name])) for name in kinds}  # validation is measured now and then
+    smooth = {
+        name: smoothed(losses[name][at], window=window if len(at) == len(steps) else 1) for name, at in known.items()
+    }
     x = Axis(label="step", low=0.0, high=float(steps[-1]))
-    plot = Plot(f"{title}: losses by step", x, loss_axis("loss", finite))
-    chosen = evenly_chosen(len(steps), at_most=MAX_SHOWN_STEPS)
+    plot = Plot(f"{title}: losses by step", x, loss_axis("loss", np.concatenate(list(smooth.values())).tolist()))
     for name, kind in kinds.items():
-        plot.line(steps[chosen], losses[name][chosen], kind=f"{kind} raw")
-        plot.line(steps[chosen], smooth[name][chosen], kind=kind)
+        chosen = evenly_chosen(len(known[name]), at_most=MAX_SHOWN_STEPS)
+        shown = known[name][chosen]
+        plot.line(steps[shown], losses[name][shown], kind=f"{kind} raw")
+        plot.line(steps[shown], smooth[name][chosen], kind=kind)
+    first = next(iter(kinds))
+    chosen = evenly_chosen(len(known[first]), at_most=MAX_SHOWN_STEPS)
     plot.tooltips(
-        Point(
-            steps[index],
-            smooth[next(iter(kinds))][index],
-            "\n".join([f"step {steps[index]:.0f}", *(f"{name} {losses[name][index]:.4g}" for name in kinds)]),
-        )
-        for index in chosen
+        Point(steps[index], height, _tooltip(steps[index], {name: losses[name][index] for name in kinds}))
+        for index, height in zip(known[first][chosen], smooth[first][chosen], strict=True)
     )
     caption = "Pale: each step; strong: running mean." if window > 1 else ""
     return Figure(
         title=title, svg=plot.svg(), caption=caption, legend=tuple((kind, name) for name, kind in kinds.items())
     )
+
+
+def _tooltip(step: float, values: dict[str, float]) -> str:
+    shown = [f"{name} {value:.4g}" for name, value in values.items() if math.isfinite(value)]
+    return "\n".join([f"step {step:.0f}", *shown])
 
 
 def _rate(label: str) -> Axis:
