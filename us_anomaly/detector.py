@@ -264,6 +264,7 @@ def load(
     runtime = RuntimeSettings(
         device=device,
         precision=Precision(precision),
+        compile=False,
         num_threads=num_threads,
         num_workers=0,
         progress=False,

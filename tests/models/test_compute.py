@@ -17,6 +17,7 @@ def runtime():
     yield RuntimeSettings(
         device="cpu",
         precision=Precision.float32,
+        compile=False,
         num_threads=1,
         num_workers=0,
         progress=False,
@@ -76,6 +77,51 @@ def test_a_graphics_card_that_is_not_there_is_refused_with_the_way_out(runtime, 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SettingsError, match=r"`runtime.device` is cuda:1, but there are only 1 CUDA devices"):
         choose_compute(dataclasses.replace(runtime, device="cuda:1"))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu.max": "nonsense"}, 3),
+        ({}, 3),
+    ],
+)
+def test_a_container_takes_no_more_threads_than_it_is_given_time_for(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr("us_anomaly.models.compute._physical_cores", lambda allowed: 3)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_cores(cgroup=tmp_path) == expected
+
+
+def test_functions_are_compiled_once_and_only_where_it_is_wanted(runtime, monkeypatch):
+    asked = []
+
+    def double(value):
+        return 2 * value
+
+    def compile_(function):
+        asked.append(function)
+        return lambda value: function(value)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    assert choose_compute(runtime).compiled(double) is double
+    compute = choose_compute(dataclasses.replace(runtime, compile=True))
+    assert [compute.compiled(double)(3), compute.compiled(double)(4)] == [6, 8]
+    assert asked == [double]
+
+
+def test_pictures_arrive_channels_last_in_the_format_asked_for():
+    images = torch.randn(2, 3, 5, 4)
+    moved = Compute(CPU, torch.bfloat16).to_device(images, dtype=torch.bfloat16)
+    assert moved.dtype is torch.bfloat16
+    assert moved.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(Compute(CPU, torch.bfloat16).to_device(images), images)
 
 
 def test_the_number_of_cores_is_between_one_and_the_processors_of_this_process():

@@ -63,6 +63,10 @@ COMMANDS = {
 }
 ALIASES = {"train-teacher": "distill-teacher"}
 
+THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""Threads of the arithmetic that wait for work sleep instead of spinning, or two processes on the same cores would slow each
+other down many times. Read by the runtime of the threads when torch is loaded."""
+
 _faults: list[UsadError] = []
 """What stopped a single job."""
 _failures: list[str] = []
@@ -71,6 +75,8 @@ _failures: list[str] = []
 
 def main() -> None:
     """Run `usad` with the arguments of the process; exit with 0, 1 for a user's fault, or 128 + signal number."""
+    for variable, value in THREADS_SLEEP.items():
+        os.environ.setdefault(variable, value)
     try:
         status = _main(sys.argv[1:])
         sys.stdout.flush()

@@ -1,14 +1,23 @@
 """Where and in which number format the networks compute."""
 
+import functools
+import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings import Precision, RuntimeSettings
+
+CGROUP = Path("/sys/fs/cgroup")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +26,29 @@ class Compute:
 
     device: torch.device
     dtype: torch.dtype
+    compile: bool = False
+    """Whether functions of networks are compiled by torch.compile."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which networks with float32 weights compute in `dtype`."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+
+    def compiled(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Return a function of networks and tensors, compiled if `compile` says so; the first call then takes much longer."""
+        return _compiled(function) if self.compile else function
+
+    def to_device(self, images: torch.Tensor, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return pictures on the device, channels last; the copy to a graphics card overlaps with what it computes."""
+        if self.device.type == "cuda" and images.device.type == "cpu":
+            images = images.pin_memory()
+        moved = images.to(self.device, dtype or images.dtype, non_blocking=True)
+        return moved.contiguous(memory_format=torch.channels_last)
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(function)
+    return compiled
 
 
 def choose_compute(runtime: RuntimeSettings) -> Compute:
@@ -38,19 +66,43 @@ def choose_compute(runtime: RuntimeSettings) -> Compute:
             dtype = torch.bfloat16
         case Precision.auto:
             dtype = torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-    return Compute(device, dtype)
+    return Compute(device, dtype, compile=runtime.compile)
 
 
-def available_cores() -> int:
-    """Return the physical cores that this process may use: arithmetic gains nothing from hyper-threads."""
+def available_cores(*, cgroup: Path = CGROUP) -> int:
+    """Return the physical cores that this process may use: arithmetic gains nothing from hyper-threads.
+
+    Args:
+        cgroup: Folder with the limits of the container: its share of processor time counts, rounded up.
+    """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    return max(1, min(_physical_cores(allowed), _processors_of_container(cgroup)))
+
+
+def _physical_cores(allowed: set[int]) -> int:
     cores = set()
     for cpu in allowed:
         try:
             cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:
-            return max(1, len(allowed))
-    return max(1, len(cores))
+            return len(allowed)
+    return len(cores)
+
+
+def _processors_of_container(cgroup: Path) -> int:
+    """Return how many processors' time the container may use, by version 2 or 1 of its limits."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return 1 << 30
+    try:
+        share = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # `max`: no limit
+        return 1 << 30
+    return math.ceil(share) if share > 0 else 1 << 30  # version 1 says -1 where there is no limit
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

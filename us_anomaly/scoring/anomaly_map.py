@@ -7,12 +7,13 @@ Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import Span, descriptors_by_phase, reflect_pad, reflect_window, tiles, weave
+from us_anomaly.models.dense import descriptors_by_phase, reflect_pad, reflect_window, tiles, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
@@ -107,10 +108,13 @@ def raw_maps(
         if first_row >= rows[1] or first_col >= cols[1]:
             continue
         window = reflect_window(image[None], margin, rows=(first_row, rows[1]), cols=(first_col, cols[1]))
-        window = window.to(compute.device, compute.dtype).contiguous(memory_format=torch.channels_last)
+        window = compute.to_device(window, dtype=compute.dtype)
         networks = [teacher, *ensemble.networks]
         span = (0, rows[1] - first_row), (0, cols[1] - first_col)
-        maps = _compared_answers(networks, window, statistics=statistics, rows=span[0], cols=span[1], stride=stride)
+        shape = len(range(*span[0], stride)), len(range(*span[1], stride))
+        describe = partial(compute.compiled(descriptors_by_phase), rows=span[0], cols=span[1], stride=stride)
+        answers = [describe(network, window) for network in networks]
+        maps = _compared_answers(answers, statistics=statistics, num_rows=shape[0], num_cols=shape[1])
         for whole, part in zip(full, maps, strict=True):
             row, col = rows[0] // stride, cols[0] // stride
             whole[row : row + part.shape[0], col : col + part.shape[1]] = part
@@ -120,37 +124,25 @@ def raw_maps(
 
 
 def _compared_answers(
-    networks: Sequence[PatchNetwork],
-    window: Tensor,
-    *,
-    statistics: TeacherStatistics,
-    rows: Span,
-    cols: Span,
-    stride: int,
+    answers: Sequence[Tensor], *, statistics: TeacherStatistics, num_rows: int, num_cols: int
 ) -> tuple[Tensor, Tensor]:
-    """Return error and uncertainty (R, S) at the grid positions of one padded window (1, 3, h, w).
+    """Return error and uncertainty (num_rows, num_cols) from descriptors by phase.
 
     Args:
-        networks: The teacher, then the students.
-        window: Padded, on the device and in the number format of the arithmetic.
+        answers: Of the teacher, then of the students, each (F F, D, R, S).
         statistics: Of the teacher.
-        rows: First row and end of rows.
-        cols: First column and end of columns.
-        stride: Grid in pixels.
+        num_rows: Rows of the grid.
+        num_cols: Columns of the grid.
     """
-    answers = [
-        descriptors_by_phase(network, window, rows=rows, cols=cols, stride=stride).permute(0, 2, 3, 1)
-        for network in networks
-    ]
-    shape = answers[0].shape  # (F F, R, S, D)
-    flat = [answer.reshape(-1, shape[-1]) for answer in answers]
-    at_once = max(1, COMPARED_AT_ONCE // shape[-1]) if window.device.type == "cpu" else len(flat[0])
+    flat = [answer.permute(0, 2, 3, 1).reshape(-1, answer.shape[1]) for answer in answers]  # (F F R S, D)
+    phases, dims, rows, cols = answers[0].shape
+    at_once = max(1, COMPARED_AT_ONCE // dims) if answers[0].device.type == "cpu" else len(flat[0])
     parts: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(flat[0]), at_once):
         descriptors, *others = (answer[None, start : start + at_once, None].permute(0, 3, 1, 2) for answer in flat)
         parts.append(error_and_uncertainty(others, statistics.normalize(descriptors)))  # (1, D, N, 1) -> (1, N, 1)
-    maps = torch.stack([torch.cat(kind, dim=1).reshape(shape[:3]) for kind in zip(*parts, strict=True)], dim=1)
-    woven = weave(maps, num_images=1)[0, :, : len(range(*rows, stride)), : len(range(*cols, stride))].cpu()
+    maps = torch.stack([torch.cat(kind, dim=1).reshape(phases, rows, cols) for kind in zip(*parts, strict=True)], dim=1)
+    woven = weave(maps, num_images=1)[0, :, :num_rows, :num_cols].cpu()
     return woven[0], woven[1]
 
 
