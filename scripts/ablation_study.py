@@ -124,7 +124,9 @@ def _trained_by(study: Study, row: Row, data_set: str, *, with_students: bool) -
     content = plain(settings_of(tuple(study.overrides(row, data_set))))
     without = (*UNTRAINED, *(() if with_students else ("students",)))
     if content["teacher"]["checkpoint"] is not None:
-        content["teacher"] = {key: content["teacher"][key] for key in ("checkpoint", "statistics_positions")}
+        content["teacher"] = {
+            key: content["teacher"][key] for key in ("checkpoint", "statistics_positions", "whitening_floor")
+        }
         del content["backbone"]
     return json.dumps({key: value for key, value in content.items() if key not in without}, sort_keys=True)
 

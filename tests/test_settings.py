@@ -98,6 +98,7 @@ def changed(settings, key, value):
         ("students.penalty_weight", -1, "`students.penalty_weight` must be at least 0, got -1"),
         ("scoring.error_weight", -1, "`scoring.error_weight` must be at least 0, got -1"),
         ("scoring.uncertainty_weight", -1, "`scoring.uncertainty_weight` must be at least 0, got -1"),
+        ("teacher.whitening_floor", 0, "`teacher.whitening_floor` must be at least 1e-06, got 0"),
         ("scoring.stride_px", 0, "`scoring.stride_px` must be between 1 and 32, got 0"),
         ("scoring.smoothing_sigma_px", -1, "`scoring.smoothing_sigma_px` must be at least 0, got -1"),
         ("scoring.image_score_fraction", 0, "`scoring.image_score_fraction` must be greater than 0, got 0"),

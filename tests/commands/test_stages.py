@@ -12,15 +12,21 @@ import torch
 from conftest import files_below
 from PIL import Image
 
+import us_anomaly
 from us_anomaly.cli import COMMANDS
 from us_anomaly.commands.run import STAGES
 from us_anomaly.commands.run import run as run_all
 from us_anomaly.data.sample import parse_labels
 from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError, StaleArtifactError
+from us_anomaly.training.artifacts import load_statistics
 
 
 def run(command, settings):
     import_module(f"us_anomaly.commands.{COMMANDS[command].module}").run(settings)
+
+
+def lines_of(run_dir):
+    return [json.loads(line) for line in (run_dir / "predictions.jsonl").read_text().splitlines()]
 
 
 def without_inside_of_report(names):
@@ -115,6 +121,25 @@ def test_statistics_and_students_are_those_of_the_settings(trained):
     assert statistics["mean"].shape == statistics["std"].shape == (8,)
     students = torch.load(trained / "p33/students.pt", weights_only=True)
     assert (students["num_students"], students["patch_size"], students["width"]) == (2, 33, 0.1)
+
+
+def test_students_learn_the_whitened_teacher_and_the_detector_scores_it(compose, tiny, trained_copy):
+    settings = [*tiny(trained_copy), "teacher.whitening_floor=0.01", "overwrite=true"]
+    teacher = (trained_copy / "p33/teacher.pt").stat().st_mtime_ns
+    scores = {line["filename"]: line["prediction"]["anomaly_score"] for line in lines_of(trained_copy)}
+    run_all(compose("run", *settings))
+    statistics = us_anomaly.load(trained_copy).scales[33].statistics
+    assert statistics.whitening.shape == (8, 8)
+    assert (trained_copy / "p33/teacher.pt").stat().st_mtime_ns == teacher
+    assert all(scores[line["filename"]] != line["prediction"]["anomaly_score"] for line in lines_of(trained_copy))
+
+
+def test_a_whitening_matrix_of_another_size_is_refused(trained_copy):
+    path = trained_copy / "p33/teacher_statistics.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "whitening": torch.eye(7)}, path)
+    with pytest.raises(ArtifactError, match=r"whitening must be a square matrix of the length of mean"):
+        load_statistics(path)
 
 
 def test_the_calibration_says_on_what_it_rests(trained):

@@ -52,6 +52,7 @@ def teacher_settings(**changed):
         "metric_weight": 0.0,
         "metric_margin": 1.0,
         "statistics_positions": StudentPositions.grid,
+        "whitening_floor": None,
         "min_explained_variance": 0.1,
     }
     return TeacherSettings(**(values | changed))

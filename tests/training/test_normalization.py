@@ -6,7 +6,7 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions
-from us_anomaly.training.normalization import RunningMoments, TeacherStatistics, teacher_statistics
+from us_anomaly.training.normalization import RunningMoments, TeacherStatistics, teacher_statistics, whitening_matrix
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 
@@ -109,3 +109,45 @@ def test_progress_is_told_after_every_picture(teacher):
         on_step=lambda number, values: done.append(number),
     )
     assert done == [1, 2, 3]
+
+
+def test_covariance_of_blocks_is_that_of_the_whole_also_where_the_mean_is_huge():
+    values = np.random.default_rng(0).normal(size=(60, 3)) @ np.random.default_rng(1).normal(size=(3, 3)) + 1e7
+    moments = RunningMoments(with_covariance=True)
+    for block in torch.from_numpy(values).split([7, 1, 40, 12]):
+        moments.update(block)
+    np.testing.assert_allclose(moments.covariance, np.cov(values.T, bias=True), rtol=1e-6)
+
+
+def test_merged_moments_have_the_covariance_of_all_values():
+    values = np.random.default_rng(0).normal(5, 2, size=(30, 3))
+    first, second = RunningMoments(with_covariance=True), RunningMoments(with_covariance=True)
+    first.update(torch.from_numpy(values[:20]))
+    second.update(torch.from_numpy(values[20:]))
+    first.merge(second)
+    np.testing.assert_allclose(first.covariance, np.cov(values.T, bias=True), rtol=1e-10)
+
+
+def test_whitened_descriptors_are_uncorrelated_with_unit_variance(teacher):
+    images = pictures(3)
+    statistics = teacher_statistics(teacher, images, positions=StudentPositions.dense, compute=CPU, whitening_floor=0.0)
+    with torch.inference_mode():
+        maps = [statistics.normalize(dense_descriptors(teacher, image[None]))[0].flatten(1) for image in images]
+    covariance = np.cov(torch.cat(maps, dim=1).double().numpy(), bias=True)
+    np.testing.assert_allclose(covariance, np.eye(5), atol=1e-3)
+
+
+def test_squared_length_after_whitening_is_the_mahalanobis_distance(teacher):
+    images = pictures(3)
+    statistics = teacher_statistics(teacher, images, positions=StudentPositions.dense, compute=CPU, whitening_floor=0.0)
+    values = all_descriptors(teacher, images)
+    centred = values - values.mean(axis=0)
+    expected = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(np.cov(values.T, bias=True)), centred)
+    with torch.inference_mode():
+        whitened = [statistics.normalize(dense_descriptors(teacher, image[None]))[0].flatten(1) for image in images]
+    np.testing.assert_allclose(torch.cat(whitened, dim=1).square().sum(dim=0), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_the_floor_keeps_an_axis_without_variance_from_being_stretched_without_end():
+    matrix = whitening_matrix(torch.ones(2, 2), floor=0.01)  # two dimensions that are copies: variances 0 and 2
+    np.testing.assert_allclose(sorted(np.linalg.norm(matrix, axis=1)), [2.01**-0.5, 0.01**-0.5], rtol=1e-6)

@@ -44,9 +44,15 @@ def measure(settings: Settings, patch_size: int, artifact: Path) -> None:
             evaluation_inputs(cache, pipeline),
             positions=settings.teacher.statistics_positions,
             compute=compute,
+            whitening_floor=settings.teacher.whitening_floor,
             on_step=on_step,
         )
-    write_tensors(
-        artifact,
-        {"format_version": FORMAT_VERSION, "mean": statistics.mean, "std": statistics.std, "num_images": len(cache)},
-    )
+    content = {
+        "format_version": FORMAT_VERSION,
+        "num_images": len(cache),
+        "mean": statistics.mean,
+        "std": statistics.std,
+    }
+    if statistics.whitening is not None:
+        content["whitening"] = statistics.whitening
+    write_tensors(artifact, content)

@@ -20,7 +20,7 @@ from us_anomaly.run_dir.provenance import Recipe, content_hash, require
 from us_anomaly.settings import REDUCED, Settings
 
 BUILTIN = "builtin"
-NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions")
+NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
 """Settings of the group `teacher` that change nothing about a teacher."""
 _OFF = {
     "students.extra_layers": 0,
@@ -146,6 +146,7 @@ class Recipes:
             command="normalize",
             settings={
                 "teacher.statistics_positions": plain(self.settings.teacher.statistics_positions),
+                "teacher.whitening_floor": self.settings.teacher.whitening_floor,
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
             inputs={

@@ -86,6 +86,10 @@ class TeacherSettings:
     statistics_positions: StudentPositions
     """Positions over which `usad normalize` measures mean and deviation of the descriptors: `dense` takes all of them,
     `grid` a stride-4 grid whose phase goes round from picture to picture (a tenth of the cost)."""
+    whitening_floor: float | None
+    """Students learn the whitened teacher: descriptors without correlation, so that a squared error counts what hardly varies on
+    good pictures as much as what varies a lot. The number is added to the variance of every principal axis (their mean is
+    1); null standardises each dimension by itself, as published."""
     min_explained_variance: float
     """A teacher that explains less of the backbone's variance than this is reported as not having learned."""
 
@@ -109,6 +113,7 @@ class TeacherSettings:
             raise SettingsError(
                 "`teacher.batch_size` must be at least 2 with teacher.metric_weight above 0: the triplet loss compares pictures"
             )
+        at_least("teacher.whitening_floor", self.whitening_floor, 1e-6)
         between("teacher.min_explained_variance", self.min_explained_variance, -1, 1)
 
     def smallest_crop_px(self, patch_size: int) -> int:

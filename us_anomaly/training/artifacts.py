@@ -57,7 +57,10 @@ def load_statistics(path: Path) -> TeacherStatistics:
         mean, std = _finite("mean", state["mean"]), _finite("std", state["std"])
         if mean.ndim != 1 or mean.shape != std.shape or not bool((std > 0).all()):
             raise ValueError("mean and std must be vectors of one length, and every std above 0")
-        return TeacherStatistics(mean=mean, std=std)
+        whitening = _finite("whitening", state["whitening"]) if "whitening" in state else None
+        if whitening is not None and whitening.shape != (len(mean), len(mean)):
+            raise ValueError("whitening must be a square matrix of the length of mean")
+        return TeacherStatistics(mean=mean, std=std, whitening=whitening)
 
     return _of(path, "teacher statistics", "normalize", build)
 

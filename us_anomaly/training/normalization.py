@@ -1,13 +1,13 @@
-"""Teacher statistics: mean and standard deviation of each descriptor dimension over the normal training pictures.
+"""Teacher statistics over the normal training pictures: mean and deviation of each dimension, and a whitening matrix.
 
-Shapes: B images, D descriptor dimensions, R S rows and columns of the output grid.
+Shapes: B images, D descriptor dimensions, N positions, R S rows and columns of the output grid.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import dense_descriptors
@@ -22,15 +22,38 @@ MIN_STD_FRACTION = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class TeacherStatistics:
-    """Mean and standard deviation of each descriptor dimension, both (D,) float32."""
+    """Mean and standard deviation of each descriptor dimension, both (D,) float32, and a whitening matrix (D, D) or None."""
 
     mean: Tensor
     std: Tensor
+    whitening: Tensor | None = None
 
     def normalize(self, descriptors: Tensor) -> Tensor:
-        """Return (T - mu) / sigma for descriptors (B, D, R, S)."""
+        """Return (T - mu) / sigma for descriptors (B, D, R, S), multiplied by the whitening matrix where there is one."""
         mean, std = (value.to(descriptors.device)[:, None, None] for value in (self.mean, self.std))
-        return (descriptors.float() - mean) / std
+        normalized = (descriptors.float() - mean) / std
+        if self.whitening is None:
+            return normalized
+        with torch.autocast(descriptors.device.type, enabled=False):
+            matrix = self.whitening.to(descriptors.device)[:, :, None, None]
+            whitened: Tensor = nn.functional.conv2d(normalized, matrix)
+        return whitened
+
+
+def whitening_matrix(correlation: Tensor, *, floor: float) -> Tensor:
+    """Return the matrix (D, D) that turns standardised descriptors into uncorrelated ones of unit variance.
+
+    Its rows are the principal axes, each divided by the deviation along it. What hardly varies on normal pictures is
+    stretched: a squared distance after it is the Mahalanobis distance.
+
+    Args:
+        correlation: (D, D) of the standardised descriptors.
+        floor: Added to every variance, so that an axis without variance is not stretched without end; the variances have
+            the mean 1.
+    """
+    variances, axes = torch.linalg.eigh(correlation.double())
+    matrix: Tensor = (axes / (variances.clamp(min=0) + floor).sqrt()).T
+    return matrix
 
 
 class RunningMoments:
@@ -41,12 +64,14 @@ class RunningMoments:
     from the first one, because the difference of two large means has lost digits, too.
     """
 
-    def __init__(self) -> None:
-        """Start with nothing seen."""
+    def __init__(self, *, with_covariance: bool = False) -> None:
+        """Start with nothing seen; `with_covariance` also gathers how dimensions go together."""
         self.count = 0
+        self._with_covariance = with_covariance
         self._origin = torch.zeros((), dtype=torch.float64)
         self._mean = torch.zeros((), dtype=torch.float64)  # counted from the origin
         self._squares = torch.zeros((), dtype=torch.float64)
+        self._products = torch.zeros((), dtype=torch.float64)
 
     def update(self, block: Tensor) -> None:
         """Add a block of values (N, D) with N >= 1."""
@@ -55,19 +80,23 @@ class RunningMoments:
             self._origin = values[0].clone()
         values = values - self._origin
         mean = values.mean(dim=0)
-        self._merge(values.shape[0], mean, (values - mean).square().sum(dim=0))
+        centred = values - mean
+        products = centred.T @ centred if self._with_covariance else self._products
+        self._merge(values.shape[0], mean, centred.square().sum(dim=0), products)
 
     def merge(self, other: "RunningMoments") -> None:
         """Add all values that `other` has seen."""
         if self.count == 0:
             self._origin = other._origin
         if other.count:
-            self._merge(other.count, (other._origin - self._origin) + other._mean, other._squares)
+            self._merge(other.count, (other._origin - self._origin) + other._mean, other._squares, other._products)
 
-    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
-        """Add `count` values of a mean (D,), counted from the origin, and a sum of squared distances from it (D,)."""
+    def _merge(self, count: int, mean: Tensor, squares: Tensor, products: Tensor) -> None:
+        """Add `count` values of a mean (D,), counted from the origin, with sums of squares (D,) and products around it."""
         total = self.count + count
         delta = mean - self._mean
+        if self._with_covariance:
+            self._products = self._products + products + torch.outer(delta, delta) * (self.count * count / total)
         self._squares = self._squares + squares + delta.square() * (self.count * count / total)
         self._mean = self._mean + delta * (count / total)
         self.count = total
@@ -82,6 +111,11 @@ class RunningMoments:
         """Population standard deviation (D,)."""
         return (self._squares / max(1, self.count)).sqrt()
 
+    @property
+    def covariance(self) -> Tensor:
+        """Population covariance (D, D); with `with_covariance` only."""
+        return self._products / max(1, self.count)
+
 
 @torch.no_grad()
 def teacher_statistics(
@@ -90,6 +124,7 @@ def teacher_statistics(
     *,
     positions: StudentPositions,
     compute: Compute,
+    whitening_floor: float | None = None,
     on_step: OnStep = lambda done, values: None,
 ) -> TeacherStatistics:
     """Measure the statistics over the training pictures.
@@ -100,13 +135,14 @@ def teacher_statistics(
         positions: `dense` looks at every position; `grid` at the stride-4 grid, whose phase goes round from picture to
             picture, so that all positions are seen alike at a tenth of the cost.
         compute: Device and number format.
+        whitening_floor: The floor of `whitening_matrix`; None for no whitening.
         on_step: Called after every picture.
 
     Returns:
         Statistics whose `std` has no zero: a dimension that is constant on the training pictures gets the median deviation,
         so that it counts as little as it says instead of dividing by zero.
     """
-    moments = RunningMoments()
+    moments = RunningMoments(with_covariance=whitening_floor is not None)
     for number, image in enumerate(images):
         batch = image[None].to(compute.device).contiguous(memory_format=torch.channels_last)
         with compute.autocast():
@@ -120,7 +156,11 @@ def teacher_statistics(
     std = moments.std
     constant = std <= std.median() * MIN_STD_FRACTION
     typical = std[~constant].median() if bool((~constant).any()) else torch.ones((), dtype=torch.float64)
-    return TeacherStatistics(moments.mean.float().cpu(), torch.where(constant, typical, std).float().cpu())
+    std = torch.where(constant, typical, std)
+    whitening = None
+    if whitening_floor is not None:
+        whitening = whitening_matrix(moments.covariance / torch.outer(std, std), floor=whitening_floor).float().cpu()
+    return TeacherStatistics(moments.mean.float().cpu(), std.float().cpu(), whitening)
 
 
 def _phase(number: int, images: Tensor) -> tuple[int, int]:
