@@ -195,8 +195,8 @@ def test_what_is_measured_now_and_then_is_a_line_through_these_points(tmp_path):
     assert "nan" not in figure.svg
     line = re.search(r'class="line second" points="([^"]*)"', figure.svg)[1]
     assert len(line.split()) == 4
-    assert "step 400\nloss 1\nvalidation 4" in figure.svg
-    assert "step 399\nloss 1<" in figure.svg
+    assert r"step 400\nloss 1\nvalidation 4" in figure.svg
+    assert r"step 399\nloss 1&#34;" in figure.svg
 
 
 def test_a_training_without_curve_has_no_figure(tmp_path):
