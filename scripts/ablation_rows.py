@@ -46,10 +46,16 @@ ALONE = (
     Row("penalty", "answers on generic pictures are penalised", {
         "students.penalty_images": "generic", "students.penalty_weight": 1.0,
     }, start="accurate"),
+    Row("noise", "students see noise of a tenth of a deviation", {"students.noise": 0.1}, start="accurate"),
+    Row("deeper", "students have one more layer", {"students.extra_layers": 1}, start="accurate"),
+    Row("stopped", "students stop by the validation normals", {
+        "students.validate_every_steps": 250, "students.patience": 3,
+    }, start="accurate"),
     Row("longer", "students train three times as long", {"students.steps": 9000}, start="accurate"),
     Row("quantile", "error and uncertainty by quantiles", {"scoring.normalization": "quantile"}, start="accurate"),
     Row("error_only", "regression error alone", {"scoring.uncertainty_weight": 0.0}, start="accurate"),
     Row("sharp", "maps as they are", {"scoring.smoothing_sigma_px": 0.0}, start="accurate"),
+    Row("fast", "the recipe for 15 pictures a second", {"experiment": "fast"}, start="accurate"),
 )  # fmt: skip
 """The recipe with one thing changed; `--rows` takes them by name, or `all`."""
 
