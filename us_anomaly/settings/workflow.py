@@ -95,7 +95,7 @@ class RuntimeSettings:
     precision: Precision
     """`auto` takes bfloat16 where the processor multiplies it in hardware, else float32."""
     compile: bool
-    """Compile the networks by torch.compile: for graphics cards and long runs; the first step or picture then takes a minute."""
+    """Score with networks compiled by torch.compile: for graphics cards and many pictures; the first one then takes a minute."""
     num_threads: int | None
     """Threads of the arithmetic; null takes the physical cores that this process may use."""
     num_workers: int

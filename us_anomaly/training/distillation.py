@@ -274,7 +274,7 @@ def _floored(std: Tensor, layer_dims: list[int]) -> Tensor:
 
 
 def _on_device(images: Tensor, compute: Compute) -> Tensor:
-    return images.to(compute.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    return compute.to_device(images)
 
 
 def _is_finite(value: float) -> bool:

@@ -124,4 +124,4 @@ def _answers(ensemble: StudentEnsemble, batch: Tensor, *, compute: Compute) -> l
 
 def on_device(images: Tensor, compute: Compute) -> Tensor:
     """Return pictures (B, 3, H, W) on the device of the arithmetic, channels last."""
-    return images.to(compute.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    return compute.to_device(images)
