@@ -64,7 +64,11 @@ def changed(settings, key, value):
         ("backbone.input_size_px", 16, "`backbone.input_size_px` must be greater than 16, got 16"),
         ("backbone.layers", [6], "`backbone.layers` must be between 1 and 5, got 6"),
         ("backbone.layers", [3, 2], "`backbone.layers` must be ascending without repeats, got [3, 2]"),
-        ("teacher.images", [], "`teacher.images` must be train, generic, a folder, or a mix with weights"),
+        (
+            "teacher.images",
+            [],
+            "`teacher.images` must be train, generic, photographs, procedural, a folder, or a mix with weights",
+        ),
         ("teacher.images", {"train": -1}, "such as {train: 0.3, generic: 0.7}, got {'train': -1}"),
         ("teacher.images", 3, "got 3"),
         ("teacher.descriptor_dim", 1, "`teacher.descriptor_dim` must be between 2 and 4096, got 1"),

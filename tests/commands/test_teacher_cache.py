@@ -24,10 +24,10 @@ FILES = ("p33/teacher.pt", "p33/teacher.losses.jsonl")
 
 @pytest.fixture
 def generic(compose, tiny, tmp_path):
-    """Return a function from a name to the settings of a run directory whose teacher learns from generic pictures."""
+    """Return a function from a name to the settings of a run directory whose teacher learns from drawn pictures."""
 
     def settings(name: str, *more: str) -> Settings:
-        overrides = ["teacher.images=generic", "teacher.steps=2", f"cache_dir={tmp_path / 'cache'}"]
+        overrides = ["teacher.images=procedural", "teacher.steps=2", f"cache_dir={tmp_path / 'cache'}"]
         return compose("run", *tiny(tmp_path / name), *overrides, *more)
 
     return settings

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from us_anomaly.data import generic
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.errors import DataError, SettingsError
@@ -213,8 +214,40 @@ def test_a_mix_draws_from_its_sources_by_weight(tmp_path):
     assert 0.6 < plain < 0.9
 
 
+@pytest.mark.parametrize(("name", "share"), [("photographs", 1.0), ("procedural", 0.0), ("generic", 0.6)])
+def test_the_parts_of_the_built_in_source_can_be_named_alone(monkeypatch, name, share):
+    """Count the pictures that come from a photograph, here a bright one, and from the drawing, here black."""
+    white, black = np.full((40, 40, 3), 200, np.uint8), np.zeros((32, 32, 3), np.uint8)
+    monkeypatch.setattr(generic, "load_photographs", lambda: [white])
+    monkeypatch.setattr(generic.ProceduralPictures, "draw", lambda self, rng: black)
+    for function in ("mix", "recolour", "add_blemishes"):
+        monkeypatch.setattr(generic, function, lambda picture, *_: picture)
+    source = picture_source({name: 1.0}, side_px=32, cache=None)
+    bright = np.mean([source.draw(np.random.default_rng(seed)).mean() > 100 for seed in range(300)])
+    assert abs(bright - share) < 0.1 * (0 < share < 1) + 1e-9
+
+
+def test_photographs_and_drawn_pictures_can_be_weighed_against_the_training_pictures(tmp_path):
+    weights = {"train": 0.5, "photographs": 0.25, "procedural": 0.25}
+    source = picture_source(weights, side_px=40, cache=numbered_cache(tmp_path))
+    drawn = [source.draw(np.random.default_rng(seed)) for seed in range(60)]
+    is_training = [picture[..., 0].max() <= 4 and picture[..., 1].max() == 39 for picture in drawn]
+    assert 0.3 < np.mean(is_training) < 0.7
+
+
+def test_drawn_pictures_alone_need_no_photographs(monkeypatch):
+    monkeypatch.setattr(generic, "load_photographs", lambda: pytest.fail("photographs were loaded"))
+    assert picture_source({"procedural": 1.0}, side_px=32, cache=None).draw(np.random.default_rng(0)).shape == (
+        32,
+        32,
+        3,
+    )
+
+
 def test_a_missing_folder_is_named_with_its_key(tmp_path):
-    message = r"`students.penalty_images` may name generic and folders of pictures; there is no folder .*nowhere"
+    message = (
+        r"`students.penalty_images` may name generic, photographs, procedural and folders of pictures; there is no fol"
+    )
     with pytest.raises(SettingsError, match=message):
         picture_source({str(tmp_path / "nowhere"): 1.0}, side_px=24, cache=None, key="students.penalty_images")
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from us_anomaly.commands.recipes import flat
-from us_anomaly.data.generic import BUILT_IN
+from us_anomaly.data.generic import PHOTOGRAPH_FRACTIONS
 from us_anomaly.errors import UsadError
 from us_anomaly.models.compute import Compute
 from us_anomaly.run_dir import RunDir
@@ -61,7 +61,11 @@ def take_or_distil(
 def cache_entry(settings: Settings, patch_size: int, recipe: Recipe, *, compute: Compute) -> RunDir | None:
     """Return where the cache has, or would have, the teacher of one patch size; None for one that is not kept."""
     of_no_data_set = recipe.inputs.keys() <= {"backbone.weights"}
-    if not settings.teacher.cache or not of_no_data_set or not settings.teacher.image_sources().keys() <= BUILT_IN:
+    if (
+        not settings.teacher.cache
+        or not of_no_data_set
+        or not settings.teacher.image_sources().keys() <= PHOTOGRAPH_FRACTIONS.keys()
+    ):
         return None
     decisive = [fingerprint(recipe), patch_size, __version__, compute.device.type, str(compute.dtype)]
     key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

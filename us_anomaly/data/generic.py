@@ -15,8 +15,8 @@ from us_anomaly.data.procedural import ProceduralPictures
 from us_anomaly.data.recolouring import recolour, recolour_lightly
 from us_anomaly.errors import DataError
 
-BUILT_IN = frozenset({"generic"})
-"""Names of the sources that come with installed packages or are drawn."""
+PHOTOGRAPH_FRACTIONS = {"generic": 0.6, "photographs": 1.0, "procedural": 0.0}
+"""The built-in sources by name, with the share of crops of photographs among their pictures; the rest is drawn."""
 PHOTOGRAPH_BLEMISH_FRACTION = 0.1
 MIX_FRACTION = 0.2
 DULL_DEVIATION = 4.0
@@ -38,10 +38,14 @@ def draw_batch(source: PictureSource, rng: np.random.Generator, *, count: int) -
 
 
 class GenericPictures:
-    """The built-in source `generic`: packaged photographs and procedural pictures, recoloured and mixed."""
+    """The built-in sources `generic`, `photographs`, `procedural`: packaged photographs, drawn pictures, recoloured, mixed."""
 
     def __init__(
-        self, *, side_px: int, photograph_fraction: float = 0.6, photographs: list[Picture] | None = None
+        self,
+        *,
+        side_px: int,
+        photograph_fraction: float = PHOTOGRAPH_FRACTIONS["generic"],
+        photographs: list[Picture] | None = None,
     ) -> None:
         """Prepare the stream.
 

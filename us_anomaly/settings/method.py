@@ -44,8 +44,8 @@ class TeacherSettings:
 
     images: Any
     """What the teacher learns from: `train` (the training split), `generic` (photographs that installed packages carry
-    and procedural pictures; no download), a folder of any pictures, or a mix with weights such as
-    {train: 0.3, generic: 0.7}."""
+    and procedural pictures, three to two; no download), one part of it alone (`photographs`, `procedural`), a folder of
+    any pictures (`./photographs` for one of such a name), or a mix with weights such as {train: 0.3, generic: 0.7}."""
     checkpoint: str | None
     """Reuse a teacher and skip distillation: a path, or `builtin` for the generic teacher that ships with the package."""
     cache: bool
@@ -139,7 +139,7 @@ class TeacherSettings:
                 weights = {name: float(weight) for name, weight in self.images.items()}
             case _:
                 raise SettingsError(
-                    "`teacher.images` must be train, generic, a folder, or a mix with weights such as "
+                    "`teacher.images` must be train, generic, photographs, procedural, a folder, or a mix with weights such as "
                     f"{{train: 0.3, generic: 0.7}}, got {self.images!r}"
                 )
         total = sum(weights.values())
@@ -175,7 +175,7 @@ class StudentSettings:
     """Only this fraction of the output elements, those with the largest error, trains; 1 trains all."""
     penalty_images: str | None
     """Pictures on which students must answer the mean descriptor, so that they do not imitate the teacher outside the
-    domain: `generic`, a folder, or null for none."""
+    domain: `generic`, `photographs`, `procedural`, a folder, or null for none."""
     penalty_weight: float
     """Weight of that penalty."""
     noise: float

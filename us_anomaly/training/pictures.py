@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from us_anomaly.data.augmentation import Pipeline, build_transforms
-from us_anomaly.data.generic import FolderPictures, GenericPictures, MixedPictures, PictureSource
+from us_anomaly.data.generic import (
+    PHOTOGRAPH_FRACTIONS,
+    FolderPictures,
+    GenericPictures,
+    MixedPictures,
+    PictureSource,
+)
 from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.sources import find_images
 from us_anomaly.errors import DataError, SettingsError
@@ -27,7 +33,7 @@ PATCHES_PER_DRAWN_PICTURE = 16
 PENALTY_SIDE_PX = 128
 FIRST_STEP = 1_000_000
 """Added to the number of a step in its seed: held-out batches have negative numbers, seeds must not."""
-TRAIN, GENERIC = "train", "generic"
+TRAIN = "train"
 
 
 @contextmanager
@@ -137,8 +143,8 @@ def picture_source(
         match name:
             case "train" if cache is not None:
                 parts.append(TrainingPictures(cache, side_px=side_px))
-            case "generic":
-                parts.append(GenericPictures(side_px=side_px))
+            case _ if name in PHOTOGRAPH_FRACTIONS:
+                parts.append(GenericPictures(side_px=side_px, photograph_fraction=PHOTOGRAPH_FRACTIONS[name]))
             case _:
                 parts.append(FolderPictures(_folder(name, key=key), side_px=side_px))
     return parts[0] if len(parts) == 1 else MixedPictures(parts, list(sources.values()))
@@ -146,7 +152,8 @@ def picture_source(
 
 def _folder(name: str, *, key: str) -> list[Path]:
     if not Path(name).expanduser().exists():
-        raise SettingsError(f"`{key}` may name generic and folders of pictures; there is no folder {name}")
+        built_in = ", ".join(PHOTOGRAPH_FRACTIONS)
+        raise SettingsError(f"`{key}` may name {built_in} and folders of pictures; there is no folder {name}")
     return find_images(name)
 
 
@@ -160,7 +167,11 @@ class TrainingPictures:
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Return the next crop, uint8 (side, side, 3); `rng` decides everything."""
-        picture = self._cache[int(rng.integers(len(self._cache)))]
+        return self.crop(int(rng.integers(len(self._cache))), rng)
+
+    def crop(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Return a crop of one picture, uint8 (side, side, 3); `rng` decides where."""
+        picture = self._cache[index]
         side = min(self._side_px, *picture.shape[-2:])
         top, left = (int(rng.integers(length - side + 1)) for length in picture.shape[-2:])
         crop = picture[:, top : top + side, left : left + side].permute(1, 2, 0).numpy()
