@@ -17,6 +17,7 @@ from us_anomaly.commands.teacher_cache import cache_entry
 from us_anomaly.models.compute import Compute
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_tensors, write_text
+from us_anomaly.run_dir.provenance import Recipe
 from us_anomaly.settings import Settings
 
 FILES = ("p33/teacher.pt", "p33/teacher.losses.jsonl")
@@ -156,6 +157,14 @@ def test_a_teacher_that_saw_the_data_set_or_a_folder_is_not_kept(generic, distil
     settings = generic("a", f"teacher.images={images}")
     teacher_of(settings)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_teacher_of_a_fine_tuned_backbone_is_not_kept(generic):
+    settings = generic("a")
+    compute = Compute(torch.device("cpu"), torch.float32)
+    for inputs, is_kept in (({}, True), ({"backbone.weights": "0"}, True), ({"backbone.pt": "0"}, False)):
+        recipe = Recipe(command="distill-teacher", settings={}, inputs=inputs)
+        assert (cache_entry(settings, 33, recipe, compute=compute) is not None) == is_kept
 
 
 def test_without_the_cache_nothing_is_kept_and_nothing_is_taken(generic, distilled, tmp_path):

@@ -431,3 +431,30 @@ def test_a_bright_dot_is_felt_most_at_its_own_position(name, request):
         centroid = [(weight.sum(dim=1 - axis) * everywhere).sum() / weight.sum() for axis in (0, 1)]
         assert abs(centroid[0] - row) < 3
         assert abs(centroid[1] - col) < 3
+
+
+# --- fine-tuning -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "efficientnet_lite0", "timm"])
+def test_unfrozen_weights_change_the_descriptor_and_nothing_before_it(kind, resnet18_weights):
+    settings = {
+        "torchvision": resnet18_settings(resnet18_weights, layers=[2, 3]),
+        "efficientnet_lite0": lite0_settings(layers=[2, 3]),
+        "timm": timm_settings("resnet18", resnet18_weights, layers=[2, 3]),
+    }[kind]
+    backbone = load_backbone(settings)
+    weights = backbone.unfreeze(frozen_stages=2)
+    images = noise(64, 64)
+    with torch.no_grad():
+        early, whole = backbone._stages(images, 2)[2].clone(), backbone.describe_whole(images)
+        for weight in weights:
+            weight.mul_(1.1)
+        assert torch.equal(backbone._stages(images, 2)[2], early)
+        dims = backbone.layer_dims[0]
+        changed = backbone.describe_whole(images) != whole
+    assert not changed[:, :dims].any()
+    assert changed[:, dims:].float().mean() > 0.5
+    backbone.describe_whole(images).sum().backward()
+    assert all(weight.grad is not None for weight in weights)
+    assert not backbone.train().network.training

@@ -52,6 +52,7 @@ class Command:
 COMMANDS = {
     "run": Command("run", "all stages in order; what is up to date is skipped"),
     "split": Command("split", "check every picture and divide the data set into train, val and test"),
+    "finetune-backbone": Command("finetune_backbone", "teach the backbone on normal pictures first (optional)"),
     "distill-teacher": Command("distill_teacher", "distil the pretrained backbone into the patch network"),
     "normalize": Command("normalize", "measure mean and deviation of the teacher's descriptors"),
     "train-students": Command("train_students", "train the ensemble on normal pictures"),
@@ -264,6 +265,10 @@ def _split(config: Any) -> None:
     execute("split", config)
 
 
+def _finetune_backbone(config: Any) -> None:
+    execute("finetune-backbone", config)
+
+
 def _distill_teacher(config: Any) -> None:
     execute("distill-teacher", config)
 
@@ -305,6 +310,7 @@ def _compare(config: Any) -> None:
 TASKS: dict[str, Callable[[Any], None]] = {
     "run": _run,
     "split": _split,
+    "finetune-backbone": _finetune_backbone,
     "distill-teacher": _distill_teacher,
     "normalize": _normalize,
     "train-students": _train_students,

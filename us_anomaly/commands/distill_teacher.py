@@ -25,7 +25,7 @@ from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import REDUCED, Settings, TeacherPositions
-from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_teacher
+from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_finetuned, load_teacher
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.distillation import Distillation, distil
@@ -78,6 +78,8 @@ def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str, co
     """Train a teacher and write it to `artifact`."""
     run_dir = RunDir(settings.run_dir)
     backbone = load_backbone(settings.backbone)
+    if settings.finetuning.enabled:
+        load_finetuned(run_dir.backbone, backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         teacher = PatchNetwork(patch_size, descriptor_dim=settings.teacher.descriptor_dim, width=settings.teacher.width)

@@ -116,6 +116,26 @@ class Recipes:
             )
         return found
 
+    @property
+    def _weights(self) -> dict[str, str]:
+        """Content hash of the backbone's weights where they come from a file of the user's."""
+        weights = self.settings.backbone.weights
+        return {} if weights == "default" else {"backbone.weights": _hash_of_weights(weights)}
+
+    @functools.cached_property
+    def backbone(self) -> Recipe:
+        """What decides the fine-tuned backbone."""
+        return Recipe(
+            command="finetune-backbone",
+            settings={
+                **flat("finetuning", self.settings.finetuning, without=("enabled",)),
+                **flat("backbone", self.settings.backbone, without=("input_size_px",)),
+                "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+                "seed": self.settings.seed,
+            },
+            inputs={**self._weights, "split.jsonl": self.split_hash},
+        )
+
     @functools.cache  # noqa: B019 (lives as long as one stage)
     def teacher(self, patch_size: int) -> Recipe:
         """Return what decides the teacher of one patch size; a reused one is decided by its file alone."""
@@ -125,9 +145,9 @@ class Recipes:
             path = reused_teacher(teacher.checkpoint, patch_size)
             settings = {"teacher.checkpoint": teacher.checkpoint}
             return Recipe(command=command, settings=settings, inputs={"teacher.checkpoint": content_hash(path)})
-        inputs = {}
-        if self.settings.backbone.weights != "default":
-            inputs["backbone.weights"] = _hash_of_weights(self.settings.backbone.weights)
+        inputs = self._weights
+        if self.settings.finetuning.enabled:
+            inputs |= self._checked(self.run_dir.backbone, self.backbone)
         if "train" in teacher.image_sources():
             inputs["split.jsonl"] = self.split_hash
         decisive = {
@@ -137,6 +157,8 @@ class Recipes:
             "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             "seed": self.settings.seed,
         }
+        if self.settings.finetuning.enabled:
+            decisive["finetuning.enabled"] = True
         return Recipe(command=command, settings=decisive, inputs=inputs)
 
     @functools.cache  # noqa: B019

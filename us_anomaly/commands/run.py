@@ -2,8 +2,19 @@
 
 import logging
 import time
+from collections.abc import Callable
 
-from us_anomaly.commands import calibrate, distill_teacher, evaluate, infer, normalize, report, split, train_students
+from us_anomaly.commands import (
+    calibrate,
+    distill_teacher,
+    evaluate,
+    finetune_backbone,
+    infer,
+    normalize,
+    report,
+    split,
+    train_students,
+)
 from us_anomaly.reporting.metric_names import LABELS, shown
 from us_anomaly.reporting.pages.files import ReportFiles
 from us_anomaly.reporting.progress import clock_text
@@ -28,12 +39,21 @@ STAGES = (
 )
 
 
+def stages_of(settings: Settings) -> list[tuple[str, Callable[[Settings], None]]]:
+    """Return the stages in order, with the optional one if it is wanted."""
+    stages: list[tuple[str, Callable[[Settings], None]]] = list(STAGES)
+    if settings.finetuning.enabled:
+        stages.insert(1, ("finetune-backbone", finetune_backbone.run))
+    return stages
+
+
 def run(settings: Settings) -> None:
     """Run all stages."""
     started = time.monotonic()
+    stages = stages_of(settings)
     with as_stage():
-        for number, (name, stage) in enumerate(STAGES, start=1):
-            log.info("[%d/%d] %s", number, len(STAGES), name)
+        for number, (name, stage) in enumerate(stages, start=1):
+            log.info("[%d/%d] %s", number, len(stages), name)
             stage(settings)
     log.info("done in %s: %s", clock_text(time.monotonic() - started), settings.run_dir)
     _summarize(RunDir(settings.run_dir))

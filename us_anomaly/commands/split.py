@@ -43,7 +43,8 @@ def run(settings: Settings) -> None:
     make(run_dir.split, recipes.split, build, settings=settings, is_precious=True)
     print_table(_table(read_split(run_dir)))
     written = [("split", run_dir.split), ("left out", run_dir.bad_images)]
-    show_summary(Summary(command="split", written=written, next_command="distill-teacher"))
+    following = "finetune-backbone" if settings.finetuning.enabled else "distill-teacher"
+    show_summary(Summary(command="split", written=written, next_command=following))
 
 
 def divide(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:

@@ -19,7 +19,18 @@ from us_anomaly.scoring.scored_images import parse_predictions
 from us_anomaly.settings import Settings
 from us_anomaly.settings import Tracker as Kind
 
-GROUPS = ("data", "split", "augmentation", "backbone", "teacher", "students", "scoring", "calibration", "evaluation")
+GROUPS = (
+    "data",
+    "split",
+    "augmentation",
+    "backbone",
+    "finetuning",
+    "teacher",
+    "students",
+    "scoring",
+    "calibration",
+    "evaluation",
+)
 NUM_PANELS_EACH = 3
 
 

@@ -1,5 +1,7 @@
 """The frozen backbone: a pretrained network that describes patches, or every position of an image.
 
+`usad finetune-backbone` alone lets some of its weights go (`Backbone.unfreeze`); whatever takes a backbone finds it frozen.
+
 Shapes: B patches or images, C channels, H W pixels, R S rows and columns of positions, P dimensions of the target.
 """
 
@@ -66,6 +68,40 @@ class Backbone(nn.Module):
         """Stay in evaluation mode whatever is asked: the backbone is frozen."""
         return super().train(mode and False)
 
+    def unfreeze(self, *, frozen_stages: int) -> list[nn.Parameter]:
+        """Let the weights that the descriptor depends on be trained, from some depth on, and return them.
+
+        The network stays in evaluation mode: batch norms keep the means and variances of their pretraining, of which
+        batches of a few pictures of one product would be poor estimates, and train scale and shift alone.
+
+        Args:
+            frozen_stages: The feature map at stride 2**n of this depth, and all that it is made of, stays as it is; 0 for none.
+
+        Raises:
+            SettingsError: Nothing is left to train.
+        """
+        probe = torch.zeros(2, 3, PROBE_SIDE_PX, PROBE_SIDE_PX, device=next(self.network.parameters()).device)
+        self.network.requires_grad_(True)
+        needed = self._behind(self.describe_whole(probe))
+        maps = self._stages(probe, frozen_stages) if frozen_stages else {}
+        early = self._behind(maps[max(maps)]) if maps else set()
+        self.network.requires_grad_(False)
+        trained = [weight for weight in self.network.parameters() if id(weight) in needed - early]
+        if not trained:
+            raise SettingsError(
+                f"`finetuning.frozen_stages`={frozen_stages} leaves nothing of {self._name} to train: lower it, or let "
+                "backbone.layers reach deeper"
+            )
+        for weight in trained:
+            weight.requires_grad_(True)
+        return trained
+
+    def _behind(self, output: Tensor) -> set[int]:
+        """Return the identities of the weights that an output depends on."""
+        weights = list(self.network.parameters())
+        gradients = torch.autograd.grad(output.sum(), weights, allow_unused=True)
+        return {id(weight) for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None}
+
     def describe(self, patches: Tensor) -> Tensor:
         """Return the target descriptor of each patch.
 
@@ -77,9 +113,13 @@ class Backbone(nn.Module):
         """
         size = (self.input_size_px, self.input_size_px)
         resized = nn.functional.interpolate(patches, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return self.describe_whole(resized)
+
+    def describe_whole(self, images: Tensor) -> Tensor:
+        """Return the target descriptor (B, P) of whole pictures (B, 3, H, W) as they are, without resizing them."""
         if not self.layers:
-            return self._pooled(resized)
-        maps = self._stages(resized, max(self.layers))
+            return self._pooled(images)
+        maps = self._stages(images, max(self.layers))
         return torch.cat([maps[layer].mean(dim=(2, 3)) for layer in self.layers], dim=1)
 
     def describe_positions(self, images: Tensor, *, rows: Tensor, cols: Tensor) -> Tensor:

@@ -37,6 +37,11 @@ class RunDir:
         """Pictures that `usad split` left out and why; absent if there are none."""
         return self.root / "bad_images.json"
 
+    @property
+    def backbone(self) -> Path:
+        """Fine-tuned weights of the backbone; absent unless `finetuning.enabled`."""
+        return self.root / "backbone.pt"
+
     def scale(self, patch_size: int) -> Path:
         """Folder of one patch size."""
         return self.root / f"p{patch_size}"

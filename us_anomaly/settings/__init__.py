@@ -26,6 +26,7 @@ from us_anomaly.settings.dataset import (
     TransformSettings,
     VisaData,
 )
+from us_anomaly.settings.finetuning import FinetuningSettings
 from us_anomaly.settings.method import (
     MAX_EXTRA_LAYERS,
     PATCH_SIZES,
@@ -67,6 +68,7 @@ __all__ = [
     "DemoData",
     "EfficientNetLite0Backbone",
     "EvaluationSettings",
+    "FinetuningSettings",
     "FolderData",
     "ImageScore",
     "InferenceSettings",
@@ -125,6 +127,7 @@ class Settings:
     split: SplitSettings
     augmentation: AugmentationSettings
     backbone: BackboneSettings
+    finetuning: FinetuningSettings
     teacher: TeacherSettings
     students: StudentSettings
     scoring: ScoringSettings
@@ -152,6 +155,11 @@ class Settings:
                     f"`teacher.crop_size_px` must be at least {smallest} for patches of {self.scales[-1]} pixels, "
                     f"got {self.teacher.crop_size_px}"
                 )
+        if self.finetuning.enabled and self.teacher.checkpoint is not None:
+            raise SettingsError(
+                "`finetuning.enabled` is true, but a teacher that was made before (teacher.checkpoint) learns from no backbone: "
+                "set teacher.checkpoint=null, or finetuning.enabled=false"
+            )
         if len(self.scales) > 1 and self.scoring.normalization is Normalization.none:
             raise SettingsError(
                 f"`scales` has {len(self.scales)} patch sizes, whose scores can only be averaged on a common scale: "

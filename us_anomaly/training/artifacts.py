@@ -1,4 +1,4 @@
-"""Teacher, teacher statistics and students as files: plain tensors and numbers, checked before anything is built from them.
+"""What is trained as files: plain tensors and numbers, checked before anything is built from them.
 
 Networks are built without memory first, so that a file which claims to hold a network of a billion channels costs nothing.
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from us_anomaly.errors import ArtifactError, SettingsError
 from us_anomaly.models.ensemble import StudentEnsemble
+from us_anomaly.models.frozen_backbone import Backbone
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.run_dir.atomic import read_tensors
 from us_anomaly.run_dir.faults import in_one_line
@@ -19,9 +20,24 @@ from us_anomaly.run_dir.provenance import check_format
 from us_anomaly.training.normalization import TeacherStatistics
 
 FORMAT_VERSION = 1
-"""Of `teacher.pt`, `teacher_statistics.pt` and `students.pt`."""
+"""Of `backbone.pt`, `teacher.pt`, `teacher_statistics.pt` and `students.pt`."""
 
 N = TypeVar("N", bound=nn.Module)
+
+
+def load_finetuned(path: Path, backbone: Backbone) -> None:
+    """Give a backbone its fine-tuned weights.
+
+    Raises:
+        ArtifactError: The file is damaged, of another format version, or holds weights of another network.
+    """
+    state = _read(path, "finetune-backbone")
+
+    def fill() -> None:
+        weights = {name: _whole_or_finite(name, tensor) for name, tensor in state["network"].items()}
+        backbone.network.load_state_dict(weights)
+
+    _of(path, "weights of this backbone", "finetune-backbone", fill)
 
 
 def load_teacher(path: Path) -> PatchNetwork:
@@ -117,6 +133,13 @@ def _filled(build: Callable[[], N], weights: dict[str, Tensor]) -> N:
     checked = {name: _finite(name, tensor) for name, tensor in weights.items()}
     network.load_state_dict(checked, assign=True)
     return network
+
+
+def _whole_or_finite(name: str, tensor: Any) -> Tensor:
+    """Return a tensor of whole numbers, such as the counters of batch norms, or one of finite numbers."""
+    if isinstance(tensor, Tensor) and tensor.dtype is torch.int64 and tensor.layout is torch.strided:
+        return tensor
+    return _finite(name, tensor)
 
 
 def _finite(name: str, tensor: Any) -> Tensor:
