@@ -167,6 +167,14 @@ def test_a_teacher_of_a_fine_tuned_backbone_is_not_kept(generic):
         assert (cache_entry(settings, 33, recipe, compute=compute) is not None) == is_kept
 
 
+def test_a_recipe_names_whitening_only_where_there_is_some(generic):
+    plain, whitened = (
+        Recipes(generic("a", change)).teacher(33) for change in ("seed=0", "teacher.whiten_targets=true")
+    )
+    assert whitened.settings == {**plain.settings, "teacher.whiten_targets": True}
+    assert "teacher.whiten_targets" not in plain.settings
+
+
 def test_without_the_cache_nothing_is_kept_and_nothing_is_taken(generic, distilled, tmp_path):
     teacher_of(generic("a", "teacher.cache=false"))
     assert not (tmp_path / "cache").exists()

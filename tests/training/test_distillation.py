@@ -25,6 +25,7 @@ from us_anomaly.training.distillation import (
     distillation_loss,
     explained_variance,
     metric_loss,
+    whitening_matrices,
 )
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -36,6 +37,7 @@ def teacher_settings(**changed):
         "images": "generic",
         "checkpoint": None,
         "cache": False,
+        "whiten_targets": False,
         "descriptor_dim": 6,
         "width": 0.1,
         "positions": TeacherPositions.dense,
@@ -332,6 +334,83 @@ def test_targets_are_standardised_by_batches_that_no_step_sees(tmp_path):
     torch.testing.assert_close(targets.mean(dim=0), torch.zeros(16), atol=1e-4, rtol=0)
     weights = distillation.layer_weights(torch.ones(16))
     torch.testing.assert_close(targets.std(dim=0), weights, atol=1e-3, rtol=0)
+
+
+def correlated(num_dims=6, *, count=4000, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randn(count, num_dims, generator=generator) @ torch.randn(num_dims, num_dims, generator=generator)
+    return (targets - targets.mean(dim=0)) / targets.std(dim=0)
+
+
+def test_whitened_targets_are_uncorrelated_and_each_dimension_stays_nearest_to_what_it_was():
+    targets, ones = correlated().double(), torch.ones(6)
+    whitening, unwhitening = whitening_matrices(targets, ones)
+    covariance = np.cov((targets @ whitening).numpy(), rowvar=False)
+    correlation = np.corrcoef(targets.numpy(), rowvar=False)
+    values, vectors = np.linalg.eigh(correlation)
+    assert values.min() > 0.01 * values.mean()  # the floor is out of play
+    np.testing.assert_allclose(covariance, np.eye(6), atol=1e-8)
+    np.testing.assert_allclose(whitening.numpy(), vectors @ np.diag(values**-0.5) @ vectors.T, atol=1e-8)
+    np.testing.assert_allclose((whitening @ unwhitening).numpy(), np.eye(6), atol=1e-8)
+
+
+def test_a_direction_in_which_targets_hardly_vary_is_not_blown_up():
+    """Two copies of one dimension differ in nothing but noise, which whitening must not make as large as everything else."""
+    targets = correlated(3).double()
+    noise = 1e-3 * torch.randn(4000, generator=torch.Generator().manual_seed(1)).double()
+    targets = torch.cat([targets, (targets[:, 0] + noise)[:, None]], dim=1)
+    targets = (targets - targets.mean(dim=0)) / targets.std(dim=0)
+    whitening, unwhitening = whitening_matrices(targets, torch.ones(4))
+    values = np.linalg.eigvalsh(np.corrcoef(targets.numpy(), rowvar=False))
+    expected = values / np.maximum(values, 0.01 * values.mean())
+    found = np.linalg.eigvalsh(np.cov((targets @ whitening).numpy(), rowvar=False))
+    np.testing.assert_allclose(found, np.sort(expected), atol=1e-8)
+    assert found[0] < 1e-3
+    np.testing.assert_allclose((whitening @ unwhitening).numpy(), np.eye(4), atol=1e-8)
+
+
+def test_whitened_dimensions_keep_the_weight_of_their_layer(tmp_path):
+    distillation = distillation_of(teacher_settings(whiten_targets=True))
+    run_distil(distillation, smooth_pictures, tmp_path, steps=1)
+    targets = torch.cat([distillation.targets(smooth_pictures(step)) for step in range(-16, 0)]).double()
+    weights = distillation.layer_weights(torch.ones(16))
+    unweighted = np.cov((targets / weights).numpy(), rowvar=False)
+    assert np.linalg.eigvalsh(unweighted).max() == pytest.approx(1, abs=1e-3)
+    assert np.trace(unweighted) < 16
+    raw = distillation.scale.standardised(targets.float())
+    torch.testing.assert_close(raw.std(dim=0), weights, atol=1e-2, rtol=0)
+
+
+def test_what_whitens_is_in_the_state_from_which_a_training_resumes():
+    names = distillation_of(teacher_settings(whiten_targets=True)).trained.state_dict().keys()
+    assert names - distillation_of(teacher_settings()).trained.state_dict().keys() == {
+        "scale.whitening",
+        "scale.unwhitening",
+    }
+
+
+def test_explained_variance_is_that_of_the_standardised_targets_with_whitening_too(tmp_path, monkeypatch):
+    plain, whitened = (distillation_of(teacher_settings(descriptor_dim=16, whiten_targets=on)) for on in (False, True))
+    for name, distillation in (("plain", plain), ("whitened", whitened)):
+        run_distil(distillation, smooth_pictures, tmp_path / name, steps=1)
+    monkeypatch.setattr(Distillation, "descriptors", lambda self, images: self.scale(0.8 * raw_of(self, images)))
+    explained = explained_variance(plain, smooth_pictures, compute=CPU)
+    assert 0.3 < explained < 0.97
+    assert explained_variance(whitened, smooth_pictures, compute=CPU) == pytest.approx(explained, abs=1e-3)
+
+
+def raw_of(distillation, images):
+    rows, cols = distillation.grid(images)
+    return distillation.backbone.describe_positions(images, rows=rows, cols=cols).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def test_whitening_has_full_precision_where_networks_compute_in_bfloat16(tmp_path):
+    distillation = distillation_of(teacher_settings(whiten_targets=True))
+    run_distil(distillation, smooth_pictures, tmp_path, steps=1)
+    raw = torch.randn(50, 16)
+    expected = distillation.scale(raw)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(distillation.scale(raw), expected)
 
 
 def test_the_same_seed_gives_the_same_teacher(tmp_path):

@@ -157,6 +157,8 @@ class Recipes:
             "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             "seed": self.settings.seed,
         }
+        if not teacher.whiten_targets:  # left out, as in teachers of before there was the setting
+            del decisive["teacher.whiten_targets"]
         if self.settings.finetuning.enabled:
             decisive["finetuning.enabled"] = True
         return Recipe(command=command, settings=decisive, inputs=inputs)

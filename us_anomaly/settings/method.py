@@ -79,6 +79,9 @@ class TeacherSettings:
     """Gradients of a larger norm are scaled down to it, so that one odd batch cannot undo the training; null for no limit."""
     compactness_weight: float
     """Weight of the compactness loss (sum of the off-diagonal correlations of descriptor dimensions)."""
+    whiten_targets: bool
+    """Make the target dimensions uncorrelated and of one variance before they are learned, so that rare features count as much
+    as common ones; directions in which targets hardly vary are not blown up."""
     metric_weight: float
     """Weight of the triplet loss of the paper; 0 leaves it out."""
     metric_margin: float

@@ -22,26 +22,66 @@ from us_anomaly.training.normalization import RunningMoments
 GRID_STRIDE_PX = 4
 NUM_STATISTICS_BATCHES = 16
 NUM_HELD_OUT_BATCHES = 8
+WHITENING_FLOOR = 0.01
+"""Smallest eigenvalue that whitening believes, as a share of the mean one: a tenth of the deviation, as in `_floored`."""
 
 Batches = Callable[[int], Tensor]
 """From the number of a step to its normalised pictures (B, 3, H, W); negative numbers are batches no step sees."""
 
 
 class TargetScale(nn.Module):
-    """Mean and deviation by which target dimensions are standardised, both (P,)."""
+    """Mean and deviation by which target dimensions are standardised, both (P,), and what whitens them after that, (P, P)."""
 
-    def __init__(self, num_dims: int) -> None:
+    def __init__(self, num_dims: int, *, is_whitened: bool = False) -> None:
         """Start with the identity."""
         super().__init__()
+        self.is_whitened = is_whitened
         self.register_buffer("mean", torch.zeros(num_dims))
         self.register_buffer("std", torch.ones(num_dims))
         self.mean: Tensor
         self.std: Tensor
+        if is_whitened:
+            self.register_buffer("whitening", torch.eye(num_dims))
+            self.register_buffer("unwhitening", torch.eye(num_dims))
+            self.whitening: Tensor
+            self.unwhitening: Tensor
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Standardise targets (N, P)."""
+        """Bring targets (N, P) as the backbone gives them to the scale on which they are learned."""
         scaled: Tensor = (raw - self.mean) / self.std
-        return scaled
+        return _times(scaled, self.whitening) if self.is_whitened else scaled
+
+    def standardised(self, scaled: Tensor) -> Tensor:
+        """Take the whitening back: from the scale of learning to dimensions that are standardised and no more."""
+        return _times(scaled, self.unwhitening) if self.is_whitened else scaled
+
+
+def whitening_matrices(standardised: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the matrix (P, P) that whitens standardised targets when it stands to their right, and its inverse.
+
+    ZCA: W = E max(L, f)^(-1/2) E' with the eigenvectors E and eigenvalues L of the correlations. Of all matrices that whiten it
+    changes the targets least, so each dimension stays near the feature it was and keeps the weight of its layer; unlike
+    PCA it does not depend on the signs of the eigenvectors. The floor f is `WHITENING_FLOOR` of the mean eigenvalue:
+    directions in which targets hardly vary would otherwise become noise of full size.
+
+    Args:
+        standardised: Targets (N, P) with mean 0, times `weights`.
+        weights: Factor (P,) of each dimension; whitened targets have it as well.
+    """
+    plain = (standardised / weights).double()
+    eigenvalues, vectors = torch.linalg.eigh(plain.T @ plain / (len(plain) - 1))
+    floored = eigenvalues.clamp(min=WHITENING_FLOOR * float(eigenvalues.mean()))
+    weights = weights.double()
+    whitening = ((vectors * floored.rsqrt()) @ vectors.T) * weights / weights[:, None]
+    unwhitening = ((vectors * floored.sqrt()) @ vectors.T) * weights / weights[:, None]
+    return whitening, unwhitening
+
+
+def _times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply in full precision, also where networks compute in bfloat16."""
+    with torch.autocast(rows.device.type, enabled=False):
+        product: Tensor = rows.float() @ matrix
+    return product
 
 
 class Distillation(nn.Module):
@@ -50,7 +90,8 @@ class Distillation(nn.Module):
     def __init__(self, teacher: PatchNetwork, backbone: Backbone, settings: TeacherSettings) -> None:
         """Add the decoder that exists during distillation only; it is the identity where dimensions agree.
 
-        Targets are standardised before they are learned: mean and deviation of each dimension are measured first.
+        Targets are standardised before they are learned, and whitened with `teacher.whiten_targets`: mean and deviation of
+        each dimension, and how dimensions go together, are measured first.
         """
         super().__init__()
         self.teacher = teacher
@@ -58,7 +99,7 @@ class Distillation(nn.Module):
         self.settings = settings
         same = teacher.descriptor_dim == backbone.descriptor_dim
         self.decoder: nn.Module = nn.Identity() if same else nn.Linear(teacher.descriptor_dim, backbone.descriptor_dim)
-        self.scale = TargetScale(backbone.descriptor_dim)
+        self.scale = TargetScale(backbone.descriptor_dim, is_whitened=settings.whiten_targets)
 
     @property
     def trained(self) -> nn.ModuleDict:
@@ -66,7 +107,7 @@ class Distillation(nn.Module):
         return nn.ModuleDict({"teacher": self.teacher, "decoder": self.decoder, "scale": self.scale})
 
     def targets(self, images: Tensor) -> Tensor:
-        """Return the standardised targets (N, P) of all positions of a batch."""
+        """Return the targets (N, P) of all positions of a batch, on the scale on which they are learned."""
         with torch.no_grad():
             if self.settings.positions is TeacherPositions.patches:
                 raw = self.backbone.describe(images).float()
@@ -74,8 +115,8 @@ class Distillation(nn.Module):
                 rows, cols = self.grid(images)
                 raw = self.backbone.describe_positions(images, rows=rows, cols=cols)
                 raw = raw.permute(0, 2, 3, 1).flatten(0, 2)
-            standardised: Tensor = self.scale(raw)
-        return standardised
+            scaled: Tensor = self.scale(raw)
+        return scaled
 
     def descriptors(self, images: Tensor, *, shift: tuple[int, int] = (0, 0)) -> Tensor:
         """Return the teacher's descriptors (N, D) of all positions of a batch, optionally shifted by some pixels."""
@@ -236,15 +277,18 @@ def distil(
 def explained_variance(distillation: Distillation, batches: Batches, *, compute: Compute) -> float:
     """Return 1 - (squared error) / (variance of the target) over batches that no step saw.
 
-    1 is a perfect teacher; 0 is one that answers the mean of these targets everywhere.
+    1 is a perfect teacher; 0 is one that answers the mean of these targets everywhere. Both are measured on standardised targets
+    in which each layer of the backbone has the same weight, with whitening too, which is taken back for it: so the figures of
+    teachers with and without whitening can be compared. (On whitened targets the many directions that matter little would
+    count as much as the few that make up most of the backbone's variance.)
     """
     error = 0.0
     moments = RunningMoments()
     for number in range(NUM_HELD_OUT_BATCHES):
         images = _on_device(batches(-1 - NUM_STATISTICS_BATCHES - number), compute)
         with compute.autocast():
-            decoded = distillation.decoder(distillation.descriptors(images)).float()
-            target = distillation.targets(images)
+            decoded = distillation.scale.standardised(distillation.decoder(distillation.descriptors(images)).float())
+            target = distillation.scale.standardised(distillation.targets(images))
         error += float((decoded - target).double().square().sum())
         moments.update(target)
     total = moments.count * float(moments.std.square().sum())
@@ -252,15 +296,21 @@ def explained_variance(distillation: Distillation, batches: Batches, *, compute:
 
 
 def _set_target_statistics(distillation: Distillation, batches: Batches, compute: Compute) -> None:
-    """Measure mean and standard deviation of the targets on batches that no step sees."""
+    """Measure mean and standard deviation of the targets, and what whitens them, on batches that no step sees."""
     raw = []
     for number in range(NUM_STATISTICS_BATCHES):
         with compute.autocast():
             raw.append(distillation.targets(_on_device(batches(-1 - number), compute)).double())
     targets = torch.cat(raw)
-    distillation.scale.mean.copy_(targets.mean(dim=0))
+    scale, mean = distillation.scale, targets.mean(dim=0)
     std = _floored(targets.std(dim=0), distillation.backbone.layer_dims)
-    distillation.scale.std.copy_(std / distillation.layer_weights(std))
+    weights = distillation.layer_weights(std)
+    if scale.is_whitened:  # measured while it is still the identity
+        whitening, unwhitening = whitening_matrices((targets - mean) / std * weights, weights)
+        scale.whitening.copy_(whitening)
+        scale.unwhitening.copy_(unwhitening)
+    scale.mean.copy_(mean)
+    scale.std.copy_(std / weights)
 
 
 def _floored(std: Tensor, layer_dims: list[int]) -> Tensor:
