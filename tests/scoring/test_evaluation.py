@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from us_anomaly.data.sample import of_split
 from us_anomaly.errors import DataError
+from us_anomaly.scoring import evaluation
 from us_anomaly.scoring.data_problems import RULES, DataProblems
 from us_anomaly.scoring.duplicates import duplicates_across_splits
 from us_anomaly.scoring.evaluation import NO_MAPS, NO_MASKS, evaluate
@@ -223,3 +225,12 @@ def test_duplicates_within_one_split_and_missing_files_are_no_leak(tmp_path):
     (root / "test/good/2.png").write_bytes((root / "test/good/1.png").read_bytes())
     (root / "train/good/0.png").unlink()
     assert duplicates_across_splits(samples, data_root=root) == []
+
+
+@pytest.mark.parametrize("saturation", [None, "table"])
+def test_the_overlap_saturates_where_the_data_set_says_so(monkeypatch, saturation):
+    asked = {}
+    monkeypatch.setattr(evaluation, "evaluate_pixels", lambda items, **keywords: asked.update(keywords))
+    source = SimpleNamespace(images=[0], sizes=lambda: [(2, 3)], saturation=saturation)
+    evaluation._pixels([SimpleNamespace(mask_path="m.png")], source=source, algorithm=MetricAlgorithm.exact)
+    assert asked == {"algorithm": MetricAlgorithm.exact, "num_pixels": 6, "saturated": saturation is not None}

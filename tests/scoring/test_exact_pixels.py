@@ -170,3 +170,12 @@ def test_scores_at_the_ends_of_float32_are_counted():
     maps = [np.array([[-3.4e38, 3.4e38, 0.0, -0.0]], dtype=np.float32)]
     masks = [np.array([[False, True, True, False]])]
     assert figures(maps, masks).values["pixel_auroc"] == pytest.approx(0.875)  # one tie among four pairs
+
+
+def test_normal_pixels_are_put_in_order_as_they_come_so_that_few_are_waiting(monkeypatch):
+    monkeypatch.setattr(exact_pixels, "_BLOCK_PIXELS", 100)
+    pixels = ExactPixels()
+    for _ in range(7):
+        pixels.add(np.zeros((8, 8), dtype=np.float32), PixelTruth(np.zeros((8, 8), dtype=bool)), group="good")
+        assert pixels._groups["good"].num_pending < 100
+    assert [block.size for block in pixels._groups["good"].blocks] == [128, 128, 128]

@@ -101,3 +101,34 @@ def test_coco_regions_point_to_their_image_and_survive_json():
     assert (annotation["image_id"], annotation["bbox"], annotation["area"]) == (2, [3, 2, 6, 3], 18)
     assert annotation["category_id"] == coco["categories"][0]["id"]
     assert annotation["score"] == 4.0
+
+
+def test_coco_regions_hold_what_the_format_asks_for_and_the_rest_beside_it():
+    region = Region(
+        peak_score=4.0,
+        peak_x=3,
+        peak_y=2,
+        centroid_x=3.5,
+        centroid_y=2.5,
+        left=3,
+        top=2,
+        width=2,
+        height=2,
+        mean_score=3.0,
+        area_px=4,
+    )
+    coco = to_coco([("a.png", (10, 30), [region, region])], description="drawn")
+    assert coco["info"] == {"description": "drawn"}
+    assert coco["categories"] == [{"id": 1, "name": "anomaly", "supercategory": "defect"}]
+    assert [annotation.pop("id") for annotation in coco["annotations"]] == [1, 2]
+    assert coco["annotations"][1] == {
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [3, 2, 2, 2],
+        "area": 4,
+        "iscrowd": 0,
+        "score": 4.0,
+        "mean_score": 3.0,
+        "peak": [3, 2],
+        "centroid": [3.5, 2.5],
+    }
