@@ -198,7 +198,7 @@ def finetune(
         for step in range(start, steps):
             if best.num_without_gain >= patience:
                 break
-            images = batches(step).to(compute.device).contiguous(memory_format=torch.channels_last)
+            images = compute.to_device(batches(step))
             with compute.autocast():
                 logits = classifier(images)
             training_loss = nn.functional.cross_entropy(logits, classes_of(images))
@@ -223,7 +223,7 @@ def held_out_loss(classifier: DefectClassifier, held_out: Sequence[Tensor], *, c
     """Return the mean cross-entropy over held-out pictures, and the share of them that is told right."""
     loss, num_right, count = 0.0, 0, 0
     for batch in held_out:
-        images = batch.to(compute.device).contiguous(memory_format=torch.channels_last)
+        images = compute.to_device(batch)
         truth = classes_of(images)
         with compute.autocast():
             logits = classifier(images)
