@@ -25,8 +25,8 @@ from us_anomaly.training.distillation import (
     distillation_loss,
     explained_variance,
     metric_loss,
-    whitening_matrices,
 )
+from us_anomaly.training.target_scale import whitening_matrices
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 LAYER_DIMS = {1: 4, 2: 12}
