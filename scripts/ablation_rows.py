@@ -28,11 +28,14 @@ PATH = (
     Row("generic", "distilled on generic pictures (the teacher that ships) instead of the target's own", {
         "teacher.checkpoint": "builtin",
     }),
-    Row("schedule", "students learn ten times as fast, falling, in 3000 steps", {
-        "students.learning_rate": 0.001, "students.schedule": "cosine", "students.steps": 3000,
+    Row("schedule", "students learn ten times as fast, falling, in 1500 steps", {
+        "students.learning_rate": 0.001, "students.schedule": "cosine", "students.steps": 1500,
     }),
     Row("hard", "only the hardest tenth of the elements trains", {"students.hard_fraction": 0.1}),
     Row("zscore", "error and uncertainty by z-score", {"scoring.normalization": "zscore"}),
+    Row("error", "the regression error alone, without the uncertainty", {"scoring.uncertainty_weight": 0.0}),
+    Row("whitened", "students learn the whitened teacher", {"teacher.whitening_floor": 0.01}),
+    Row("scales", "also patches of 65 pixels, and of 66 at half the resolution", {"scales": "[33,65,66]"}),
     Row("accurate", "maps smoothed by 4 pixels: experiment=accurate", {"experiment": "accurate"}, start=""),
 )  # fmt: skip
 """From the method as described to the recipe that finds most; every row adds one change to the row above."""
@@ -51,9 +54,12 @@ ALONE = (
     Row("stopped", "students stop by the validation normals", {
         "students.validate_every_steps": 250, "students.patience": 3,
     }, start="accurate"),
-    Row("longer", "students train three times as long", {"students.steps": 9000}, start="accurate"),
+    Row("longer", "students train three times as long", {"students.steps": 4500}, start="accurate"),
     Row("quantile", "error and uncertainty by quantiles", {"scoring.normalization": "quantile"}, start="accurate"),
-    Row("error_only", "regression error alone", {"scoring.uncertainty_weight": 0.0}, start="accurate"),
+    Row("with_uncertainty", "error and uncertainty", {"scoring.uncertainty_weight": 1.0}, start="accurate"),
+    Row("one_scale", "patches of 33 pixels alone", {"scales": "[33]"}, start="accurate"),
+    Row("half_resolution", "patches of 66 pixels at half the resolution alone", {"scales": "[66]"}, start="accurate"),
+    Row("larger_patches", "patches of 65 pixels alone", {"scales": "[65]"}, start="accurate"),
     Row("sharp", "maps as they are", {"scoring.smoothing_sigma_px": 0.0}, start="accurate"),
     Row("fast", "the recipe for 15 pictures a second", {"experiment": "fast"}, start="accurate"),
 )  # fmt: skip

@@ -16,8 +16,8 @@ FOLDER = Path(us_anomaly.__file__).parent / "teachers"
 TEACHERS = sorted(FOLDER.glob("p*.safetensors"))
 
 
-def test_the_teacher_of_the_default_patch_size_ships() -> None:
-    assert FOLDER / "p33.safetensors" in TEACHERS
+def test_the_teachers_of_the_default_and_of_larger_patches_ship() -> None:
+    assert {FOLDER / "p33.safetensors", FOLDER / "p65.safetensors"} <= set(TEACHERS)
     assert sum(path.stat().st_size for path in TEACHERS) < 12e6
 
 
