@@ -27,17 +27,13 @@ from us_anomaly.settings.dataset import (
     VisaData,
 )
 from us_anomaly.settings.finetuning import FinetuningSettings
-from us_anomaly.settings.method import (
-    MAX_EXTRA_LAYERS,
+from us_anomaly.settings.scoring import CalibrationSettings, ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings.students import MAX_EXTRA_LAYERS, StudentSettings
+from us_anomaly.settings.teacher import (
     PATCH_SIZES,
     REDUCED,
-    CalibrationSettings,
-    ImageScore,
-    Normalization,
     Schedule,
-    ScoringSettings,
     StudentPositions,
-    StudentSettings,
     TeacherPositions,
     TeacherSettings,
 )

@@ -1,6 +1,5 @@
-"""Settings of the method: teacher, students, scores and thresholds."""
+"""Settings of the teacher: what it learns from and how, and what all patch networks share."""
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -12,9 +11,6 @@ REDUCED = {66: 33, 132: 33}
 """Patch sizes whose network is a smaller one on the picture at a half or a quarter of its resolution, by that smaller one."""
 PATCH_SIZES = (17, 33, 65, *REDUCED)
 """Sides of the patches in pixels."""
-
-MAX_EXTRA_LAYERS = 8
-"""Limit of `students.extra_layers`."""
 
 
 class TeacherPositions(Enum):
@@ -147,148 +143,3 @@ class TeacherSettings:
                 )
         total = sum(weights.values())
         return {name: weight / total for name, weight in weights.items()}
-
-
-@dataclass(kw_only=True, slots=True)
-class StudentSettings:
-    """Regression of the ensemble on the normalised teacher."""
-
-    num_students: int
-    """Number M of students."""
-    width: float | None
-    """Multiplies the channels of every hidden layer; null takes the teacher's width."""
-    extra_layers: int
-    """1x1 convolutions that students have before the descriptor and the teacher has not."""
-    epochs: int
-    """One epoch shows every training picture once."""
-    steps: int | None
-    """Number of optimiser steps; overrides `students.epochs`."""
-    batch_size: int
-    """Pictures per step."""
-    learning_rate: float
-    """Learning rate of Adam."""
-    weight_decay: float
-    """Weight decay of Adam."""
-    schedule: Schedule
-    """Course of the learning rate."""
-    positions: StudentPositions
-    """`grid` trains on a random phase of the stride-4 grid (same expected gradient, a sixth of the cost); `dense` trains
-    on every position."""
-    hard_fraction: float
-    """Only this fraction of the output elements, those with the largest error, trains; 1 trains all."""
-    penalty_images: str | None
-    """Pictures on which students must answer the mean descriptor, so that they do not imitate the teacher outside the
-    domain: `generic`, `photographs`, `procedural`, a folder, or null for none."""
-    penalty_weight: float
-    """Weight of that penalty."""
-    noise: float
-    """Standard deviation of Gaussian noise on the pictures that students see, in units of the normalised input (about that of
-    natural pictures); each student gets its own, the teacher sees the clean picture."""
-    validate_every_steps: int | None
-    """Measure the mean regression error on the validation normals after so many steps, and keep the weights of the smallest;
-    null keeps the last weights."""
-    patience: int | None
-    """Stop when that error was not the smallest so far this many times in a row; null trains to the end."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        at_least("students.num_students", self.num_students, 1)
-        if self.width is not None:
-            between("students.width", self.width, 0.05, 8)
-        between("students.extra_layers", self.extra_layers, 0, MAX_EXTRA_LAYERS)
-        at_least("students.epochs", self.epochs, 1)
-        at_least("students.steps", self.steps, 1)
-        at_least("students.batch_size", self.batch_size, 1)
-        above("students.learning_rate", self.learning_rate, 0)
-        at_least("students.weight_decay", self.weight_decay, 0)
-        above("students.hard_fraction", self.hard_fraction, 0)
-        between("students.hard_fraction", self.hard_fraction, 0, 1)
-        at_least("students.penalty_weight", self.penalty_weight, 0)
-        at_least("students.noise", self.noise, 0)
-        at_least("students.validate_every_steps", self.validate_every_steps, 1)
-        at_least("students.patience", self.patience, 1)
-        if self.patience is not None and self.validate_every_steps is None:
-            raise SettingsError(
-                "`students.patience` counts validations: set students.validate_every_steps too, for example to 250"
-            )
-
-
-class Normalization(Enum):
-    """How error and uncertainty maps are put on a common scale."""
-
-    none = "none"
-    zscore = "zscore"
-    quantile = "quantile"
-
-
-class ImageScore(Enum):
-    """How the anomaly map becomes one score per image."""
-
-    max = "max"
-    top_mean = "top_mean"
-    quantile = "quantile"
-
-
-@dataclass(kw_only=True, slots=True)
-class ScoringSettings:
-    """From descriptors to maps and image scores."""
-
-    normalization: Normalization
-    """`none`: e + v as computed; `zscore` and `quantile`: each map on a common scale by statistics of the validation
-    normals (required for several scales)."""
-    error_weight: float
-    """Weight of the regression error in the sum."""
-    uncertainty_weight: float
-    """Weight of the predictive uncertainty in the sum."""
-    stride_px: int
-    """Maps are computed at every position (1) or on a grid, then interpolated; in pixels of the network's input."""
-    smoothing_sigma_px: float
-    """Standard deviation of a Gaussian that smooths the anomaly map, in pixels of the network's input; 0 for none."""
-    image_score: ImageScore
-    """`max`; `top_mean`: mean of the highest `scoring.image_score_fraction` of the map; `quantile`: that upper quantile."""
-    image_score_fraction: float
-    """Fraction of the map that `top_mean` and `quantile` look at."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        at_least("scoring.error_weight", self.error_weight, 0)
-        at_least("scoring.uncertainty_weight", self.uncertainty_weight, 0)
-        if self.error_weight + self.uncertainty_weight == 0:
-            raise SettingsError("`scoring.error_weight` and `scoring.uncertainty_weight` must not both be 0")
-        between("scoring.stride_px", self.stride_px, 1, 32)
-        at_least("scoring.smoothing_sigma_px", self.smoothing_sigma_px, 0)
-        above("scoring.image_score_fraction", self.image_score_fraction, 0)
-        between("scoring.image_score_fraction", self.image_score_fraction, 0, 1)
-
-
-THRESHOLD_RULES = ("f1", "max_false_positive_rate", "min_recall", "quantile")
-
-
-@dataclass(kw_only=True, slots=True)
-class CalibrationSettings:
-    """Choice of the thresholds, on train and validation only."""
-
-    threshold: Any
-    """Rule for the image threshold: `f1` (best on validation; falls back to `quantile` where validation has no anomaly),
-    `max_false_positive_rate`, `min_recall`, `quantile` (of the validation normals), or an explicit number."""
-    max_false_positive_rate: float
-    """The rule of this name lets at most this share of the validation normals through as anomalous."""
-    min_recall: float
-    """The rule of this name finds at least this share of the validation anomalies."""
-    quantile: float
-    """The rule of this name takes this quantile of the validation normals' image scores."""
-    pixel_quantile: float
-    """Pixel threshold and upper end of the calm colours: this quantile of the validation normals' pixel scores."""
-
-    def __post_init__(self) -> None:
-        """Check the rule and ranges."""
-        number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
-        number = number and math.isfinite(self.threshold)
-        if not number and self.threshold not in THRESHOLD_RULES:
-            raise SettingsError(
-                f"`calibration.threshold` must be one of {', '.join(THRESHOLD_RULES)} or a number, got {self.threshold!r}"
-            )
-        between("calibration.max_false_positive_rate", self.max_false_positive_rate, 0, 1)
-        between("calibration.min_recall", self.min_recall, 0, 1)
-        between("calibration.quantile", self.quantile, 0, 1)
-        between("calibration.pixel_quantile", self.pixel_quantile, 0, 1)

@@ -1,0 +1,74 @@
+"""Settings of the students."""
+
+from dataclasses import dataclass
+
+from us_anomaly.errors import SettingsError
+from us_anomaly.settings.checks import above, at_least, between
+from us_anomaly.settings.teacher import Schedule, StudentPositions
+
+MAX_EXTRA_LAYERS = 8
+"""Limit of `students.extra_layers`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class StudentSettings:
+    """Regression of the ensemble on the normalised teacher."""
+
+    num_students: int
+    """Number M of students."""
+    width: float | None
+    """Multiplies the channels of every hidden layer; null takes the teacher's width."""
+    extra_layers: int
+    """1x1 convolutions that students have before the descriptor and the teacher has not."""
+    epochs: int
+    """One epoch shows every training picture once."""
+    steps: int | None
+    """Number of optimiser steps; overrides `students.epochs`."""
+    batch_size: int
+    """Pictures per step."""
+    learning_rate: float
+    """Learning rate of Adam."""
+    weight_decay: float
+    """Weight decay of Adam."""
+    schedule: Schedule
+    """Course of the learning rate."""
+    positions: StudentPositions
+    """`grid` trains on a random phase of the stride-4 grid (same expected gradient, a sixth of the cost); `dense` trains
+    on every position."""
+    hard_fraction: float
+    """Only this fraction of the output elements, those with the largest error, trains; 1 trains all."""
+    penalty_images: str | None
+    """Pictures on which students must answer the mean descriptor, so that they do not imitate the teacher outside the
+    domain: `generic`, `photographs`, `procedural`, a folder, or null for none."""
+    penalty_weight: float
+    """Weight of that penalty."""
+    noise: float
+    """Standard deviation of Gaussian noise on the pictures that students see, in units of the normalised input (about that of
+    natural pictures); each student gets its own, the teacher sees the clean picture."""
+    validate_every_steps: int | None
+    """Measure the mean regression error on the validation normals after so many steps, and keep the weights of the smallest;
+    null keeps the last weights."""
+    patience: int | None
+    """Stop when that error was not the smallest so far this many times in a row; null trains to the end."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least("students.num_students", self.num_students, 1)
+        if self.width is not None:
+            between("students.width", self.width, 0.05, 8)
+        between("students.extra_layers", self.extra_layers, 0, MAX_EXTRA_LAYERS)
+        at_least("students.epochs", self.epochs, 1)
+        at_least("students.steps", self.steps, 1)
+        at_least("students.batch_size", self.batch_size, 1)
+        above("students.learning_rate", self.learning_rate, 0)
+        at_least("students.weight_decay", self.weight_decay, 0)
+        above("students.hard_fraction", self.hard_fraction, 0)
+        between("students.hard_fraction", self.hard_fraction, 0, 1)
+        at_least("students.penalty_weight", self.penalty_weight, 0)
+        at_least("students.noise", self.noise, 0)
+        at_least("students.validate_every_steps", self.validate_every_steps, 1)
+        at_least("students.patience", self.patience, 1)
+        if self.patience is not None and self.validate_every_steps is None:
+            raise SettingsError(
+                "`students.patience` counts validations: set students.validate_every_steps too, for example to 250"
+            )
