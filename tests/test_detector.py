@@ -2,19 +2,24 @@
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import us_anomaly
+from us_anomaly.data import augmentation
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.detector import Detector, ScaleModel, load
 from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.scoring import anomaly_map
 from us_anomaly.scoring.anomaly_map import MapStatistics
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.map_files import read_map
@@ -183,6 +188,47 @@ def test_without_resize_the_networks_see_the_picture_as_it_is(size, stride_px):
     prediction = made_by_hand(33, stride_px=stride_px).predict(picture_of(*size))[0]
     assert prediction.anomaly_map.shape == size
     assert prediction.anomaly_score == pytest.approx(float(prediction.anomaly_map.max()))
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the memory of all tensors that are alive, and remembers the most."""
+
+    def __init__(self):
+        super().__init__()
+        self.uses, self.live, self.most = {}, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self._use(storage.data_ptr(), storage.nbytes())
+                weakref.finalize(tensor, self._release, storage.data_ptr(), storage.nbytes())
+        self.most = max(self.most, self.live)
+        return result
+
+    def _use(self, pointer, size):
+        self.uses[pointer] = self.uses.get(pointer, 0) + 1
+        self.live += size if self.uses[pointer] == 1 else 0
+
+    def _release(self, pointer, size):
+        self.uses[pointer] -= 1
+        self.live -= size if self.uses[pointer] == 0 else 0
+
+
+@pytest.mark.parametrize("stride_px", [1, 4])
+def test_memory_grows_by_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px):
+    """3 of the picture, 12 of the network's input, and up to 12 of maps; descriptors take none."""
+    monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 32 * 32)
+    monkeypatch.setattr(augmentation, "BAND_PIXELS", 1000)
+    detector = made_by_hand(33, stride_px=stride_px)
+    most = []
+    for side in (64, 160):
+        pixels = picture_of(side, side)
+        with LiveBytes() as counted:
+            detector.predict_pixels(pixels)
+        most.append(counted.most)
+    assert 3 + 12 <= (most[1] - most[0]) / (160**2 - 64**2) < 28
 
 
 def test_the_score_is_taken_before_the_map_is_resized_to_the_picture():

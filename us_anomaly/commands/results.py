@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING_WRITES = 16
 LARGE_PIXELS = 16 * 1024**2
-"""The results of a picture of more pixels are written before the next one is scored."""
+"""The results of a picture of more pixels are written one after another, before the next one is scored."""
 NUM_EXPLAINED_REGIONS = 3
 
 
@@ -95,20 +95,26 @@ def _score_into(
         ThreadPoolExecutor(max_workers=max(1, settings.runtime.num_workers)) as writers,
     ):
         waiting: list[Future[None]] = []
-        for done, (picture, pixels, prepared) in enumerate(_inputs(settings, detector, pictures), start=1):
+
+        def submit(write: Callable[..., None], *arguments: Any, most: int) -> None:
+            waiting.append(writers.submit(write, *arguments))
+            while len(waiting) > most:
+                waiting.pop(0).result()
+
+        for picture, pixels, prepared in _inputs(settings, detector, pictures):
             height, width = pixels.shape[:2]
             prediction = detector.predict_prepared(prepared, height=height, width=width)
+            del prepared
+            most = 0 if height * width > LARGE_PIXELS else MAX_WAITING_WRITES
             regions = strongest_regions(prediction.anomaly_map, threshold)
             files = _result_files(staging, stems[picture.name], settings.inference)
-            waiting.append(writers.submit(_write, files, prediction, detector))
+            submit(_write, files, prediction, detector, most=most)
             if explain:
                 path = staging.panels / f"{stems[picture.name]}.png"
-                waiting.append(writers.submit(_write_panel, path, pixels, prediction, regions, detector, picture.mask))
+                submit(_write_panel, path, pixels, prediction, regions, detector, picture.mask, most=most)
             scored.records.append(_record(picture, prediction, files, staging))
             scored.regions.append((picture.name, (height, width), regions))
-            while len(waiting) > (0 if height * width > LARGE_PIXELS else MAX_WAITING_WRITES):
-                waiting.pop(0).result()
-            on_step(done, {})
+            on_step(len(scored.records), {})
         for future in waiting:
             future.result()
     return scored
@@ -137,9 +143,9 @@ def _inputs(
                 raise
             log.warning("left out: %s", error)
             continue
-        del future
-        yield picture, pixels, prepared
-        del pixels, prepared  # large ones would stay while the next is read
+        handed_over = [(picture, pixels, prepared)]
+        del future, pixels, prepared  # large ones would stay as long as this generator
+        yield handed_over.pop()
 
 
 def _unique_stems(names: Sequence[str]) -> dict[str, str]:
