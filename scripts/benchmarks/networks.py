@@ -1,0 +1,118 @@
+"""Single networks, and a whole picture through teacher, students and scoring."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.configured import composed
+from benchmarks.measure import Plan, Row, timed
+from benchmarks.plain import plain_dense, plain_maps
+from us_anomaly.models.compute import Compute
+from us_anomaly.models.dense import dense_descriptors
+from us_anomaly.models.ensemble import StudentEnsemble
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
+from us_anomaly.settings import Precision
+from us_anomaly.training.normalization import TeacherStatistics
+
+NUM_STUDENTS = 3
+CHECKED_SIDE_PX = 40
+TOLERANCE = 1e-4
+
+
+def networks_of(
+    plan: Plan, patch_size: int, dim: int, *, width: float | None = None
+) -> tuple[PatchNetwork, StudentEnsemble, TeacherStatistics]:
+    """Return teacher, students and statistics with drawn weights, float32 and contiguous."""
+    torch.manual_seed(0)
+    width = plan.width if width is None else width
+    teacher = PatchNetwork(patch_size, descriptor_dim=dim, width=width).requires_grad_(False)
+    ensemble = StudentEnsemble(NUM_STUDENTS, patch_size=patch_size, descriptor_dim=dim, width=width, seed=0)
+    return teacher, ensemble, TeacherStatistics(torch.randn(dim) / 10, torch.rand(dim) + 0.5)
+
+
+def for_inference(network: torch.nn.Module, compute: Compute) -> None:
+    """Put a network into the layout and number format in which the detector uses it."""
+    network.requires_grad_(False).to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
+
+
+def single_map(plan: Plan, patch_size: int, dim: int, stride: int) -> Row:
+    """Time the descriptors of one network, at every position or on a grid."""
+    compute = plan.compute()
+    network = networks_of(plan, patch_size, dim)[0]
+    image = torch.randn(1, 3, plan.side_px, plan.side_px)
+    for_inference(network, compute)
+    image = image.to(compute.device, compute.dtype).contiguous(memory_format=torch.channels_last)
+
+    def work() -> None:
+        with torch.inference_mode():
+            dense_descriptors(network, image, stride=stride)
+
+    return timed("", work, plan=plan, compute=compute)
+
+
+def plain_single_map(plan: Plan, patch_size: int, dim: int) -> Row:
+    """Time the descriptors of one network at every position in the plain way, after comparing values."""
+    compute = plan.compute(Precision.float32)
+    network = networks_of(plan, patch_size, dim)[0].to(compute.device)
+    small = torch.randn(1, 3, CHECKED_SIDE_PX, CHECKED_SIDE_PX, device=compute.device)
+    require_equal(dense_descriptors(network, small), plain_dense(network, small))
+    image = torch.randn(1, 3, plan.side_px, plan.side_px, device=compute.device)
+
+    def work() -> None:
+        with torch.no_grad():
+            plain_dense(network, image)
+
+    return timed("", work, plan=plan, compute=compute)
+
+
+def whole_image(plan: Plan, patch_size: int, stride: int, precision: Precision) -> Row:
+    """Time teacher, students and scoring of one picture, from the network's input to the image score."""
+    compute = plan.compute(precision)
+    teacher, ensemble, statistics = networks_of(plan, patch_size, plan.dims[-1])
+    for network in (teacher, ensemble):
+        for_inference(network, compute)
+    image = torch.randn(3, plan.side_px, plan.side_px)
+
+    def work() -> None:
+        maps = raw_maps(
+            image, teacher=teacher, ensemble=ensemble, statistics=statistics, stride=stride, compute=compute
+        )
+        _score(maps, patch_size)
+
+    return timed("", work, plan=plan, compute=compute)
+
+
+def plain_whole_image(plan: Plan, patch_size: int) -> Row:
+    """Time the same in the plain way, after comparing values."""
+    compute = plan.compute(Precision.float32)
+    teacher, ensemble, statistics = networks_of(plan, patch_size, plan.dims[-1])
+    for network in (teacher, ensemble):
+        network.requires_grad_(False).to(compute.device)
+    plain = partial(plain_maps, teacher=teacher, students=ensemble.networks, statistics=statistics)
+    small = torch.randn(3, CHECKED_SIDE_PX, CHECKED_SIDE_PX)
+    ours = raw_maps(small, teacher=teacher, ensemble=ensemble, statistics=statistics, stride=1, compute=compute)
+    for one, other in zip((ours.error, ours.uncertainty), plain(small.to(compute.device)), strict=True):
+        require_equal(one, other.cpu())
+    image = torch.randn(3, plan.side_px, plan.side_px, device=compute.device)
+
+    def work() -> None:
+        error, uncertainty = plain(image)
+        _score(RawMaps(error.cpu(), uncertainty.cpu()), patch_size)
+
+    return timed("", work, plan=plan, compute=compute)
+
+
+def _score(maps: RawMaps, patch_size: int) -> None:
+    scoring = composed("data.root=unused").scoring
+    with torch.inference_mode():
+        image_score(combine({patch_size: maps}, statistics={}, settings=scoring)[0], settings=scoring)
+
+
+def require_equal(ours: Tensor, plain: Tensor) -> None:
+    """Stop unless both ways give the same values, up to rounding of float32."""
+    scale = float(plain.abs().max())
+    difference = float((ours - plain).abs().max())
+    if not difference <= TOLERANCE * scale:
+        raise SystemExit(f"the plain way gives other values: they differ by {difference:.3g} of {scale:.3g}")
