@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ablation_rows import ALONE, PATH, QUICK, Row, overrides_of, row_changes
-from ablation_study import STAGES, Study, run_row, settings_of, take_over, training_seconds
-from ablation_tables import markdown_table, scores_markdown, study_markdown
-from synthetic_scores import AXES, FIGURES, ScoreRow, choose_figures, score_table
+from ablations.rows import ALONE, PATH, QUICK, Row, overrides_of, row_changes
+from ablations.study import STAGES, Study, run_row, settings_of, take_over, training_seconds
+from ablations.synthetic_scores import AXES, FIGURES, ScoreRow, choose_figures, score_table
+from ablations.tables import markdown_table, scores_markdown, study_markdown
 
 from us_anomaly.commands.recipes import plain
 from us_anomaly.errors import UsadError

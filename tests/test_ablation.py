@@ -28,7 +28,7 @@ def _scripts_can_be_imported(monkeypatch):
 
 
 def settings_of_rows(compose, rows):
-    from ablation_rows import overrides_of, row_changes
+    from ablations.rows import overrides_of, row_changes
 
     return {row.name: plain(compose("run", "data.root=x", *overrides_of(row_changes(row)))) for row in rows}
 
@@ -46,8 +46,8 @@ def differences(one, other, prefix=""):
 
 
 def test_the_path_begins_with_the_method_as_described_and_ends_with_the_recipe_that_finds_most(compose):
-    """Where it ends elsewhere, `experiment=accurate` was changed: give that change a row in scripts/ablation_rows.py."""
-    from ablation_rows import PATH
+    """Where it ends elsewhere, `experiment=accurate` was changed: give that change a row in scripts/ablations/rows.py."""
+    from ablations.rows import PATH
 
     rows = settings_of_rows(compose, PATH)
     described = plain(compose("run", "data.root=x", "experiment=as_described", "backbone=efficientnet_lite0"))
@@ -60,7 +60,7 @@ def test_the_path_begins_with_the_method_as_described_and_ends_with_the_recipe_t
 
 
 def test_every_row_changes_something_in_the_row_it_starts_from(compose):
-    from ablation_rows import ALONE, PATH
+    from ablations.rows import ALONE, PATH
 
     rows = settings_of_rows(compose, (*PATH, *ALONE))
     assert len(rows) == len(PATH) + len(ALONE)
@@ -83,7 +83,7 @@ OWN = ScoringSettings(
 
 
 def test_scores_are_tried_with_one_axis_changed_at_a_time_the_own_ones_first():
-    from synthetic_scores import AXES, score_variants
+    from ablations.synthetic_scores import AXES, score_variants
 
     variants = score_variants(OWN, is_crossed=False)
     assert variants[0] == OWN
@@ -97,7 +97,7 @@ def test_scores_are_tried_with_one_axis_changed_at_a_time_the_own_ones_first():
 
 
 def test_all_combinations_are_tried_once():
-    from synthetic_scores import AXES, score_variants
+    from ablations.synthetic_scores import AXES, score_variants
 
     own = dataclasses.replace(OWN, smoothing_sigma_px=4.0)
     variants = score_variants(own, is_crossed=True)
@@ -107,7 +107,7 @@ def test_all_combinations_are_tried_once():
 
 def test_scores_made_again_from_raw_maps_are_those_of_the_detector(trained, tmp_path, capsys):
     from ablation import main
-    from synthetic_scores import AXES, FIGURES, choose_figures
+    from ablations.synthetic_scores import AXES, FIGURES, choose_figures
 
     runtime = {"device": "cpu", "precision": "float32", "num_threads": 1}
     chosen = choose_figures(RunDir(trained), tmp_path, runtime=runtime)
@@ -125,7 +125,7 @@ def test_scores_made_again_from_raw_maps_are_those_of_the_detector(trained, tmp_
 
 
 def test_a_run_without_held_back_normal_pictures_is_refused(trained_copy, tmp_path):
-    from synthetic_scores import synthetic_samples
+    from ablations.synthetic_scores import synthetic_samples
 
     run_dir = RunDir(trained_copy)
     run_dir.split.write_text(run_dir.split.read_text().replace('"val"', '"test"'))
@@ -138,8 +138,8 @@ def test_a_run_without_held_back_normal_pictures_is_refused(trained_copy, tmp_pa
 
 def test_the_table_tells_mean_smallest_and_largest_over_seeds():
     from ablation import _record
-    from ablation_rows import PATH
-    from ablation_tables import study_markdown
+    from ablations.rows import PATH
+    from ablations.tables import study_markdown
 
     figures = {0: {"image_auroc": 0.7}, 1: {"image_auroc": 0.8}, 2: {"image_auroc": 0.96, "aupro_0.3": 0.5}}
     text = study_markdown([_record(PATH[-1], "tiles", figures, [60.0, 120.0, 180.0])])
@@ -150,7 +150,7 @@ def test_the_table_tells_mean_smallest_and_largest_over_seeds():
 
 
 def test_paths_reach_hydra_as_they_are():
-    from ablation_study import quoted
+    from ablations.study import quoted
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     for path in ("/a b/c,d=[1]", '/quote"d', "/trailing"):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablation_rows import ALONE, PATH, Row, overrides_of, row_changes
 from hydra import compose, initialize_config_dir
 
+from ablations.rows import ALONE, PATH, Row, overrides_of, row_changes
 from us_anomaly import cli
 from us_anomaly.commands.recipes import plain
 from us_anomaly.run_dir import RunDir

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from synthetic_scores import AXES, FIGURES, ScoreRow
-
+from ablations.synthetic_scores import AXES, FIGURES, ScoreRow
 from us_anomaly.reporting.metric_names import LABELS, shown
 
 
