@@ -207,19 +207,19 @@ def test_a_tiny_study_chooses_without_the_test_split_and_reports_without_trainin
     work = tmp_path / "work"
     arguments = ("--quick", "--data", f"drawn={category}", "--work", work, "--set", "runtime.device=cpu")
     chosen = call("--choose", *arguments)
-    runs = [work / "drawn" / name / "seed0" for name in ("zscore", "accurate")]
+    runs = [work / "drawn" / name / "seed0" for name in ("scales", "accurate")]
     assert chosen.stdout == (work / "choose.md").read_text()
-    assert [line.split("`")[1] for line in chosen.stdout.splitlines()[-2:]] == ["zscore", "accurate"]
+    assert [line.split("`")[1] for line in chosen.stdout.splitlines()[-2:]] == ["scales", "accurate"]
     assert not any((run / "predictions.jsonl").exists() for run in runs)
-    students = [(run / "p33/students.pt").read_bytes() for run in runs]
-    notes = [json.loads((run / "provenance/p33/students.pt.json").read_text())["made_at"] for run in runs]
+    students = [(run / "p66/students.pt").read_bytes() for run in runs]
+    notes = [json.loads((run / "provenance/p66/students.pt.json").read_text())["made_at"] for run in runs]
     assert students[0] == students[1]
     assert notes[0] == notes[1]  # the second row differs in its scores only: it took over the training
 
     tested = call(*arguments)
-    assert [(run / "p33/students.pt").read_bytes() for run in runs] == students
+    assert [(run / "p66/students.pt").read_bytes() for run in runs] == students
     content = json.loads((work / "test.json").read_text())
-    assert [row["row"] for row in content["rows"]] == ["zscore", "accurate"]
+    assert [row["row"] for row in content["rows"]] == ["scales", "accurate"]
     evaluation = json.loads((runs[1] / "evaluation.json").read_text())["metrics"]
     assert content["rows"][1]["figures"]["aupro_0.3"]["mean"] == evaluation["aupro_0.3"]
     assert tested.stdout == (work / "test.md").read_text()
