@@ -113,9 +113,10 @@ def test_skipped_pictures_are_written_down_and_forgotten_when_repaired(root: Pat
     content = (root / "images/dent/2.png").read_bytes()
     (root / "images/dent/2.png").write_bytes(b"")
     run_dir = run(root, "data.on_bad_image=skip")
-    assert json.loads((run_dir / "bad_images.json").read_text()) == [
-        {"filename": "images/dent/2.png", "reason": "it is empty"}
-    ]
+    assert json.loads((run_dir / "bad_images.json").read_text()) == {
+        "format_version": 1,
+        "bad_images": [{"filename": "images/dent/2.png", "reason": "it is empty"}],
+    }
     assert len(parse_labels((run_dir / "split.jsonl").read_text())) == 26
     (root / "images/dent/2.png").write_bytes(content)
     run(root, "overwrite=true")

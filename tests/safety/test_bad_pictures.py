@@ -92,7 +92,7 @@ def test_bad_pictures_are_skipped_counted_and_named_and_odd_ones_go_through_the_
 ):
     arguments = tiny(tmp_path / "run", f"data.root={zoo}", "data.on_bad_image=skip")
     run.run(compose("run", *arguments))
-    named = read_json(tmp_path / "run" / "bad_images.json")
+    named = read_json(tmp_path / "run" / "bad_images.json")["bad_images"]
     assert {entry["filename"] for entry in named} == {f"images/good/{name}" for name in BAD}
     assert f"{len(BAD)} pictures left out" in caplog.text
     used = {sample.filename for sample in parse_labels((tmp_path / "run" / "split.jsonl").read_text())}
@@ -110,7 +110,7 @@ def test_all_of_many_bad_pictures_are_written_down_and_earlier_artifacts_stay(tm
         split.run(compose("split", *tiny(tmp_path / "run", f"data.root={root}")))
     assert "and 5 more" in str(caught.value)
     listed = json.loads((tmp_path / "run" / ".hydra" / "split" / "bad_images.json").read_text())
-    assert [entry["filename"] for entry in listed] == [f"images/good/{number:03}.png" for number in range(25)]
+    assert [entry["filename"] for entry in listed["bad_images"]] == [f"images/good/{number:03}.png" for number in range(25)]
     assert not (tmp_path / "run" / "bad_images.json").exists()
 
 

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from us_anomaly.commands.picture_list import what_changed
 from us_anomaly.data.sample import Sample, dump_labels, parse_labels
 from us_anomaly.data.sources import read_samples
 from us_anomaly.errors import ArtifactError, DataError, WeightsError
@@ -20,6 +21,7 @@ from us_anomaly.run_dir.provenance import Recipe, content_hash, require
 from us_anomaly.settings import REDUCED, Settings
 
 BUILTIN = "builtin"
+LIST_OF_PICTURES = "list of pictures"
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
 """Settings of the group `teacher` that change nothing about a teacher."""
 _OFF = {
@@ -89,7 +91,8 @@ class Recipes:
         return Recipe(
             command="split",
             settings={**data, **flat("split", self.settings.split), "seed": self.settings.seed},
-            inputs={"list of pictures": listing},
+            inputs={LIST_OF_PICTURES: listing},
+            explain={LIST_OF_PICTURES: lambda: what_changed(self.run_dir, self.samples)},
         )
 
     @functools.cached_property

@@ -1,6 +1,5 @@
 """`usad split`: check every picture of the data set and divide it into train, val and test."""
 
-import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from us_anomaly.commands.picture_list import write_left_out
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.images import BadImage, Inspection, find_duplicates, inspect_images, keep_good
@@ -17,7 +17,7 @@ from us_anomaly.errors import DataError
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, print_table, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import write_json, write_text
+from us_anomaly.run_dir.atomic import write_text
 from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _inspections(settings: Settings, samples: Sequence[Sample]) -> list[Inspecti
 
 def _write_bad_images(run_dir: RunDir, bad: Sequence[BadImage]) -> None:
     if bad:
-        write_json(run_dir.bad_images, [dataclasses.asdict(image) for image in bad])
+        write_left_out(run_dir.bad_images, {image.filename: image.reason for image in bad})
         first = f"{bad[0].filename}: {bad[0].reason}"
         log.warning("%d pictures left out, for example %s; all in %s", len(bad), first, run_dir.bad_images)
     else:
@@ -91,12 +91,10 @@ def _write_bad_images(run_dir: RunDir, bad: Sequence[BadImage]) -> None:
 
 def _list_all(inspections: Sequence[Inspection], run_dir: RunDir) -> None:
     """Write down all bad pictures where the error message names the first ones only; no artifact is touched."""
-    bad = [
-        {"filename": found.sample.filename, "reason": found.reason} for found in inspections if found.reason is not None
-    ]
+    bad = {found.sample.filename: found.reason for found in inspections if found.reason is not None}
     if len(bad) > MAX_BAD_NAMED:
         path = run_dir.command_folder("split") / "bad_images.json"
-        write_json(path, bad)
+        write_left_out(path, bad)
         log.warning("all %d bad pictures with their reasons: %s", len(bad), path)
 
 

@@ -12,8 +12,8 @@ there and still described. A note never vouches for another file than its own, b
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,11 +38,17 @@ class Recipe:
     """Content hash of each input, by the name it has in the run directory."""
     format_version: int = FORMAT_VERSION
     """Version of the artifact's format."""
+    explain: dict[str, Callable[[], str]] = field(default_factory=dict, compare=False, repr=False)
+    """How to say in words what is different about an input, for messages; no part of what decides the artifact."""
 
 
 def fingerprint(recipe: Recipe) -> str:
     """Return the SHA-256 of a recipe: two artifacts of one fingerprint are the same artifact."""
-    return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_decisive(recipe), sort_keys=True).encode()).hexdigest()
+
+
+def _decisive(recipe: Recipe) -> dict[str, Any]:
+    return {entry.name: getattr(recipe, entry.name) for entry in fields(recipe) if entry.compare}
 
 
 def content_hash(path: Path) -> str:
@@ -74,7 +80,7 @@ def record(
         runtime: Settings that were in force and decide no more than rounding.
     """
     note = {
-        **asdict(recipe),
+        **_decisive(recipe),
         "sha256": content_hash(artifact),
         "files": {path.relative_to(run_dir.root).as_posix(): path.stat().st_size for path in sorted(files)},
         "seconds": round(seconds, 3),
@@ -190,7 +196,8 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
             differences.append(f"it was made with {key}={_shown(then)}, now {key}={_shown(now)}")
     for name in sorted(note["inputs"].keys() | recipe.inputs.keys()):
         if note["inputs"].get(name) != recipe.inputs.get(name):
-            differences.append(f"it was made from another {name}")
+            words = recipe.explain[name]() if name in recipe.explain else ""
+            differences.append(f"it was made from another {name}" + (f" ({words})" if words else ""))
     return differences
 
 
