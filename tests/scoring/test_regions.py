@@ -57,6 +57,31 @@ def test_regions_equal_a_flood_fill(seed, threshold):
     assert [peak for peak, *_ in found] == sorted((peak for peak, *_ in found), reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("places", "order"),
+    [
+        ([(6, 1), (2, 7)], [(2, 7), (6, 1)]),
+        ([(2, 1), (6, 7), (4, 4)], [(2, 1), (4, 4), (6, 7)]),
+        ([(4, 7), (4, 1)], [(4, 1), (4, 7)]),
+        ([(6, 5), (6, 1), (0, 3)], [(0, 3), (6, 1), (6, 5)]),
+    ],
+)
+def test_of_equal_regions_the_upper_comes_first_and_of_those_in_one_row_the_left(places, order):
+    values = np.zeros((9, 9), dtype=np.float32)
+    for row, column in places:
+        values[row, column] = 2
+    assert [(region.top, region.left) for region in strongest_regions(values, 1.0)] == order
+
+
+def test_of_equal_regions_in_one_row_the_left_box_comes_first_even_where_its_first_pixel_is_further_right():
+    values = np.zeros((9, 10), dtype=np.float32)
+    for row, column in [(0, 8), (1, 8), (2, 8), (3, 8), (4, 7), (5, 6), (6, 5), (7, 4), (7, 3), (7, 2)]:
+        values[row, column] = 2
+    values[0:3, 4:7] = values[3, 4] = 2
+    regions = strongest_regions(values, 1.0)
+    assert [(region.top, region.left, region.area_px) for region in regions] == [(0, 2, 10), (0, 4, 10)]
+
+
 def test_a_drawn_region_is_described_in_pixels_of_the_image():
     values = np.zeros((40, 60), dtype=np.float32)
     values[10:14, 20:30] = 2
