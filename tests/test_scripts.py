@@ -252,10 +252,11 @@ def run_tests(checkout: Path, environment: Path, *arguments: str) -> str:
     return calls(environment)[-1]
 
 
-def test_test_measures_branches_when_all_tests_run(checkout: Path, environment: Path) -> None:
+def test_test_measures_branches_when_all_tests_run_and_asks_for_95_percent(checkout: Path, environment: Path) -> None:
     told = run_tests(checkout, environment)
     assert told.startswith("-m pytest ")
     assert " --cov --cov-branch " in told
+    assert told.endswith(" --cov-fail-under=95")
 
 
 def test_test_passes_on_its_arguments_and_measures_no_part(checkout: Path, environment: Path) -> None:
