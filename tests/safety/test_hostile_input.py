@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from bombs import BOMBS, Bomb, zipped
 from conftest import draw_parts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,41 +40,12 @@ from us_anomaly.training.checkpoint import TrainingCheckpoint
 PACKAGE = Path(us_anomaly.__file__).parent
 
 
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self._marker = str(marker)
-
-    def __reduce__(self):
-        return os.mkdir, (self._marker,)
-
-
 @pytest.fixture
 def marker(tmp_path):
     """The folder that appears if something runs."""
     marker = tmp_path / "exploded"
     yield marker
     assert not marker.exists(), "a planted file ran code"
-
-
-def zipped(marker: Path) -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"format_version": 1, "network": {"weight": Bomb(marker)}}, buffer)
-    return buffer.getvalue()
-
-
-def legacy(marker: Path) -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"network": Bomb(marker)}, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
-
-
-def bare(marker: Path) -> bytes:
-    return pickle.dumps(Bomb(marker))
-
-
-BOMBS = {"zipped": zipped, "legacy": legacy, "bare": bare}
 
 
 @pytest.mark.parametrize("kind", BOMBS)

@@ -25,7 +25,7 @@ from us_anomaly.data.generic import PHOTOGRAPH_FRACTIONS
 from us_anomaly.errors import UsadError
 from us_anomaly.models.compute import Compute
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_folder, write_bytes
+from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_folder, read_tensors, write_bytes
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import Recipe, fingerprint, record, state
 from us_anomaly.settings import Settings
@@ -82,6 +82,7 @@ def _take(entry: RunDir, run_dir: RunDir, patch_size: int, recipe: Recipe) -> bo
         if condition != "current":
             log.warning("%s in the cache is not whole (%s): the teacher is distilled anew", entry.root, reason)
             return False
+        read_tensors(kept)  # who can write here can vouch as well
         teacher, curve = kept.read_bytes(), entry.loss_curve(kept).read_bytes()
     except (OSError, UsadError) as error:
         log.warning("%s in the cache cannot be used (%s): the teacher is distilled anew", entry.root, _reason(error))
@@ -136,7 +137,8 @@ def _publish(made: RunDir, entry: RunDir, patch_size: int, recipe: Recipe) -> No
 
 def _is_good(entry: RunDir, patch_size: int, recipe: Recipe) -> bool:
     try:
-        return state(entry, entry.teacher(patch_size), recipe)[0] == "current"
+        is_current = state(entry, entry.teacher(patch_size), recipe)[0] == "current"
+        return is_current and bool(read_tensors(entry.teacher(patch_size)))
     except (OSError, UsadError):
         return False
 
