@@ -110,7 +110,9 @@ def test_all_of_many_bad_pictures_are_written_down_and_earlier_artifacts_stay(tm
         split.run(compose("split", *tiny(tmp_path / "run", f"data.root={root}")))
     assert "and 5 more" in str(caught.value)
     listed = json.loads((tmp_path / "run" / ".hydra" / "split" / "bad_images.json").read_text())
-    assert [entry["filename"] for entry in listed["bad_images"]] == [f"images/good/{number:03}.png" for number in range(25)]
+    assert [entry["filename"] for entry in listed["bad_images"]] == [
+        f"images/good/{number:03}.png" for number in range(25)
+    ]
     assert not (tmp_path / "run" / "bad_images.json").exists()
 
 
