@@ -14,6 +14,7 @@ import torch
 from conftest import draw_parts
 from torture import contents, differences
 
+import us_anomaly
 from us_anomaly.commands import calibrate, evaluate, infer, normalize, run, split, train_students
 from us_anomaly.errors import BadImageError, DataError, ResourceError, StaleArtifactError, UsadError
 from us_anomaly.run_dir import RunDir
@@ -30,13 +31,13 @@ STAGES = {
 }
 
 
-def usad(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def usad(*arguments: str, before: tuple[str, ...] = (), **options: object) -> subprocess.CompletedProcess[str]:
     code = "import sys; from us_anomaly.cli import main; sys.exit(main())"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if "preexec_fn" in options:  # a limit on the size of files would stop the measuring of coverage first
         environment = {name: value for name, value in environment.items() if not name.startswith("COVERAGE")}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [*before, sys.executable, "-c", code, *arguments],
         stderr=subprocess.PIPE,
         text=True,
         check=False,
@@ -85,15 +86,40 @@ def test_a_folder_that_may_not_be_written_is_told_with_the_way_out(trained_copy,
     assert differences(before, contents(trained_copy)) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop the superuser")
-def test_a_read_only_folder_is_told_by_the_command(trained_copy, tiny):
-    trained_copy.chmod(0o555)
+@pytest.fixture(scope="module")
+def bound_by_permissions() -> tuple[str, ...]:
+    """What to put before a command so that permissions stop it: nothing, or for the superuser to give up its privilege."""
+    if os.geteuid() != 0:
+        return ()
+    before = ("setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override")
+    probe = 'cd "$(mktemp -d)" && chmod 555 . && touch x 2>/dev/null && echo unbound; rmdir "$PWD"'
+    if shutil.which("setpriv") is not None:
+        done = subprocess.run([*before, "sh", "-c", probe], capture_output=True, text=True, check=False)
+        if (done.returncode, done.stdout) == (0, ""):
+            return before
+    pytest.skip("permissions do not stop the superuser, and its privilege cannot be given up here")
+
+
+@pytest.mark.parametrize(
+    ("folder", "command", "change"),
+    [("", "evaluate", "evaluation.bootstrap_samples=10"), ("p33", "train-students", "students.steps=4")],
+)
+def test_a_read_only_folder_is_told_by_the_command_and_everything_stays(
+    trained_copy, tiny, bound_by_permissions, folder, command, change
+):
+    before = contents(trained_copy)
+    (trained_copy / folder).chmod(0o555)
     try:
-        done = usad("evaluate", *tiny(trained_copy))
+        done = usad(command, *tiny(trained_copy, change, "overwrite=true"), before=bound_by_permissions)
     finally:
-        trained_copy.chmod(0o755)
+        (trained_copy / folder).chmod(0o755)
     assert done.returncode == 1
-    assert "it cannot be written; make it writable" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"usad: cannot write {trained_copy / folder}")
+    assert "it cannot be written; make it writable, or choose another run_dir=" in last
+    assert "Traceback" not in done.stderr
+    assert differences(before, contents(trained_copy)) == []
+    assert leftovers(trained_copy) == []
 
 
 def test_a_file_in_the_place_of_the_run_directory_is_told_by_the_command(tmp_path, tiny):
@@ -155,6 +181,22 @@ def test_a_disk_that_is_really_full_is_one_line_and_when_there_is_space_again_th
     filler.unlink()
     again = usad(*arguments)
     assert again.returncode == 0, again.stderr
+    assert differences(before, contents(run_dir)) == []
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
+def test_a_read_only_file_system_is_told_by_the_command_and_the_detector_there_can_still_be_used(
+    trained, small_disk, tiny
+):
+    run_dir = Path(shutil.copytree(trained, small_disk / "run"))
+    before = contents(run_dir)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    done = usad("evaluate", *tiny(run_dir, "overwrite=true"))
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"usad: cannot write {run_dir}")
+    assert "it cannot be written; make it writable, or choose another run_dir=" in last
+    assert us_anomaly.load(run_dir, device="cpu").calibration is not None
     assert differences(before, contents(run_dir)) == []
 
 

@@ -2,12 +2,23 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 
 import us_anomaly
-from us_anomaly.commands import calibrate, distill_teacher, evaluate, infer, normalize, run, split, train_students
+from us_anomaly.commands import (
+    calibrate,
+    distill_teacher,
+    evaluate,
+    infer,
+    normalize,
+    report,
+    run,
+    split,
+    train_students,
+)
 from us_anomaly.errors import ArtifactError, StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, read_tensors, write_tensors
@@ -86,6 +97,26 @@ def test_weights_of_another_format_are_refused_by_their_own_version(trained_copy
     edit_note(trained_copy, "calibration.json", inputs=inputs | {f"p33/{name}.pt": content_hash(path)})
     with pytest.raises(ArtifactError, match=advice):
         us_anomaly.load(trained_copy, device="cpu")
+
+
+def test_every_loss_curve_lies_beside_the_artifact_whose_note_names_its_version(trained):
+    curves = sorted(trained.rglob("*.losses.jsonl"))
+    assert [curve.name for curve in curves] == ["students.losses.jsonl", "teacher.losses.jsonl"]
+    for curve in curves:
+        artifact = curve.relative_to(trained).as_posix().replace(".losses.jsonl", ".pt")
+        assert read_json(trained / "provenance" / f"{artifact}.json")["format_version"] == 1
+
+
+@pytest.mark.parametrize("name", ["teacher", "students"])
+@pytest.mark.parametrize(("version", "advice"), [(0, "make it again with `usad"), (2, "update us_anomaly")])
+def test_a_loss_curve_of_another_version_is_refused_before_it_is_drawn(
+    trained_copy, compose, tiny, name, version, advice
+):
+    (trained_copy / "p33" / f"{name}.losses.jsonl").write_text("of another format")
+    edit_note(trained_copy, f"p33/{name}.pt", format_version=version)
+    shutil.rmtree(trained_copy / "report")
+    with pytest.raises(StaleArtifactError, match=rf"p33/{name}\.pt .* its format is version {version}, .*{advice}"):
+        report.run(compose("run", *tiny(trained_copy)))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from us_anomaly.run_dir.provenance import check_format
 from us_anomaly.training.normalization import TeacherStatistics
 
 FORMAT_VERSION = 1
-"""Of `backbone.pt`, `teacher.pt`, `teacher_statistics.pt` and `students.pt`."""
+"""Of `backbone.pt`, `teacher.pt`, `teacher_statistics.pt` and `students.pt`, and of the loss curves beside them."""
 
 N = TypeVar("N", bound=nn.Module)
 
