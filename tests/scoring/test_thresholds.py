@@ -118,15 +118,21 @@ def test_validation_without_normal_images_is_refused_with_the_way_out(rule):
 
 
 def test_empty_validation_is_refused_with_the_way_out():
-    with pytest.raises(
-        DataError, match=r"no validation image to choose a threshold from: give a number .*split.ratios="
-    ):
+    with pytest.raises(DataError) as caught:
         choose([], [], "f1")
+    assert str(caught.value) == (
+        "there is no validation image to choose a threshold from: give a number (calibration.threshold=NUMBER) or a split with a "
+        "validation share, as split.ratios=70-15-15"
+    )
 
 
 def test_scores_that_are_not_finite_are_refused_with_their_number():
-    with pytest.raises(DataError, match=r"2 of 3 validation scores are not finite numbers"):
+    with pytest.raises(DataError) as caught:
         choose([float("nan"), float("inf"), 0.0], [False] * 3, "f1")
+    assert str(caught.value) == (
+        "2 of 3 validation scores are not finite numbers: the detector is damaged or did not train; run `usad train-students "
+        "overwrite=true`, then `usad calibrate`"
+    )
 
 
 def test_the_decision_includes_the_threshold_itself():
