@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from plain_scores import scoring
 
 from us_anomaly.commands.recipes import plain
 from us_anomaly.errors import DataError
 from us_anomaly.run_dir import RunDir
-from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings import Normalization
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -71,15 +72,7 @@ def test_every_row_changes_something_in_the_row_it_starts_from(compose):
 
 # --- scores ------------------------------------------------------------------------------------------------------
 
-OWN = ScoringSettings(
-    normalization=Normalization.zscore,
-    error_weight=1.0,
-    uncertainty_weight=1.0,
-    stride_px=4,
-    smoothing_sigma_px=3.0,
-    image_score=ImageScore.max,
-    image_score_fraction=0.001,
-)
+OWN = scoring(normalization=Normalization.zscore, stride_px=4, smoothing_sigma_px=3.0, image_score_fraction=0.001)
 
 
 def test_scores_are_tried_with_one_axis_changed_at_a_time_the_own_ones_first():

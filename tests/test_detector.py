@@ -5,6 +5,7 @@ import shutil
 import weakref
 
 import numpy as np
+import plain_scores
 import pytest
 import torch
 from PIL import Image
@@ -21,9 +22,8 @@ from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.scoring import anomaly_map
 from us_anomaly.scoring.anomaly_map import MapStatistics
-from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.map_files import read_map
-from us_anomaly.settings import ImageScore, Normalization, ScoringSettings, TransformSettings
+from us_anomaly.settings import Normalization, TransformSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
 FLOATS = [
@@ -127,19 +127,7 @@ def test_a_file_that_is_no_picture_is_named(detector, tmp_path):
 def made_by_hand(*patch_sizes, normalization=Normalization.none, transforms=FLOATS, calibrated=True, stride_px=1):
     torch.manual_seed(0)
     statistics = MapStatistics(mean=6.0, std=2.0, quantile_90=8.0, quantile_995=12.0)
-    calibration = Calibration(
-        statistics={size: {"error": statistics, "uncertainty": statistics} for size in patch_sizes},
-        reference="val",
-        num_normal=1,
-        num_anomalous=0,
-        image_threshold=1.0,
-        threshold_rule="number",
-        threshold_reason=None,
-        score_scale=1.0,
-        pixel_threshold=1.0,
-        color_range=(0.0, 1.0),
-        uncertainty_color_range=(0.0, 1.0),
-    )
+    by_size = {size: {"error": statistics, "uncertainty": statistics} for size in patch_sizes}
     scales = {
         size: ScaleModel(
             teacher=PatchNetwork(size, descriptor_dim=4, width=0.1),
@@ -151,16 +139,8 @@ def made_by_hand(*patch_sizes, normalization=Normalization.none, transforms=FLOA
     return Detector(
         scales,
         pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
-        scoring=ScoringSettings(
-            normalization=normalization,
-            error_weight=1.0,
-            uncertainty_weight=1.0,
-            stride_px=stride_px,
-            smoothing_sigma_px=0.0,
-            image_score=ImageScore.max,
-            image_score_fraction=0.1,
-        ),
-        calibration=calibration if calibrated else None,
+        scoring=plain_scores.scoring(normalization=normalization, stride_px=stride_px),
+        calibration=plain_scores.calibration(statistics=by_size) if calibrated else None,
         compute=Compute(torch.device("cpu"), torch.float32),
     )
 

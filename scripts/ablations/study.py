@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from ablations.rows import ALONE, PATH, Row, overrides_of, row_changes
 from us_anomaly import cli
+from us_anomaly.cli.messages import quoted
 from us_anomaly.commands.recipes import plain
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
@@ -33,11 +34,6 @@ UNTRAINED = (
 """Settings that training does not depend on."""
 STAGES = ("split", "distill-teacher", "normalize", "train-students", "calibrate")
 """The commands of `usad run` that never look at the test split."""
-
-
-def quoted(text: object) -> str:
-    """Return text that Hydra takes as it is, with commas and brackets."""
-    return '"' + str(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 @functools.cache
@@ -61,7 +57,7 @@ class Study:
 
     def overrides(self, row: Row, data_set: str) -> list[str]:
         """Return the overrides of one row on one data set, without the seed."""
-        data = {"data": "mvtec", "data.root": quoted(self.data[data_set]), "data.name": data_set}
+        data = {"data": "mvtec", "data.root": quoted(str(self.data[data_set])), "data.name": data_set}
         return overrides_of({**row_changes(row), **data, **self.extra})
 
     def run_dir(self, row: Row, data_set: str, seed: int) -> RunDir:
@@ -74,7 +70,7 @@ def run_row(study: Study, row: Row, data_set: str, *, commands: Sequence[str]) -
     folder = study.work / data_set / row.name
     swept = [
         f"seed={','.join(map(str, study.seeds))}",
-        f"hydra.sweep.dir={quoted(folder)}",
+        f"hydra.sweep.dir={quoted(str(folder))}",
         "hydra.sweep.subdir=seed${seed}",
     ]
     for command in commands:

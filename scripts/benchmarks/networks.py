@@ -43,7 +43,7 @@ def single_map(plan: Plan, patch_size: int, dim: int, stride: int) -> Row:
     network = networks_of(plan, patch_size, dim)[0]
     image = torch.randn(1, 3, plan.side_px, plan.side_px)
     for_inference(network, compute)
-    image = image.to(compute.device, compute.dtype).contiguous(memory_format=torch.channels_last)
+    image = compute.to_device(image, dtype=compute.dtype)
 
     def work() -> None:
         with torch.inference_mode():

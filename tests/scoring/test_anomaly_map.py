@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from plain_scores import scoring
 from scipy import ndimage
 
 from us_anomaly.models.compute import Compute
@@ -16,23 +17,10 @@ from us_anomaly.scoring.anomaly_map import (
     raw_maps,
     smooth,
 )
-from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings import ImageScore, Normalization
 from us_anomaly.training.normalization import TeacherStatistics
 
 CPU = Compute(torch.device("cpu"), torch.float32)
-
-
-def scoring(**changed):
-    values = {
-        "normalization": Normalization.none,
-        "error_weight": 1.0,
-        "uncertainty_weight": 1.0,
-        "stride_px": 1,
-        "smoothing_sigma_px": 0.0,
-        "image_score": ImageScore.max,
-        "image_score_fraction": 0.1,
-    }
-    return ScoringSettings(**(values | changed))
 
 
 # --- error and uncertainty ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import json
 import math
 
 import numpy as np
+import plain_scores
 import pytest
 import torch
 
@@ -10,17 +11,9 @@ from us_anomaly.errors import ArtifactError, DataError
 from us_anomaly.scoring import calibration as module
 from us_anomaly.scoring.anomaly_map import MapStatistics, RawMaps
 from us_anomaly.scoring.calibration import Calibration, MapGatherer, calibrate
-from us_anomaly.settings import CalibrationSettings, ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings import CalibrationSettings, Normalization
 
-SCORING = ScoringSettings(
-    normalization=Normalization.none,
-    error_weight=1.0,
-    uncertainty_weight=1.0,
-    stride_px=1,
-    smoothing_sigma_px=0.0,
-    image_score=ImageScore.max,
-    image_score_fraction=0.1,
-)
+SCORING = plain_scores.scoring()
 
 
 def settings(**changed):
@@ -104,15 +97,7 @@ def test_statistics_are_kept_per_scale_and_kind():
         }
         for _ in range(3)
     ]
-    scoring = ScoringSettings(
-        normalization=Normalization.zscore,
-        error_weight=1.0,
-        uncertainty_weight=1.0,
-        stride_px=1,
-        smoothing_sigma_px=0.0,
-        image_score=ImageScore.max,
-        image_score_fraction=0.1,
-    )
+    scoring = plain_scores.scoring(normalization=Normalization.zscore)
     result = calibrate(
         [lambda maps=maps: maps for maps in maps], [], reference="val", scoring=scoring, settings=settings()
     )

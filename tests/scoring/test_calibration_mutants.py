@@ -5,28 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain_scores import calibration, scoring
 
 from us_anomaly.errors import ArtifactError
-from us_anomaly.scoring.anomaly_map import MapStatistics, RawMaps
+from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, _color_range, _score_scale, calibrate
 from us_anomaly.scoring.thresholds import choose_threshold
-from us_anomaly.settings import CalibrationSettings, ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings import CalibrationSettings, Normalization
 
 CALIBRATION = CalibrationSettings(
     threshold="f1", max_false_positive_rate=0.1, min_recall=0.9, quantile=0.9, pixel_quantile=0.995
 )
-
-
-def scoring(normalization: Normalization) -> ScoringSettings:
-    return ScoringSettings(
-        normalization=normalization,
-        error_weight=1.0,
-        uncertainty_weight=1.0,
-        stride_px=1,
-        smoothing_sigma_px=0.0,
-        image_score=ImageScore.max,
-        image_score_fraction=0.1,
-    )
 
 
 def picture(peak: float):
@@ -39,7 +28,9 @@ def picture(peak: float):
 def test_anomalies_are_scored_on_the_scale_of_the_normal_pictures(normalization):
     """The best F1 lies between the highest normal and the lowest anomalous score, both on the common scale."""
     normals, anomalies = [picture(peak) for peak in (2.0, 3.0)], [picture(peak) for peak in (5.0, 6.0)]
-    result = calibrate(normals, anomalies, reference="val", scoring=scoring(normalization), settings=CALIBRATION)
+    result = calibrate(
+        normals, anomalies, reference="val", scoring=scoring(normalization=normalization), settings=CALIBRATION
+    )
     known = result.statistics[33]
 
     def score(maps):
@@ -98,20 +89,7 @@ def test_scores_of_any_type_are_compared_in_double_precision():
 
 
 def content() -> dict:
-    numbers = MapStatistics(mean=0.0, std=1.0, quantile_90=1.0, quantile_995=2.0)
-    return Calibration(
-        statistics={33: {"error": numbers, "uncertainty": numbers}},
-        reference="val",
-        num_normal=1,
-        num_anomalous=0,
-        image_threshold=1.0,
-        threshold_rule="number",
-        threshold_reason=None,
-        score_scale=1.0,
-        pixel_threshold=1.0,
-        color_range=(0.0, 1.0),
-        uncertainty_color_range=(0.0, 1.0),
-    ).to_json()
+    return calibration().to_json()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from us_anomaly.commands.picture_list import write_left_out
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.images import BadImage, Inspection, find_duplicates, inspect_images, keep_good
+from us_anomaly.data.images.inspection import MAX_NAMED as MAX_BAD_NAMED
 from us_anomaly.data.sample import SPLITS, Sample, dump_labels
 from us_anomaly.data.splitting import split_samples
 from us_anomaly.errors import DataError
@@ -22,8 +23,6 @@ from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
 MAX_NAMED = 5
-MAX_BAD_NAMED = 20
-"""As many bad pictures are named in the error itself (`us_anomaly.data.images.inspection`)."""
 PICTURES_AT_ONCE = 64
 
 

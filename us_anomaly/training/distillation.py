@@ -196,7 +196,7 @@ def distil(
         _set_target_statistics(distillation, batches, compute)
     with checkpoint.guard():
         for step in range(start, steps):
-            images = _on_device(batches(step), compute)
+            images = compute.to_device(batches(step))
             generator = step_generator(seed, stage="distill-teacher", step=step)
             with compute.autocast():
                 terms = distillation.losses(images, generator=generator)
@@ -229,7 +229,7 @@ def explained_variance(distillation: Distillation, batches: Batches, *, compute:
     error = 0.0
     moments = RunningMoments()
     for number in range(NUM_HELD_OUT_BATCHES):
-        images = _on_device(batches(-1 - NUM_STATISTICS_BATCHES - number), compute)
+        images = compute.to_device(batches(-1 - NUM_STATISTICS_BATCHES - number))
         with compute.autocast():
             decoded = distillation.scale.standardised(distillation.decoder(distillation.descriptors(images)).float())
             target = distillation.scale.standardised(distillation.targets(images))
@@ -244,7 +244,7 @@ def _set_target_statistics(distillation: Distillation, batches: Batches, compute
     raw = []
     for number in range(NUM_STATISTICS_BATCHES):
         with compute.autocast():
-            raw.append(distillation.targets(_on_device(batches(-1 - number), compute)).double())
+            raw.append(distillation.targets(compute.to_device(batches(-1 - number))).double())
     targets = torch.cat(raw)
     scale, mean = distillation.scale, targets.mean(dim=0)
     std = _floored(targets.std(dim=0), distillation.backbone.layer_dims)
@@ -265,10 +265,6 @@ def _floored(std: Tensor, layer_dims: list[int]) -> Tensor:
     """
     layers = torch.split(std, layer_dims) if layer_dims else (std,)
     return torch.cat([layer.clamp(min=max(1e-3, 0.1 * float(layer.mean()))) for layer in layers])
-
-
-def _on_device(images: Tensor, compute: Compute) -> Tensor:
-    return compute.to_device(images)
 
 
 def _is_finite(value: float) -> bool:

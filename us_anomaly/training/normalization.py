@@ -144,7 +144,7 @@ def teacher_statistics(
     """
     moments = RunningMoments(with_covariance=whitening_floor is not None)
     for number, image in enumerate(images):
-        batch = image[None].to(compute.device).contiguous(memory_format=torch.channels_last)
+        batch = compute.to_device(image[None])
         with compute.autocast():
             if positions is StudentPositions.dense:
                 descriptors = dense_descriptors(teacher, batch)

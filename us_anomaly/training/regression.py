@@ -19,7 +19,7 @@ from us_anomaly.settings import StudentPositions, StudentSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate, step_generator
 from us_anomaly.training.normalization import GRID_STRIDE_PX, TeacherStatistics
-from us_anomaly.training.validation import Validation, on_device
+from us_anomaly.training.validation import Validation
 
 Batches = Callable[[int], Tensor]
 """From the number of a step to its normalised pictures (B, 3, H, W)."""
@@ -85,12 +85,12 @@ def regress(
         for step in range(start, steps):
             if validation is not None and validation.is_over:  # resumed where it had ended
                 break
-            images = on_device(batches(step), compute)
+            images = compute.to_device(batches(step))
             generator = step_generator(seed, stage="train-students", step=step)
             optimizer.zero_grad(set_to_none=True)
             values = {"loss": _learn(ensemble, teacher, statistics, images, settings, generator, compute)}
             if penalty_batches is not None:
-                values["penalty"] = _penalize(ensemble, on_device(penalty_batches(step), compute), settings, compute)
+                values["penalty"] = _penalize(ensemble, compute.to_device(penalty_batches(step)), settings, compute)
             set_learning_rate(
                 optimizer,
                 learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps),

@@ -89,7 +89,7 @@ def mean_regression_error(
     """
     total, count = 0.0, 0
     for image in images:
-        batch = on_device(image[None], compute)
+        batch = compute.to_device(image[None])
         with compute.autocast():
             target = statistics.normalize(dense_descriptors(teacher, batch, stride=GRID_STRIDE_PX))
         mean = torch.stack(_answers(ensemble, batch, compute=compute)).mean(dim=0)  # (1, D, R, S)
@@ -109,7 +109,7 @@ def mean_uncertainty(ensemble: StudentEnsemble, images: Iterable[Tensor], *, com
     """
     total, count = 0.0, 0
     for image in images:
-        answers = torch.stack(_answers(ensemble, on_device(image[None], compute), compute=compute)).double()
+        answers = torch.stack(_answers(ensemble, compute.to_device(image[None]), compute=compute)).double()
         variance = answers.var(dim=0, correction=0)  # (1, D, R, S)
         total += float(variance.sum())
         count += variance.numel()
@@ -120,8 +120,3 @@ def _answers(ensemble: StudentEnsemble, batch: Tensor, *, compute: Compute) -> l
     """Return the answers of all students, float32 (1, D, R, S) each."""
     with compute.autocast():
         return [dense_descriptors(student, batch, stride=GRID_STRIDE_PX).float() for student in ensemble.networks]
-
-
-def on_device(images: Tensor, compute: Compute) -> Tensor:
-    """Return pictures (B, 3, H, W) on the device of the arithmetic, channels last."""
-    return compute.to_device(images)
