@@ -1,16 +1,21 @@
 """The generic teachers that ship with the package: they load, they are what their header says, and they know pictures."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import us_anomaly
+from us_anomaly.commands import distill_teacher
 from us_anomaly.commands.distill_teacher import reuse
 from us_anomaly.detector import load_teacher
-from us_anomaly.errors import ArtifactError
+from us_anomaly.errors import ArtifactError, DataError, SettingsError, StaleArtifactError
+from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.run_dir import RunDir
 
 FOLDER = Path(us_anomaly.__file__).parent / "teachers"
 TEACHERS = sorted(FOLDER.glob("p*.safetensors"))
@@ -52,3 +57,67 @@ def test_larger_patches_take_the_small_teacher_at_reduced_resolution(tmp_path: P
         torch.testing.assert_close(
             large(patches), small(torch.nn.functional.avg_pool2d(patches, 2)), rtol=1e-4, atol=1e-4
         )
+
+
+# --- a teacher to start from -------------------------------------------------------------------------------------
+
+
+def started(compose, tiny, folder: Path, *overrides: str) -> PatchNetwork:
+    """Return the teacher of one step so small that it changes nothing, begun as `overrides` say."""
+    still = ("teacher.images=procedural", "teacher.steps=1", "teacher.learning_rate=1e-12", "teacher.cache=false")
+    settings = compose("distill-teacher", *tiny(folder), *still, "teacher.width=0.5", *overrides)
+    distill_teacher.run(settings)
+    return load_teacher(RunDir(settings.run_dir).teacher(settings.scales[0]))
+
+
+@pytest.mark.parametrize("patch_size", [33, 66])
+def test_a_teacher_starts_from_the_weights_of_another(compose, tiny, tmp_path: Path, patch_size: int) -> None:
+    overrides = ("teacher.descriptor_dim=128", f"scales=[{patch_size}]", "teacher.crop_size_px=80")
+    teacher = started(compose, tiny, tmp_path / "run", *overrides, f"teacher.start_from={FOLDER / 'p33.safetensors'}")
+    fresh = started(compose, tiny, tmp_path / "fresh", *overrides)
+    known = load_file(FOLDER / "p33.safetensors")
+    in_order = [
+        [weights[name] for name in sorted(weights)] for weights in (known, teacher.state_dict(), fresh.state_dict())
+    ]
+    for given, weights, other in zip(*in_order, strict=True):
+        torch.testing.assert_close(weights, given, rtol=0, atol=1e-9)
+        assert not torch.allclose(other, given)
+
+
+def test_layers_of_another_shape_stay_fresh(compose, tiny, tmp_path: Path) -> None:
+    overrides = ("teacher.descriptor_dim=32",)
+    teacher = started(compose, tiny, tmp_path / "run", *overrides, "teacher.start_from=builtin").state_dict()
+    fresh = started(compose, tiny, tmp_path / "fresh", *overrides).state_dict()
+    known = load_file(FOLDER / "p33.safetensors")
+    *hidden, weight, bias = teacher
+    assert len(hidden) == 6
+    for name in hidden:
+        torch.testing.assert_close(teacher[name], known[name], rtol=0, atol=1e-9)
+    for name in (weight, bias):
+        torch.testing.assert_close(teacher[name], fresh[name], rtol=0, atol=1e-9)
+
+
+def test_a_teacher_of_another_width_is_no_start(compose, tiny, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"`teacher.start_from` is a teacher of width 0.5: give teacher.width=0.5, got 1$"
+    ):
+        started(compose, tiny, tmp_path, "teacher.start_from=builtin", "teacher.width=1")
+
+
+def test_a_start_that_does_not_exist_is_named(compose, tiny, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^`teacher.start_from`: there is no file .*nowhere/p33.pt$"):
+        started(compose, tiny, tmp_path, "teacher.start_from=nowhere/p33.pt")
+
+
+def test_a_start_for_a_teacher_that_is_reused_is_refused(compose, tiny, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"`teacher.start_from` .* `teacher.checkpoint`"):
+        compose("distill-teacher", *tiny(tmp_path), "teacher.checkpoint=builtin", "teacher.start_from=builtin")
+
+
+def test_another_start_makes_the_teacher_stale(compose, tiny, tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "p33.safetensors", tmp_path / "start.safetensors")
+    named = ("teacher.descriptor_dim=128", f"teacher.start_from={tmp_path / 'start.safetensors'}")
+    started(compose, tiny, tmp_path / "run", *named)
+    shutil.copy(FOLDER / "p65.safetensors", tmp_path / "start.safetensors")
+    with pytest.raises(StaleArtifactError, match=r"teacher.start_from"):
+        started(compose, tiny, tmp_path / "run", *named)

@@ -36,6 +36,7 @@ def teacher_settings(**changed):
     values = {
         "images": "generic",
         "checkpoint": None,
+        "start_from": None,
         "cache": False,
         "whiten_targets": False,
         "descriptor_dim": 6,
@@ -183,6 +184,22 @@ def test_dense_descriptors_are_those_of_the_patches_around_the_grid(patch_size, 
         described = distillation.descriptors(images)
         crops = [
             image[None, :, row - half : row + half + 1, col - half : col + half + 1]
+            for image, row, col in itertools.product(images, rows, cols)
+        ]
+        expected = distillation.teacher(torch.cat(crops))
+    torch.testing.assert_close(described, expected, atol=1e-5, rtol=0)
+
+
+def test_the_grid_of_patches_at_half_the_resolution_is_twice_as_wide():
+    distillation = distillation_of(teacher_settings(), patch_size=66)
+    images = torch.randn(2, 3, 90, 83)
+    rows, cols = distillation.grid(images)
+    assert rows.diff().unique().tolist() == cols.diff().unique().tolist() == [8]
+    assert distillation_of(teacher_settings(), patch_size=33).grid(images)[0].diff().unique().tolist() == [4]
+    with torch.inference_mode():
+        described = distillation.descriptors(images)
+        crops = [
+            image[None, :, row - 33 : row + 33, col - 33 : col + 33]
             for image, row, col in itertools.product(images, rows, cols)
         ]
         expected = distillation.teacher(torch.cat(crops))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from us_anomaly.commands.recipes import NOT_DECISIVE, Recipes, plain, reused_teacher
+from us_anomaly.commands.recipes import NOT_DECISIVE, Recipes, named_teacher, plain
 from us_anomaly.commands.stage import make
 from us_anomaly.commands.teacher_cache import take_or_distil
 from us_anomaly.commands.tracking import tracked
@@ -84,6 +84,8 @@ def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str, co
         torch.manual_seed(settings.seed)
         teacher = PatchNetwork(patch_size, descriptor_dim=settings.teacher.descriptor_dim, width=settings.teacher.width)
         distillation = Distillation(teacher, backbone, settings.teacher)
+    if settings.teacher.start_from is not None:
+        _start_from(read_teacher("start_from", settings.teacher.start_from, patch_size), teacher)
     optimizer = torch.optim.Adam(
         [*teacher.parameters(), *distillation.decoder.parameters()],
         lr=settings.teacher.learning_rate,
@@ -175,14 +177,7 @@ def reuse(checkpoint: str, patch_size: int, artifact: Path) -> None:
     Raises:
         ArtifactError: It is no teacher of this patch size.
     """
-    path = reused_teacher(checkpoint, patch_size)
-    teacher = _teacher_from_safetensors(path) if path.suffix == ".safetensors" else load_teacher(path)
-    if REDUCED.get(patch_size) == teacher.patch_size:
-        teacher = at_reduced_resolution(teacher, patch_size)
-    if teacher.patch_size != patch_size:
-        raise ArtifactError(
-            f"`teacher.checkpoint`: {path} is a teacher for patches of {teacher.patch_size} pixels, scales asks for {patch_size}"
-        )
+    teacher = read_teacher("checkpoint", checkpoint, patch_size)
     write_tensors(
         artifact,
         {
@@ -193,10 +188,43 @@ def reuse(checkpoint: str, patch_size: int, artifact: Path) -> None:
             "network": teacher.state_dict(),
         },
     )
-    log.info("took over the teacher %s", path)
+    log.info("took over the teacher %s", named_teacher("checkpoint", checkpoint, patch_size))
 
 
-def _teacher_from_safetensors(path: Path) -> PatchNetwork:
+def read_teacher(key: str, name: str, patch_size: int) -> PatchNetwork:
+    """Read the teacher that `teacher.checkpoint` or `teacher.start_from` names.
+
+    Raises:
+        ArtifactError: It is no teacher of this patch size.
+    """
+    path = named_teacher(key, name, patch_size)
+    teacher = _teacher_from_safetensors(key, path) if path.suffix == ".safetensors" else load_teacher(path)
+    if REDUCED.get(patch_size) == teacher.patch_size:
+        teacher = at_reduced_resolution(teacher, patch_size)
+    if teacher.patch_size != patch_size:
+        raise ArtifactError(
+            f"`teacher.{key}`: {path} is a teacher for patches of {teacher.patch_size} pixels, scales asks for {patch_size}"
+        )
+    return teacher
+
+
+def _start_from(known: PatchNetwork, teacher: PatchNetwork) -> None:
+    """Give a fresh teacher the weights of a known one, layer by layer as far as their shapes agree.
+
+    Raises:
+        SettingsError: Not even the first layer agrees.
+    """
+    fresh, given = teacher.state_dict(), known.state_dict()
+    fitting = {name: given[name] for name in fresh if given[name].shape == fresh[name].shape}
+    if next(iter(fresh)) not in fitting:
+        raise SettingsError(
+            f"`teacher.start_from` is a teacher of width {known.width:g}: give teacher.width={known.width:g}, "
+            f"got {teacher.width:g}"
+        )
+    teacher.load_state_dict({**fresh, **fitting})
+
+
+def _teacher_from_safetensors(key: str, path: Path) -> PatchNetwork:
     """Build the teacher that a safetensors file holds; its header names patch size, descriptor dimension and width."""
     from safetensors import SafetensorError, safe_open
 
@@ -206,4 +234,4 @@ def _teacher_from_safetensors(path: Path) -> PatchNetwork:
         return build_teacher(header, read_state_dict(path))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
         reason = f"its header lacks {error}" if isinstance(error, KeyError) else in_one_line(error)
-        raise ArtifactError(f"`teacher.checkpoint`: {path} does not hold a teacher ({reason})") from error
+        raise ArtifactError(f"`teacher.{key}`: {path} does not hold a teacher ({reason})") from error

@@ -25,6 +25,8 @@ LIST_OF_PICTURES = "list of pictures"
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
 """Settings of the group `teacher` that change nothing about a teacher."""
 _OFF = {
+    "teacher.start_from": None,
+    "teacher.whiten_targets": False,
     "students.extra_layers": 0,
     "students.noise": 0,
     "students.validate_every_steps": None,
@@ -145,12 +147,14 @@ class Recipes:
         teacher = self.settings.teacher
         command = "distill-teacher"
         if teacher.checkpoint is not None:
-            path = reused_teacher(teacher.checkpoint, patch_size)
+            path = named_teacher("checkpoint", teacher.checkpoint, patch_size)
             settings = {"teacher.checkpoint": teacher.checkpoint}
             return Recipe(command=command, settings=settings, inputs={"teacher.checkpoint": content_hash(path)})
         inputs = self._weights
         if self.settings.finetuning.enabled:
             inputs |= self._checked(self.run_dir.backbone, self.backbone)
+        if teacher.start_from is not None:
+            inputs["teacher.start_from"] = content_hash(named_teacher("start_from", teacher.start_from, patch_size))
         if "train" in teacher.image_sources():
             inputs["split.jsonl"] = self.split_hash
         decisive = {
@@ -160,8 +164,7 @@ class Recipes:
             "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             "seed": self.settings.seed,
         }
-        if not teacher.whiten_targets:  # left out, as in teachers of before there was the setting
-            del decisive["teacher.whiten_targets"]
+        decisive = _without_what_is_off(decisive)
         if self.settings.finetuning.enabled:
             decisive["finetuning.enabled"] = True
         return Recipe(command=command, settings=decisive, inputs=inputs)
@@ -259,7 +262,7 @@ class Recipes:
 
 
 def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what came later and is off, so that students of before are still up to date."""
+    """Leave out what came later and is off, so that what was trained before is still up to date."""
     return {key: value for key, value in settings.items() if key not in _OFF or value != _OFF[key]}
 
 
@@ -270,21 +273,26 @@ def _hash_of_weights(weights: str) -> str:
     return content_hash(path)
 
 
-def reused_teacher(checkpoint: str, patch_size: int) -> Path:
-    """Return the file that `teacher.checkpoint` means for one patch size; `{patch_size}` in a path is replaced.
+def named_teacher(key: str, name: str, patch_size: int) -> Path:
+    """Return the file that `teacher.checkpoint` or `teacher.start_from` means for one patch size.
 
-    A teacher that is used at a reduced resolution is the one for smaller patches.
+    `{patch_size}` in a path is replaced. Where there is none for patches that are seen at a reduced resolution, it is the one for
+    the smaller patches that their network sees.
+
+    Args:
+        key: Which of both settings.
+        name: Its value: `builtin` or a path.
+        patch_size: Side of the patches in pixels.
 
     Raises:
         DataError: There is no such file.
     """
-    patch_size = REDUCED.get(patch_size, patch_size)
-    if checkpoint == BUILTIN:
-        path = Path(__file__).parents[1] / "teachers" / f"p{patch_size}.safetensors"
-        if not path.is_file():
-            raise DataError(f"`teacher.checkpoint`: no teacher of patch size {patch_size} ships with the package")
-        return path
-    path = Path(checkpoint.replace("{patch_size}", str(patch_size))).expanduser()
-    if not path.is_file():
-        raise DataError(f"`teacher.checkpoint`: there is no file {path}")
-    return path
+    pattern = str(Path(__file__).parents[1] / "teachers" / "p{patch_size}.safetensors") if name == BUILTIN else name
+    sizes = [patch_size, REDUCED.get(patch_size, patch_size)]
+    candidates = [Path(pattern.replace("{patch_size}", str(size))).expanduser() for size in sizes]
+    for path in candidates:
+        if path.is_file():
+            return path
+    if name == BUILTIN:
+        raise DataError(f"`teacher.{key}`: no teacher of patch size {patch_size} ships with the package")
+    raise DataError(f"`teacher.{key}`: there is no file {candidates[0]}")

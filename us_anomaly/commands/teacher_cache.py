@@ -60,7 +60,7 @@ def take_or_distil(
 
 def cache_entry(settings: Settings, patch_size: int, recipe: Recipe, *, compute: Compute) -> RunDir | None:
     """Return where the cache has, or would have, the teacher of one patch size; None for one that is not kept."""
-    of_no_data_set = recipe.inputs.keys() <= {"backbone.weights"}
+    of_no_data_set = recipe.inputs.keys() <= {"backbone.weights", "teacher.start_from"}
     if (
         not settings.teacher.cache
         or not of_no_data_set

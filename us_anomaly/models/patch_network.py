@@ -142,6 +142,11 @@ class PatchNetwork(nn.Module):
         return nn.functional.leaky_relu(features, LEAKY_SLOPE, inplace=inplace)
 
     @property
+    def reduction(self) -> int:
+        """Pixels of the picture that make up the side of one pixel the first convolution sees: 1, 2 or 4."""
+        return 1 << sum(isinstance(layer, nn.AvgPool2d) for layer in self.layers)
+
+    @property
     def strided_layer(self) -> int:
         """Index of the last convolution that looks at more than one position: a grid's stride is taken there."""
         return max(

@@ -156,6 +156,11 @@ class Settings:
                 "`finetuning.enabled` is true, but a teacher that was made before (teacher.checkpoint) learns from no backbone: "
                 "set teacher.checkpoint=null, or finetuning.enabled=false"
             )
+        if self.teacher.start_from is not None and self.teacher.checkpoint is not None:
+            raise SettingsError(
+                "`teacher.start_from` begins a distillation, but the teacher of `teacher.checkpoint` is taken as it is: "
+                "set one of them to null"
+            )
         if len(self.scales) > 1 and self.scoring.normalization is Normalization.none:
             raise SettingsError(
                 f"`scales` has {len(self.scales)} patch sizes, whose scores can only be averaged on a common scale: "

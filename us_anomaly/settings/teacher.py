@@ -44,6 +44,9 @@ class TeacherSettings:
     any pictures (`./photographs` for one of such a name), or a mix with weights such as {train: 0.3, generic: 0.7}."""
     checkpoint: str | None
     """Reuse a teacher and skip distillation: a path, or `builtin` for the generic teacher that ships with the package."""
+    start_from: str | None
+    """Begin the distillation with the weights of a teacher, a path or `builtin`, instead of fresh ones (layers of another shape
+    stay fresh): what it has learned from many pictures is not learned again for another patch size, backbone or data set."""
     cache: bool
     """Keep teachers that depend on no data set (those that learn from the built-in pictures alone, with a backbone as it
     comes) in `cache_dir`, and take them from there instead of distilling them again."""
@@ -118,7 +121,8 @@ class TeacherSettings:
     def smallest_crop_px(self, patch_size: int) -> int:
         """Return the smallest crop of dense distillation in which a grid position has its whole patch, shifted ones too."""
         largest_shift = (patch_size - 1) // 4 if self.metric_weight else 0
-        return patch_size + 4 + 2 * largest_shift
+        reduction = patch_size // REDUCED.get(patch_size, patch_size)
+        return patch_size + 4 * reduction + 2 * largest_shift
 
     def image_sources(self) -> dict[str, float]:
         """Return the picture sources with their weights, which add up to 1.

@@ -20,7 +20,8 @@ from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate,
 from us_anomaly.training.normalization import RunningMoments
 from us_anomaly.training.target_scale import TargetScale, whitening_matrices
 
-GRID_STRIDE_PX = 4
+GRID_STRIDE = 4
+"""Step of the grid of dense distillation, in pixels that the first convolution sees."""
 NUM_STATISTICS_BATCHES = 16
 NUM_HELD_OUT_BATCHES = 8
 
@@ -71,7 +72,7 @@ class Distillation(nn.Module):
             (positions.start + by, positions.stop + by)
             for positions, by in zip(self._grid_positions(images), shift, strict=True)
         )
-        maps = dense_descriptors_of_padded(self.teacher, images, rows=rows, cols=cols, stride=GRID_STRIDE_PX)
+        maps = dense_descriptors_of_padded(self.teacher, images, rows=rows, cols=cols, stride=self.grid_stride_px)
         return maps.permute(0, 2, 3, 1).flatten(0, 2).float()
 
     def grid(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,9 +85,15 @@ class Distillation(nn.Module):
 
     def _grid_positions(self, images: Tensor) -> tuple[range, range]:
         """Return the first rows and columns of the patches; shifted ones of the metric loss stay inside the crop."""
-        first = GRID_STRIDE_PX // 2 + (self.largest_shift if self.settings.metric_weight else 0)
+        step = self.grid_stride_px
+        first = step // 2 + (self.largest_shift if self.settings.metric_weight else 0)
         height, width = (side - self.teacher.patch_size + 1 for side in images.shape[-2:])
-        return range(first, height - first, GRID_STRIDE_PX), range(first, width - first, GRID_STRIDE_PX)
+        return range(first, height - first, step), range(first, width - first, step)
+
+    @property
+    def grid_stride_px(self) -> int:
+        """Step of the grid of positions that one crop is learned at, in its pixels."""
+        return GRID_STRIDE * self.teacher.reduction
 
     @property
     def largest_shift(self) -> int:
