@@ -66,6 +66,15 @@ def test_grid_statistics_of_sixteen_equal_pictures_are_those_of_all_positions(te
     torch.testing.assert_close(grid.std, dense.std, rtol=1e-4, atol=1e-5)
 
 
+def test_grid_statistics_of_patches_at_half_the_resolution_need_64_pictures_for_all_positions():
+    teacher = PatchNetwork(66, descriptor_dim=4, width=0.1)
+    picture = torch.randn(3, 16, 24)
+    grid = teacher_statistics(teacher, [picture] * 64, positions=StudentPositions.grid, compute=CPU)
+    dense = teacher_statistics(teacher, [picture], positions=StudentPositions.dense, compute=CPU)
+    torch.testing.assert_close(grid.mean, dense.mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grid.std, dense.std, rtol=1e-4, atol=1e-5)
+
+
 def test_pictures_smaller_than_the_grid_have_statistics(teacher):
     images = list(torch.randn(16, 3, 2, 3))
     statistics = teacher_statistics(teacher, images, positions=StudentPositions.grid, compute=CPU)

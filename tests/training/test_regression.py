@@ -135,17 +135,16 @@ def test_the_phases_of_the_grid_add_up_to_the_dense_loss_and_its_gradient():
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
 
 
-def test_every_phase_of_the_grid_is_drawn_and_none_lies_outside_of_a_small_picture():
-    image = picture(0)
-    drawn = {
-        regression._grid(SETTINGS, image, step_generator(0, stage="train-students", step=step)) for step in range(200)
-    }
-    assert drawn == {(4, offset) for offset in itertools.product(range(4), range(4))}
-    small = {
-        regression._grid(SETTINGS, picture(0, height=2, width=1), step_generator(0, stage="s", step=step))
-        for step in range(20)
-    }
-    assert small == {(4, (0, 0)), (4, (1, 0))}
+@pytest.mark.parametrize(("patch_size", "stride"), [(17, 4), (66, 8)])
+def test_every_phase_of_the_grid_is_drawn_and_none_lies_outside_of_a_small_picture(patch_size, stride):
+    teacher = PatchNetwork(patch_size, descriptor_dim=8, width=0.1)
+
+    def drawn(image, count):
+        generators = [step_generator(0, stage="train-students", step=step) for step in range(count)]
+        return {regression._grid(teacher, image, SETTINGS, generator) for generator in generators}
+
+    assert drawn(picture(0), 600) == {(stride, offset) for offset in itertools.product(range(stride), repeat=2)}
+    assert drawn(picture(0, height=2, width=1), 20) == {(stride, (0, 0)), (stride, (1, 0))}
 
 
 # --- training ----------------------------------------------------------------------------------------------------

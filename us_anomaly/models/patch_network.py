@@ -17,6 +17,7 @@ from us_anomaly.settings import MAX_EXTRA_LAYERS, REDUCED
 from us_anomaly.settings.checks import between
 
 LEAKY_SLOPE = 5e-3
+GRID_STRIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +143,15 @@ class PatchNetwork(nn.Module):
         return nn.functional.leaky_relu(features, LEAKY_SLOPE, inplace=inplace)
 
     @property
-    def reduction(self) -> int:
-        """Pixels of the picture that make up the side of one pixel the first convolution sees: 1, 2 or 4."""
-        return 1 << sum(isinstance(layer, nn.AvgPool2d) for layer in self.layers)
+    def grid_stride_px(self) -> int:
+        """Distance of the positions that training looks at in one picture: four pixels as the first convolution sees them.
+
+        So much the two poolings of the smaller networks come to, and less costs a multiple: see `us_anomaly.models.dense`.
+        """
+        stride = GRID_STRIDE
+        for layer in self.layers:
+            stride *= 2 if isinstance(layer, nn.AvgPool2d) else 1
+        return stride
 
     @property
     def strided_layer(self) -> int:

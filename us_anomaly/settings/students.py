@@ -33,8 +33,8 @@ class StudentSettings:
     schedule: Schedule
     """Course of the learning rate."""
     positions: StudentPositions
-    """`grid` trains on a random phase of the stride-4 grid (same expected gradient, a sixth of the cost); `dense` trains
-    on every position."""
+    """`grid` trains on a random phase of the stride-4 grid (8 and 16 for patches of 66 and 132; same expected gradient,
+    a sixth of the cost); `dense` trains on every position."""
     hard_fraction: float
     """Only this fraction of the output elements, those with the largest error, trains; 1 trains all."""
     penalty_images: str | None

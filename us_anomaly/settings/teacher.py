@@ -87,7 +87,8 @@ class TeacherSettings:
     """Margin delta of the triplet loss."""
     statistics_positions: StudentPositions
     """Positions over which `usad normalize` measures mean and deviation of the descriptors: `dense` takes all of them,
-    `grid` a stride-4 grid whose phase goes round from picture to picture (a tenth of the cost)."""
+    `grid` those of a stride-4 grid (8 and 16 for patches of 66 and 132), whose phase goes round from picture to picture
+    (a tenth of the cost)."""
     whitening_floor: float | None
     """Students learn the whitened teacher: descriptors without correlation, so that a squared error counts what hardly varies on
     good pictures as much as what varies a lot. The number is added to the variance of every principal axis (their mean is

@@ -20,8 +20,6 @@ from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate,
 from us_anomaly.training.normalization import RunningMoments
 from us_anomaly.training.target_scale import TargetScale, whitening_matrices
 
-GRID_STRIDE = 4
-"""Step of the grid of dense distillation, in pixels that the first convolution sees."""
 NUM_STATISTICS_BATCHES = 16
 NUM_HELD_OUT_BATCHES = 8
 
@@ -72,7 +70,9 @@ class Distillation(nn.Module):
             (positions.start + by, positions.stop + by)
             for positions, by in zip(self._grid_positions(images), shift, strict=True)
         )
-        maps = dense_descriptors_of_padded(self.teacher, images, rows=rows, cols=cols, stride=self.grid_stride_px)
+        maps = dense_descriptors_of_padded(
+            self.teacher, images, rows=rows, cols=cols, stride=self.teacher.grid_stride_px
+        )
         return maps.permute(0, 2, 3, 1).flatten(0, 2).float()
 
     def grid(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,15 +85,10 @@ class Distillation(nn.Module):
 
     def _grid_positions(self, images: Tensor) -> tuple[range, range]:
         """Return the first rows and columns of the patches; shifted ones of the metric loss stay inside the crop."""
-        step = self.grid_stride_px
+        step = self.teacher.grid_stride_px
         first = step // 2 + (self.largest_shift if self.settings.metric_weight else 0)
         height, width = (side - self.teacher.patch_size + 1 for side in images.shape[-2:])
         return range(first, height - first, step), range(first, width - first, step)
-
-    @property
-    def grid_stride_px(self) -> int:
-        """Step of the grid of positions that one crop is learned at, in its pixels."""
-        return GRID_STRIDE * self.teacher.reduction
 
     @property
     def largest_shift(self) -> int:

@@ -15,7 +15,6 @@ from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions
 from us_anomaly.training.course import OnStep
 
-GRID_STRIDE_PX = 4
 MIN_STD_FRACTION = 1e-4
 """A dimension whose deviation is below this fraction of the median deviation counts as constant."""
 
@@ -132,8 +131,8 @@ def teacher_statistics(
     Args:
         teacher: The distilled patch network.
         images: Normalised pictures (3, H, W), one at a time.
-        positions: `dense` looks at every position; `grid` at the stride-4 grid, whose phase goes round from picture to
-            picture, so that all positions are seen alike at a tenth of the cost.
+        positions: `dense` looks at every position; `grid` at the grid of `PatchNetwork.grid_stride_px`, whose phase goes
+            round from picture to picture, so that all positions are seen alike at a tenth of the cost.
         compute: Device and number format.
         whitening_floor: The floor of `whitening_matrix`; None for no whitening.
         on_step: Called after every picture.
@@ -149,8 +148,9 @@ def teacher_statistics(
             if positions is StudentPositions.dense:
                 descriptors = dense_descriptors(teacher, batch)
             else:
-                offset = _phase(number, batch)
-                descriptors = dense_descriptors(teacher, batch, stride=GRID_STRIDE_PX, offset=offset)
+                stride = teacher.grid_stride_px
+                offset = _phase(number, batch, stride=stride)
+                descriptors = dense_descriptors(teacher, batch, stride=stride, offset=offset)
         moments.update(descriptors.permute(0, 2, 3, 1).flatten(0, 2))
         on_step(number + 1, {})
     std = moments.std
@@ -163,8 +163,8 @@ def teacher_statistics(
     return TeacherStatistics(moments.mean.float().cpu(), std.float().cpu(), whitening)
 
 
-def _phase(number: int, images: Tensor) -> tuple[int, int]:
-    """Return the first row and column of the grid in picture `number`: sixteen pictures in a row show all of them."""
+def _phase(number: int, images: Tensor, *, stride: int) -> tuple[int, int]:
+    """Return the first row and column of the grid in picture `number`: stride^2 pictures in a row show all of them."""
     height, width = images.shape[-2:]
-    row, col = divmod(number * 5 % GRID_STRIDE_PX**2, GRID_STRIDE_PX)  # 5 and 16 have no common divisor
+    row, col = divmod(number * 5 % stride**2, stride)  # 5 and a power of two have no common divisor
     return min(row, height - 1), min(col, width - 1)

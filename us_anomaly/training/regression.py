@@ -18,7 +18,7 @@ from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions, StudentSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate, step_generator
-from us_anomaly.training.normalization import GRID_STRIDE_PX, TeacherStatistics
+from us_anomaly.training.normalization import TeacherStatistics
 from us_anomaly.training.validation import Validation
 
 Batches = Callable[[int], Tensor]
@@ -117,7 +117,7 @@ def _learn(
     compute: Compute,
 ) -> float:
     """Add the gradient of the loss of each student; return the mean loss."""
-    stride, offset = _grid(settings, images, generator)
+    stride, offset = _grid(teacher, images, settings, generator)
     with torch.no_grad(), compute.autocast():
         target = statistics.normalize(dense_descriptors(teacher, images, stride=stride, offset=offset))
     total = 0.0
@@ -144,18 +144,19 @@ def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettin
     total = 0.0
     for student in ensemble.networks:
         with compute.autocast():
-            answer = dense_descriptors(student, images, stride=GRID_STRIDE_PX).float()
+            answer = dense_descriptors(student, images, stride=student.grid_stride_px).float()
         penalty = settings.penalty_weight * answer.square().mean()
         penalty.backward()  # type: ignore[no-untyped-call]
         total += penalty.item()
     return total / len(ensemble.networks)
 
 
-def _grid(settings: StudentSettings, images: Tensor, generator: torch.Generator) -> tuple[int, tuple[int, int]]:
+def _grid(
+    teacher: PatchNetwork, images: Tensor, settings: StudentSettings, generator: torch.Generator
+) -> tuple[int, tuple[int, int]]:
     """Return stride and offset (row, column) of the positions of this step; every phase is equally likely."""
     if settings.positions is StudentPositions.dense:
         return 1, (0, 0)
-    row, col = (
-        int(torch.randint(min(GRID_STRIDE_PX, length), (), generator=generator)) for length in images.shape[-2:]
-    )
-    return GRID_STRIDE_PX, (row, col)
+    stride = teacher.grid_stride_px
+    row, col = (int(torch.randint(min(stride, length), (), generator=generator)) for length in images.shape[-2:])
+    return stride, (row, col)

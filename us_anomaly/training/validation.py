@@ -1,6 +1,6 @@
 """Validation of students while they learn: the best weights are kept, and a training that no longer gets better ends.
 
-Shapes: B images, D descriptor dimensions, R S rows and columns of the stride-4 grid.
+Shapes: B images, D descriptor dimensions, R S rows and columns of the training grid.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.training.normalization import GRID_STRIDE_PX, TeacherStatistics
+from us_anomaly.training.normalization import TeacherStatistics
 
 
 class Validation:
@@ -91,7 +91,7 @@ def mean_regression_error(
     for image in images:
         batch = compute.to_device(image[None])
         with compute.autocast():
-            target = statistics.normalize(dense_descriptors(teacher, batch, stride=GRID_STRIDE_PX))
+            target = statistics.normalize(dense_descriptors(teacher, batch, stride=teacher.grid_stride_px))
         mean = torch.stack(_answers(ensemble, batch, compute=compute)).mean(dim=0)  # (1, D, R, S)
         total += float((mean - target).double().square().sum())
         count += target.numel()
@@ -119,4 +119,6 @@ def mean_uncertainty(ensemble: StudentEnsemble, images: Iterable[Tensor], *, com
 def _answers(ensemble: StudentEnsemble, batch: Tensor, *, compute: Compute) -> list[Tensor]:
     """Return the answers of all students, float32 (1, D, R, S) each."""
     with compute.autocast():
-        return [dense_descriptors(student, batch, stride=GRID_STRIDE_PX).float() for student in ensemble.networks]
+        return [
+            dense_descriptors(student, batch, stride=student.grid_stride_px).float() for student in ensemble.networks
+        ]
