@@ -173,9 +173,9 @@ def test_scores_at_the_ends_of_float32_are_counted():
 
 
 def test_normal_pixels_are_put_in_order_as_they_come_so_that_few_are_waiting(monkeypatch):
-    monkeypatch.setattr(exact_pixels, "_BLOCK_PIXELS", 100)
+    monkeypatch.setattr(exact_pixels, "_BLOCK_PIXELS", 128)
     pixels = ExactPixels()
     for _ in range(7):
         pixels.add(np.zeros((8, 8), dtype=np.float32), PixelTruth(np.zeros((8, 8), dtype=bool)), group="good")
-        assert pixels._groups["good"].num_pending < 100
+        assert pixels._groups["good"].num_pending < 128
     assert [block.size for block in pixels._groups["good"].blocks] == [128, 128, 128]

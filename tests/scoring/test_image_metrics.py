@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -126,10 +128,25 @@ def test_every_figure_is_there_or_absent_whatever_classes_there_are():
     assert names[0] == names[1] == names[2]
 
 
-@pytest.mark.parametrize("scores", [[0.1, float("nan")], [0.1, float("inf")], [0.1], []])
-def test_scores_that_are_not_finite_or_do_not_match_are_refused(scores):
-    with pytest.raises(ValueError, match=r"finite|as long"):
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([0.1, float("nan")], "every score must be finite"),
+        ([0.1, float("inf")], "every score must be finite"),
+        ([0.1], "scores and labels must be as long, got (1,) and (2,)"),
+        ([], "scores and labels must be as long, got (0,) and (2,)"),
+    ],
+)
+def test_scores_that_are_not_finite_or_do_not_match_are_refused(scores, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         image_metrics(scores, [True, False], deployed_threshold=0.5)
+
+
+@pytest.mark.parametrize(("label", "precision"), [(True, 1.0), (False, 0.0)])
+def test_a_single_image_that_is_called_anomalous_has_a_precision(label, precision):
+    metrics = image_metrics([0.9, 0.2], [label, not label], deployed_threshold=0.5)
+    assert metrics.values["deployed_precision"] == precision
+    assert metrics.absent == {}
 
 
 def test_scaling_scores_and_threshold_by_a_power_of_two_changes_no_figure_but_the_thresholds():
@@ -147,5 +164,5 @@ def test_scaling_scores_and_threshold_by_a_power_of_two_changes_no_figure_but_th
 def test_a_single_image_is_ranked_and_none_is_not():
     alarms = Ranking.of([0.5], [True]).alarms()
     assert (alarms.true.tolist(), alarms.false.tolist()) == ([[0.0, 1.0]], [[0.0, 0.0]])
-    with pytest.raises(ValueError, match="scores and labels must be as long"):
+    with pytest.raises(ValueError, match=r"^scores and labels must be as long, got \(0,\) and \(0,\)$"):
         Ranking.of([], [])

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import tifffile
@@ -39,15 +41,26 @@ def test_a_map_that_another_program_wrote_with_compression_is_read(tmp_path):
 
 
 def test_only_two_dimensions_are_written(tmp_path):
-    with pytest.raises(ValueError, match="two dimensions"):
+    with pytest.raises(ValueError, match=r"^a map has two dimensions, got shape \(1, 37, 53\)$"):
         write_map(tmp_path / "000.tiff", VALUES[None])
 
 
 def test_a_missing_map_is_named_with_the_command_that_makes_it(tmp_path):
-    with pytest.raises(ArtifactError, match=r"cannot read the map .*000.tiff \(it does not exist\); run `usad infer"):
-        read_map(tmp_path / "000.tiff")
-    with pytest.raises(ArtifactError, match="it does not exist"):
-        map_size(tmp_path / "000.tiff")
+    path = tmp_path / "000.tiff"
+    for read in (read_map, map_size):
+        with pytest.raises(ArtifactError) as caught:
+            read(path)
+        assert str(caught.value) == (f"cannot read the map {path} (it does not exist); run `usad infer overwrite=true`")
+
+
+@pytest.mark.parametrize("read", [read_map, map_size])
+def test_a_file_that_is_no_picture_is_named_with_what_the_reader_says(tmp_path, read):
+    path = tmp_path / "000.tiff"
+    path.write_bytes(b"not a picture")
+    said = r"UnidentifiedImageError: cannot identify image file .*000\.tiff'\)?"
+    message = rf"^cannot read the map {re.escape(str(path))} \({said}\); run `usad infer overwrite=true`$"
+    with pytest.raises(ArtifactError, match=message):
+        read(path)
 
 
 def test_a_truncated_map_is_named(tmp_path):
@@ -61,8 +74,9 @@ def test_a_truncated_map_is_named(tmp_path):
 def test_a_picture_of_bytes_is_no_map(tmp_path):
     path = tmp_path / "000.tiff"
     Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(path)
-    with pytest.raises(ArtifactError, match=r"mode L, not a float32 map"):
+    with pytest.raises(ArtifactError) as caught:
         read_map(path)
+    assert str(caught.value) == (f"{path} is a picture of mode L, not a float32 map; run `usad infer overwrite=true`")
 
 
 def test_a_map_with_not_a_number_is_named(tmp_path):
@@ -70,5 +84,6 @@ def test_a_map_with_not_a_number_is_named(tmp_path):
     broken = VALUES.copy()
     broken[3, 3] = np.nan
     write_map(path, broken)
-    with pytest.raises(ArtifactError, match=r"000.tiff holds values that are not finite"):
+    with pytest.raises(ArtifactError) as caught:
         read_map(path)
+    assert str(caught.value) == (f"{path} holds values that are not finite numbers; run `usad infer overwrite=true`")

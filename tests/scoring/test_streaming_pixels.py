@@ -137,3 +137,21 @@ def test_bins_follow_the_data():
     everything = np.concatenate([item.anomaly_map.ravel() for item in drawn_items(5, images=3)])
     fullest = np.bincount(bins.index(everything)).max()
     assert fullest < everything.size * 1e-3
+
+
+def test_neighbouring_numbers_are_told_apart_where_all_scores_lie_close_together():
+    lower, higher = np.float32(1), np.nextafter(np.float32(1), np.float32(2))
+    mask = np.eye(4, dtype=bool)
+    items = [PixelItem(np.where(mask, higher, lower).astype(np.float32), PixelTruth(mask), "cut")]
+    values = pixel_figures(count_streaming(items).curve(), saturated=False).values
+    assert (values["pixel_auroc"], values["pixel_f1_max"]) == (1.0, 1.0)
+
+
+def test_normal_pixels_defect_pixels_and_regions_have_a_third_of_the_bins_each_however_few_they_are():
+    pixels = BinnedPixels(coarse_bins())
+    one_defect = np.array([[True, False, False, False]])
+    pixels.add(np.array([[8, 1, 1, 2]], dtype=np.float32), PixelTruth(one_defect), group="cut")
+    shares = pixels.shares()
+    bins = pixels.bins.index(np.array([1, 2, 8], dtype=np.float32))
+    assert shares[bins] == pytest.approx([2 / 9, 1 / 9, 2 / 3])
+    assert shares.sum() == pytest.approx(1)
