@@ -40,3 +40,10 @@ def test_the_order_of_groups_that_a_seed_draws_stays_the_same_with_every_version
     ]
     drawn = validation(samples, mode=SplitMode.ratio, seed=7)
     assert drawn == ["good/02.png", "good/03.png", "good/18.png", "good/19.png"]
+
+
+def test_names_that_are_no_text_are_drawn_too_in_an_order_that_stays_the_same():
+    """Names of files are bytes; those that are not UTF-8 reach us with half characters."""
+    samples = [Sample(filename=f"good/{chr(0xDCF0 + number)}.png", is_anomalous=False) for number in range(10)]
+    drawn = validation(samples, mode=SplitMode.ratio, seed=7)
+    assert drawn == ["good/\udcf3.png", "good/\udcf8.png"]

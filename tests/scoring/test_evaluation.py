@@ -1,4 +1,6 @@
+import hashlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,19 +8,21 @@ import pytest
 from drawn_run import THRESHOLD, draw_run
 from sklearn.metrics import roc_auc_score
 
-from us_anomaly.data.sample import of_split
+from us_anomaly.data.sample import Sample, of_split
 from us_anomaly.errors import DataError
 from us_anomaly.scoring import evaluation
 from us_anomaly.scoring.data_problems import RULES, DataProblems
 from us_anomaly.scoring.duplicates import duplicates_across_splits
-from us_anomaly.scoring.evaluation import NO_MAPS, NO_MASKS, evaluate
-from us_anomaly.scoring.map_files import read_map
+from us_anomaly.scoring.evaluation import evaluate
+from us_anomaly.scoring.map_files import read_map, write_map
 from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.scored_images import parse_predictions, scored_images
 from us_anomaly.scoring.thresholds import Threshold
 from us_anomaly.settings import EvaluationSettings, MapResolution, MetricAlgorithm
 
 CHOSEN = Threshold(value=THRESHOLD, rule="f1", requested="f1")
+NO_MASKS = "no masks in the data set"
+PIXEL_FIGURES = ("pixel_auroc", "pixel_average_precision", "pixel_f1_max", "aupro_0.3", "aupro_0.05")
 
 
 def images_of(run_dir, samples):
@@ -104,6 +108,76 @@ def test_each_defect_type_is_measured_against_all_normal_images(drawn):
     assert "f1" not in hole["metrics"]
 
 
+def test_figures_of_one_defect_type_are_these_and_no_image_of_another_type_moves_them(drawn):
+    """`hole` has scores 0.19 and 0.71, `cut` 0.16, 0.67 and 0.68, normal images 0.62, 0.13, 0.14 and 0.15."""
+    root, run_dir, images = drawn
+    bare = replaced(images, **{image.filename: {"mask_path": None} for image in images})
+    bare = [image for image in bare if image.filename != "test/hole/1.png"]
+    types = evaluated(root, run_dir, bare)["per_defect_type"]
+    expected = {
+        "hole": (2, {"image_auroc": 7 / 8, "image_average_precision": 5 / 6, "deployed_recall": 1 / 2, "misses": 1}),
+        "cut": (3, {"image_auroc": 11 / 12, "image_average_precision": 11 / 12, "deployed_recall": 2 / 3, "misses": 1}),
+    }
+    for kind, (count, metrics) in expected.items():
+        assert types[kind] == {
+            "count": count,
+            "metrics": pytest.approx(metrics),
+            "intervals": types[kind]["intervals"],
+            "absent": dict.fromkeys(PIXEL_FIGURES, NO_MASKS),
+        }
+        assert types[kind]["intervals"].keys() == metrics.keys()
+
+
+def test_without_normal_images_a_defect_type_has_its_recall_and_reasons_for_the_rest(drawn):
+    root, run_dir, images = drawn
+    bare = replaced(images, **{image.filename: {"mask_path": None} for image in images})
+    evaluation = evaluated(root, run_dir, [image for image in bare if image.is_anomalous], resamples=0)
+    assert evaluation["per_defect_type"]["cut"] == {
+        "count": 3,
+        "metrics": {"deployed_recall": pytest.approx(2 / 3), "misses": 1},
+        "intervals": {},
+        "absent": dict.fromkeys(("image_auroc", "image_average_precision"), "no normal image in test")
+        | dict.fromkeys(PIXEL_FIGURES, NO_MASKS),
+    }
+
+
+def test_what_was_evaluated_and_how_is_stated(drawn):
+    evaluation = evaluated(*drawn, resamples=0)
+    figures = {"metrics", "intervals", "absent", "per_defect_type"}
+    assert {name: value for name, value in evaluation.items() if name not in figures} == {
+        "format_version": 1,
+        "split": "test",
+        "data_set": {"name": "drawn"},
+        "resolution": "original",
+        "resolution_px": {"smallest": [24, 24], "largest": [24, 24]},
+        "algorithm": "exact",
+        "bootstrap": {"num_resamples": 0, "seed": 0, "confidence": 0.95},
+        "counts": {
+            "images": 10,
+            "normal": 4,
+            "anomalous": 6,
+            "images_in_pixel_metrics": 10,
+            "images_left_out_of_pixel_metrics": 0,
+            "regions": 6,
+        },
+        "threshold": {"value": 0.5, "rule": "f1", "requested": "f1", "reason": None},
+        "most_anomalous_found": {"filename": "test/hole/2.png", "heatmap_path": "heatmaps/test/hole/2.png"},
+        "warnings": dict.fromkeys(RULES, 0),
+        "warning_examples": {},
+    }
+
+
+def test_the_smallest_and_the_largest_size_are_those_of_fewest_and_most_pixels(drawn):
+    _, run_dir, images = drawn
+    for number, (width, height) in enumerate([(9, 9), (10, 20), (8, 10), (12, 8)]):
+        write_map(run_dir / f"maps/test/good/{number}.tiff", np.zeros((height, width), dtype=np.float32))
+    of_normals = [image for image in images if not image.is_anomalous]
+    one_defect = [image for image in images if image.is_anomalous][:1]
+    write_map(run_dir / one_defect[0].map_path, np.zeros((12, 12), dtype=np.float32))
+    evaluation = evaluated(drawn[0], run_dir, of_normals + one_defect)
+    assert evaluation["resolution_px"] == {"smallest": [8, 10], "largest": [10, 20]}
+
+
 def test_resolution_and_algorithm_are_stated(drawn):
     evaluation = evaluated(*drawn, algorithm="auto")
     assert (evaluation["resolution"], evaluation["algorithm"]) == ("original", "exact")
@@ -144,16 +218,26 @@ def test_without_masks_pixel_figures_are_absent_with_the_reason(drawn):
     root, run_dir, images = drawn
     bare = replaced(images, **{image.filename: {"mask_path": None} for image in images})
     evaluation = evaluated(root, run_dir, bare)
-    assert evaluation["absent"]["pixel_auroc"] == evaluation["absent"]["aupro_0.3"] == NO_MASKS
+    assert evaluation["absent"] == dict.fromkeys(PIXEL_FIGURES, NO_MASKS)
     assert evaluation["algorithm"] is evaluation["resolution_px"] is None
     assert "image_auroc" in evaluation["metrics"]
     assert evaluation["warnings"]["anomalous_without_mask"] == 0
+    assert evaluation["counts"] == {
+        "images": 10,
+        "normal": 4,
+        "anomalous": 6,
+        "images_in_pixel_metrics": 0,
+        "images_left_out_of_pixel_metrics": 10,
+        "regions": 0,
+    }
 
 
 def test_without_saved_maps_pixel_figures_are_absent_with_the_way_out(drawn):
     root, run_dir, images = drawn
     bare = replaced(images, **{image.filename: {"map_path": None} for image in images})
-    assert evaluated(root, run_dir, bare)["absent"]["pixel_auroc"] == NO_MAPS
+    assert evaluated(root, run_dir, bare)["absent"] == dict.fromkeys(
+        PIXEL_FIGURES, "no maps were saved: run `usad infer overwrite=true inference.save_maps=true`"
+    )
 
 
 def test_one_anomalous_image_without_mask_is_left_out_of_the_pixel_figures_and_counted(drawn):
@@ -190,8 +274,9 @@ def test_the_image_to_look_at_first_was_found_and_scores_highest(drawn):
 
 
 def test_an_empty_test_split_is_refused(drawn):
-    with pytest.raises(DataError, match="the test split holds no image"):
+    with pytest.raises(DataError) as caught:
         evaluated(drawn[0], drawn[1], [])
+    assert str(caught.value) == ("the test split holds no image: choose split.ratios with a test share, as 70-15-15")
 
 
 def test_replacing_one_test_image_changes_no_decision_about_another(drawn):
@@ -218,6 +303,26 @@ def test_an_image_that_lies_in_two_splits_is_found_by_its_content(tmp_path):
     (root / "test/good/2.png").write_bytes((root / "train/good/1.png").read_bytes())
     (group,) = duplicates_across_splits(samples, data_root=root)
     assert [sample.filename for sample in group] == ["train/good/1.png", "test/good/2.png"]
+
+
+def test_every_pair_is_found_and_no_file_is_read_but_those_of_one_size_in_several_splits(tmp_path, monkeypatch):
+    contents = {"train/a": b"1", "test/a": b"1", "test/b": b"2", "val/c": b"333", "test/c": b"333"}
+    alone = {"test/d": b"55555", "test/e": b"55555", "train/f": b"7777777"}
+    for name, content in (contents | alone).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    samples = [Sample(filename=name, is_anomalous=False, split=name.split("/")[0]) for name in contents | alone]
+    read = []
+
+    def digest(file, algorithm):
+        read.append(Path(file.name).relative_to(tmp_path).as_posix())
+        return file_digest(file, algorithm)
+
+    file_digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", digest)
+    groups = duplicates_across_splits(samples, data_root=tmp_path)
+    assert [[sample.filename for sample in group] for group in groups] == [["train/a", "test/a"], ["val/c", "test/c"]]
+    assert read == list(contents)
 
 
 def test_duplicates_within_one_split_and_missing_files_are_no_leak(tmp_path):

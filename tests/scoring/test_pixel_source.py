@@ -86,8 +86,37 @@ def test_a_mask_of_another_size_but_the_same_proportions_is_resized_and_counted(
 
 
 def test_a_mask_of_other_proportions_is_refused_with_both_sizes(source_of):
-    with pytest.raises(DataError, match=r"a_mask.png: the mask has 20 x 32 pixels and its image a.png has 32 x 20"):
-        list(source_of(("a", True, blob((32, 20)))))
+    source = source_of(("a", True, blob((32, 20))))
+    with pytest.raises(DataError) as caught:
+        list(source)
+    assert str(caught.value) == (
+        f"{source.data_root}/a_mask.png: the mask has 20 x 32 pixels and its image a.png has 32 x 20: other proportions, so it "
+        "cannot be the mask of this image; correct or remove it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask_shape", "fits"),
+    [
+        ((10, 16), (40, 60), True),  # four times as large: 16 could be anything from 15 up, rounded
+        ((10, 16), (40, 68), True),
+        ((40, 60), (10, 16), True),
+        ((10, 16), (40, 59), False),
+        ((10, 16), (40, 69), False),
+        ((10, 10), (10, 11), True),
+        ((10, 10), (10, 12), False),
+        ((10, 12), (10, 10), False),
+    ],
+)
+def test_proportions_may_differ_by_a_pixel_of_the_smaller_of_picture_and_mask(source_of, shape, mask_shape, fits):
+    source = source_of(("a", True, blob(mask_shape)), shape=shape)
+    if fits:
+        (item,) = source
+        assert item.truth.mask.shape == shape
+        assert occurred(source) == {"masks_resized": 1}
+    else:
+        with pytest.raises(DataError, match="other proportions"):
+            list(source)
 
 
 def test_a_mask_that_is_not_binary_is_cut_at_half_and_counted(source_of):
@@ -164,3 +193,43 @@ def test_a_folder_of_masks_is_united_without_saturation_and_kept_apart_with_it(s
     assert np.array_equal(apart.truth.mask, union)
     assert [defect.pixels.sum() for defect in apart.truth.defects] == [40, 40]
     assert [defect.saturation_area_px for defect in apart.truth.defects] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("shape", "network_size_px", "area_px", "saturation_area_px"),
+    [((20, 32), None, 40, 2.5), ((40, 64), 8, 4, 0.25), ((20, 32), 8, 4, 0.25), ((80, 128), None, 640, 40)],
+)
+def test_saturation_areas_shrink_and_grow_with_the_masks_and_defects_that_vanish_are_gone(
+    source_of, tmp_path, shape, network_size_px, area_px, saturation_area_px
+):
+    """Masks have 40 x 64 pixels, of which 10 of 160 saturate the defect; the one-pixel defect is lost by resizing."""
+    dot = np.zeros((40, 64), dtype=np.uint8)
+    dot[0, 0] = 254
+    save(tmp_path / "data" / "a" / "0.png", blob((40, 64), value=255))
+    save(tmp_path / "data" / "a" / "1.png", dot)
+    entry = {"defect_name": "x", "saturation_threshold": 10, "relative_saturation": False}
+    (tmp_path / "defects_config.json").write_text(json.dumps([{**entry, "pixel_value": value} for value in (254, 255)]))
+    source = source_of(
+        ("a", True, "a"),
+        shape=shape,
+        network_size_px=network_size_px,
+        saturation=find_saturation_table([tmp_path]),
+    )
+    (item,) = source
+    defect = item.truth.defects[0]
+    assert len(item.truth.defects) == (2 if shape == (80, 128) else 1)
+    assert defect.pixels.sum() == area_px
+    assert defect.saturation_area_px == pytest.approx(saturation_area_px)
+    assert np.array_equal(item.truth.mask, np.logical_or.reduce([defect.pixels for defect in item.truth.defects]))
+
+
+def test_an_image_whose_only_annotated_defect_vanishes_is_left_out_and_counted(source_of, tmp_path):
+    dot = np.zeros((40, 64), dtype=np.uint8)
+    dot[0, 0] = 255
+    save(tmp_path / "data" / "a" / "0.png", dot)
+    entry = {"defect_name": "x", "pixel_value": 255, "saturation_threshold": 1, "relative_saturation": False}
+    (tmp_path / "defects_config.json").write_text(json.dumps([entry]))
+    table = find_saturation_table([tmp_path])
+    source = source_of(("a", True, "a"), shape=(40, 64), network_size_px=10, saturation=table)
+    assert list(source) == []
+    assert occurred(source) == {"defects_lost_by_resizing": 1}
