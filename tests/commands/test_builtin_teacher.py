@@ -14,7 +14,7 @@ from us_anomaly.commands import distill_teacher
 from us_anomaly.commands.distill_teacher import reuse
 from us_anomaly.detector import load_teacher
 from us_anomaly.errors import ArtifactError, DataError, SettingsError, StaleArtifactError
-from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.models.patch_network import PatchNetwork, at_reduced_resolution
 from us_anomaly.run_dir import RunDir
 
 FOLDER = Path(us_anomaly.__file__).parent / "teachers"
@@ -22,7 +22,7 @@ TEACHERS = sorted(FOLDER.glob("p*.safetensors"))
 
 
 def test_the_teachers_of_the_default_and_of_larger_patches_ship() -> None:
-    assert {FOLDER / "p33.safetensors", FOLDER / "p65.safetensors"} <= set(TEACHERS)
+    assert {FOLDER / f"p{patch_size}.safetensors" for patch_size in (33, 65, 66)} <= set(TEACHERS)
     assert sum(path.stat().st_size for path in TEACHERS) < 12e6
 
 
@@ -48,14 +48,27 @@ def test_a_teacher_of_another_patch_size_is_refused(tmp_path: Path) -> None:
         reuse(str(FOLDER / "p33.safetensors"), 17, tmp_path / "teacher.pt")
 
 
-def test_larger_patches_take_the_small_teacher_at_reduced_resolution(tmp_path: Path) -> None:
+def test_a_file_for_every_patch_size_is_preferred_to_the_small_teacher_at_reduced_resolution(tmp_path: Path) -> None:
+    pattern = str(tmp_path / "p{patch_size}.pt")
     for patch_size in (33, 66):
+        reuse("builtin", patch_size, tmp_path / f"p{patch_size}.pt")
+    own, small = (load_teacher(tmp_path / f"p{patch_size}.pt") for patch_size in (66, 33))
+    for expected, delete in ((own, False), (at_reduced_resolution(small, 66), True)):
+        if delete:
+            (tmp_path / "p66.pt").unlink()
+        reuse(pattern, 66, tmp_path / "reused.pt")
+        reused = load_teacher(tmp_path / "reused.pt").state_dict()
+        assert all(torch.equal(tensor, reused[name]) for name, tensor in expected.state_dict().items())
+
+
+def test_larger_patches_take_the_small_teacher_at_reduced_resolution(tmp_path: Path) -> None:
+    for patch_size in (33, 132):
         reuse("builtin", patch_size, tmp_path / f"{patch_size}.pt")
-    small, large = (load_teacher(tmp_path / f"{patch_size}.pt") for patch_size in (33, 66))
-    patches = torch.randn(4, 3, 66, 66, generator=torch.Generator().manual_seed(0))
+    small, large = (load_teacher(tmp_path / f"{patch_size}.pt") for patch_size in (33, 132))
+    patches = torch.randn(4, 3, 132, 132, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(
-            large(patches), small(torch.nn.functional.avg_pool2d(patches, 2)), rtol=1e-4, atol=1e-4
+            large(patches), small(torch.nn.functional.avg_pool2d(patches, 4)), rtol=1e-4, atol=1e-4
         )
 
 
