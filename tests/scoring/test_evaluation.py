@@ -63,7 +63,7 @@ def test_image_figures_equal_what_was_drawn(drawn):
     evaluation = evaluated(*drawn)
     metrics = evaluation["metrics"]
     assert (metrics["false_positives"], metrics["misses"]) == (1, 2)
-    assert isinstance(metrics["misses"], int)
+    assert type(metrics["misses"]) is type(metrics["false_positives"]) is int
     assert metrics["deployed_recall"] == pytest.approx(4 / 6)
     assert metrics["deployed_precision"] == pytest.approx(4 / 5)
     assert metrics["deployed_threshold"] == THRESHOLD

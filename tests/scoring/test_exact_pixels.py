@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from us_anomaly.scoring import exact_pixels
 from us_anomaly.scoring.exact_pixels import ExactPixels
 from us_anomaly.scoring.pixel_curve import pixel_figures
-from us_anomaly.scoring.region_overlap import PixelTruth
+from us_anomaly.scoring.region_overlap import PixelTruth, defect_pixels, limited_area
 
 
 def aupro_by_definition(maps, masks, limit):
@@ -179,3 +179,13 @@ def test_normal_pixels_are_put_in_order_as_they_come_so_that_few_are_waiting(mon
         pixels.add(np.zeros((8, 8), dtype=np.float32), PixelTruth(np.zeros((8, 8), dtype=bool)), group="good")
         assert pixels._groups["good"].num_pending < 128
     assert [block.size for block in pixels._groups["good"].blocks] == [128, 128, 128]
+
+
+@pytest.mark.parametrize(("limit", "area"), [(0.05, 0.5125), (0.3, 0.575), (1.0, 0.75)])
+def test_a_curve_goes_straight_on_to_full_overlap_at_a_false_positive_rate_of_one(limit, area):
+    assert limited_area(np.array([0.0]), np.array([0.5]), limit=limit) == pytest.approx(area)
+
+
+def test_a_map_without_defect_has_no_defect_pixel_and_no_region():
+    found = defect_pixels(np.ones((3, 4), dtype=np.float32), PixelTruth(np.zeros((3, 4), dtype=bool)))
+    assert (found.scores.shape, found.weights.shape, found.num_regions) == ((0,), (0,), 0)

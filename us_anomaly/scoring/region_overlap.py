@@ -74,7 +74,7 @@ def defect_pixels(anomaly_map: FloatMap, truth: PixelTruth) -> DefectPixels:
         box = _bounding_box(truth.mask)
         regions, num_regions = connected_components(truth.mask[box])
         of_pixel = regions[truth.mask[box]]
-        weights = 1.0 / np.bincount(of_pixel, minlength=num_regions + 1)[of_pixel]
+        weights = 1.0 / np.bincount(of_pixel)[of_pixel]
         return DefectPixels(scores, weights, num_regions)
     weight_map = np.zeros(anomaly_map.shape)
     for defect in truth.defects:
