@@ -30,11 +30,18 @@ from us_anomaly.scoring.calibration import calibrate
 from us_anomaly.scoring.image_metrics import image_metrics
 from us_anomaly.scoring.pixel_metrics import evaluate_pixels
 from us_anomaly.scoring.region_overlap import PixelItem, PixelTruth
-from us_anomaly.settings import CalibrationSettings, ImageScore, MetricAlgorithm, Normalization, ScoringSettings
+from us_anomaly.settings import (
+    Border,
+    CalibrationSettings,
+    ImageScore,
+    MetricAlgorithm,
+    Normalization,
+    ScoringSettings,
+)
 
 FIGURES = ("image_auroc", "image_average_precision", "pixel_auroc", "pixel_average_precision", "aupro_0.3")
 NUM_PER_PICTURE = 3
-RAW_KEYS = ("stride_px",)
+RAW_KEYS = ("stride_px", "border")
 """Settings of the scores that change the raw maps, which are then computed anew."""
 
 Figures = dict[str, float]
@@ -72,6 +79,7 @@ AXES = (
         ],
     ),
     Axis("normalization", lambda scoring: scoring.normalization.value, [{"normalization": n} for n in Normalization]),
+    Axis("border", lambda scoring: scoring.border.value, [{"border": border} for border in Border]),
     Axis(
         "smoothing",
         lambda scoring: f"{scoring.smoothing_sigma_px:g} px",

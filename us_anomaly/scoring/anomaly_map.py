@@ -16,7 +16,7 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import descriptors_by_phase, reflect_pad, reflect_window, tiles, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings import Border, ImageScore, Normalization, ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
 MAX_TILE_PIXELS = 256 * 256
@@ -87,6 +87,7 @@ def raw_maps(
     ensemble: StudentEnsemble,
     statistics: TeacherStatistics,
     stride: int,
+    border: Border,
     compute: Compute,
 ) -> RawMaps:
     """Compute error and uncertainty of one picture, tile by tile.
@@ -97,30 +98,41 @@ def raw_maps(
         ensemble: The students.
         statistics: Of the teacher.
         stride: Grid in pixels; maps on a grid are interpolated to every pixel.
+        border: What the maps show where patches would reach beyond the picture.
         compute: Device and number format.
     """
     height, width = image.shape[-2:]
-    top, left = min(stride // 2, height - 1), min(stride // 2, width - 1)
-    full = [torch.empty(len(range(top, height, stride)), len(range(left, width, stride))) for _ in range(2)]
-    margin = teacher.patch_size // 2
-    for rows, cols in tiles(height, width, max_positions=MAX_TILE_PIXELS, margin=2 * margin, multiple=stride):
-        first_row, first_col = rows[0] + top, cols[0] + left
-        if first_row >= rows[1] or first_col >= cols[1]:
-            continue
-        window = reflect_window(image[None], margin, rows=(first_row, rows[1]), cols=(first_col, cols[1]))
+    patch_size, margin = teacher.patch_size, teacher.patch_size // 2
+    rows, cols = (_positions(length, patch_size, stride, border) for length in (height, width))
+    computed = [torch.empty(len(rows), len(cols)) for _ in range(2)]
+    sides = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1
+    for part_rows, part_cols in tiles(*sides, max_positions=MAX_TILE_PIXELS, margin=2 * margin, multiple=stride):
+        spans = [(part[0] + axis[0], part[1] + axis[0]) for part, axis in ((part_rows, rows), (part_cols, cols))]
+        window = reflect_window(image[None], margin, rows=spans[0], cols=spans[1])
         window = compute.to_device(window, dtype=compute.dtype)
         networks = [teacher, *ensemble.networks]
-        span = (0, rows[1] - first_row), (0, cols[1] - first_col)
-        shape = len(range(*span[0], stride)), len(range(*span[1], stride))
-        describe = partial(compute.compiled(descriptors_by_phase), rows=span[0], cols=span[1], stride=stride)
+        local_rows, local_cols = ((0, part[1] - part[0]) for part in (part_rows, part_cols))
+        describe = partial(compute.compiled(descriptors_by_phase), rows=local_rows, cols=local_cols, stride=stride)
         answers = [describe(network, window) for network in networks]
-        maps = _compared_answers(answers, statistics=statistics, num_rows=shape[0], num_cols=shape[1])
-        for whole, part in zip(full, maps, strict=True):
-            row, col = rows[0] // stride, cols[0] // stride
-            whole[row : row + part.shape[0], col : col + part.shape[1]] = part
-    if stride > 1:
-        full = [_from_grid(grid, height, width, stride) for grid in full]
-    return RawMaps(*full)
+        num_rows, num_cols = len(range(*local_rows, stride)), len(range(*local_cols, stride))
+        maps = _compared_answers(answers, statistics=statistics, num_rows=num_rows, num_cols=num_cols)
+        for whole, part in zip(computed, maps, strict=True):
+            row, col = part_rows[0] // stride, part_cols[0] // stride
+            whole[row : row + num_rows, col : col + num_cols] = part
+    return RawMaps(*(_at_every_pixel(grid, rows, cols, height=height, width=width) for grid in computed))
+
+
+def _positions(length: int, patch_size: int, stride: int, border: Border) -> range:
+    """Return the rows (or columns) to compute: the whole grid, or the part of it whose patches lie inside the picture.
+
+    A picture smaller than a patch has no such part.
+    """
+    grid = range(min(stride // 2, length - 1), length, stride)
+    before = patch_size // 2
+    inside = [position for position in grid if 0 <= position - before <= length - patch_size]
+    if border is Border.reflect or not inside:
+        return grid
+    return range(inside[0], inside[-1] + 1, stride)
 
 
 def _compared_answers(
@@ -146,14 +158,15 @@ def _compared_answers(
     return woven[0], woven[1]
 
 
-def _from_grid(grid: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """Interpolate values at rows and columns stride // 2 + k * stride to every pixel; constant beyond the outermost."""
-    for axis, length in ((0, height), (1, width)):
-        first = min(stride // 2, length - 1)
-        position = ((torch.arange(length) - first) / stride).clamp(0, grid.shape[axis] - 1)
-        low = position.floor().long()
-        high = (low + 1).clamp(max=grid.shape[axis] - 1)
-        weight = (position - low).unsqueeze(1 - axis)
+def _at_every_pixel(grid: Tensor, rows: range, cols: range, *, height: int, width: int) -> Tensor:
+    """Interpolate values at `rows` and `cols` to every pixel; constant beyond the outermost."""
+    for axis, (positions, length) in enumerate(((rows, height), (cols, width))):
+        if positions == range(length):
+            continue
+        place = ((torch.arange(length) - positions.start) / positions.step).clamp(0, len(positions) - 1)
+        low = place.floor().long()
+        high = (low + 1).clamp(max=len(positions) - 1)
+        weight = (place - low).unsqueeze(1 - axis)
         grid = grid.index_select(axis, low).lerp_(grid.index_select(axis, high), weight.to(grid.dtype))
     return grid
 

@@ -17,6 +17,13 @@ class Normalization(Enum):
     quantile = "quantile"
 
 
+class Border(Enum):
+    """What a map shows where patches would reach beyond the picture."""
+
+    nearest = "nearest"
+    reflect = "reflect"
+
+
 class ImageScore(Enum):
     """How the anomaly map becomes one score per image."""
 
@@ -38,6 +45,10 @@ class ScoringSettings:
     """Weight of the predictive uncertainty in the sum."""
     stride_px: int
     """Maps are computed at every position (1) or on a grid, then interpolated; in pixels of the network's input."""
+    border: Border
+    """`nearest`: positions whose patch would reach beyond the picture take the score of the nearest one whose patch does not;
+    `reflect`: the picture is mirrored beyond its border. Mirrored patches look unlike any other, so they score high on good
+    pictures too."""
     smoothing_sigma_px: float
     """Standard deviation of a Gaussian that smooths the anomaly map, in pixels of the network's input; 0 for none."""
     image_score: ImageScore
