@@ -4,7 +4,7 @@ from typing import Any
 
 from us_anomaly.scoring.anomaly_map import MapStatistics
 from us_anomaly.scoring.calibration import Calibration
-from us_anomaly.settings import Border, ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
 
 
 def scoring(**changed: Any) -> ScoringSettings:
@@ -14,7 +14,7 @@ def scoring(**changed: Any) -> ScoringSettings:
         "error_weight": 1.0,
         "uncertainty_weight": 1.0,
         "stride_px": 1,
-        "border": Border.reflect,
+        "border_px": 0,
         "smoothing_sigma_px": 0.0,
         "image_score": ImageScore.max,
         "image_score_fraction": 0.1,

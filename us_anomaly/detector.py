@@ -26,7 +26,6 @@ from us_anomaly.run_dir.provenance import require_consistent
 from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.settings import (
-    Border,
     ImageScore,
     Normalization,
     Precision,
@@ -112,7 +111,7 @@ class Detector:
                 ensemble=model.ensemble,
                 statistics=model.statistics,
                 stride=self.scoring.stride_px,
-                border=self.scoring.border,
+                border_px=self.scoring.border_px,
                 compute=self.compute,
             )
             for size, model in self.scales.items()
@@ -293,7 +292,7 @@ def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSetti
         scoring = dict(content["scoring"])
         scoring["normalization"] = Normalization(scoring["normalization"])
         scoring["image_score"] = ImageScore(scoring["image_score"])
-        scoring["border"] = Border(scoring.get("border", "reflect"))  # as maps were before there was the setting
+        scoring.setdefault("border_px", 0)  # as maps were before there was the setting
         transforms = [TransformSettings(**entry) for entry in content["transforms"]]
         return Calibration.from_json(content["calibration"]), ScoringSettings(**scoring), transforms
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -31,7 +31,7 @@ PATH = (
     Row("schedule", "students learn ten times as fast, falling, in 1500 steps", {
         "students.learning_rate": 0.001, "students.schedule": "cosine", "students.steps": 1500,
     }),
-    Row("border", "maps end where patches would reach beyond the picture", {"scoring.border": "nearest"}),
+    Row("border", "the outer 16 pixels of a map take the scores beside them", {"scoring.border_px": 16}),
     Row("hard", "only the hardest tenth of the elements trains", {"students.hard_fraction": 0.1}),
     Row("zscore", "error and uncertainty by z-score", {"scoring.normalization": "zscore"}),
     Row("error", "the regression error alone, without the uncertainty", {"scoring.uncertainty_weight": 0.0}),
@@ -61,7 +61,8 @@ ALONE = (
     Row("one_scale", "patches of 33 pixels alone", {"scales": "[33]"}, start="accurate"),
     Row("half_resolution", "patches of 66 pixels at half the resolution alone", {"scales": "[66]"}, start="accurate"),
     Row("larger_patches", "patches of 65 pixels alone", {"scales": "[65]"}, start="accurate"),
-    Row("reflected", "scores of patches that reach beyond the picture", {"scoring.border": "reflect"}, start="accurate"),
+    Row("to_the_border", "every position scored by its own patch", {"scoring.border_px": 0}, start="accurate"),
+    Row("whole_patches", "only patches that lie inside the picture", {"scoring.border_px": 33}, start="accurate"),
     Row("sharp", "maps as they are", {"scoring.smoothing_sigma_px": 0.0}, start="accurate"),
     Row("fast", "the recipe for 15 pictures a second", {"experiment": "fast"}, start="accurate"),
 )  # fmt: skip

@@ -31,7 +31,6 @@ from us_anomaly.scoring.image_metrics import image_metrics
 from us_anomaly.scoring.pixel_metrics import evaluate_pixels
 from us_anomaly.scoring.region_overlap import PixelItem, PixelTruth
 from us_anomaly.settings import (
-    Border,
     CalibrationSettings,
     ImageScore,
     MetricAlgorithm,
@@ -41,7 +40,7 @@ from us_anomaly.settings import (
 
 FIGURES = ("image_auroc", "image_average_precision", "pixel_auroc", "pixel_average_precision", "aupro_0.3")
 NUM_PER_PICTURE = 3
-RAW_KEYS = ("stride_px", "border")
+RAW_KEYS = ("stride_px", "border_px")
 """Settings of the scores that change the raw maps, which are then computed anew."""
 
 Figures = dict[str, float]
@@ -79,7 +78,7 @@ AXES = (
         ],
     ),
     Axis("normalization", lambda scoring: scoring.normalization.value, [{"normalization": n} for n in Normalization]),
-    Axis("border", lambda scoring: scoring.border.value, [{"border": border} for border in Border]),
+    Axis("border", lambda scoring: f"{scoring.border_px} px", [{"border_px": width} for width in (0, 8, 16, 32)]),
     Axis(
         "smoothing",
         lambda scoring: f"{scoring.smoothing_sigma_px:g} px",
@@ -169,8 +168,8 @@ def score_table(run_dir: RunDir, work: Path, *, is_crossed: bool, runtime: dict[
     variants = score_variants(detector.scoring, is_crossed=is_crossed)
     sizes = [image_size(folder / sample.filename, max_pixels=detector.max_image_pixels) for sample in samples]
     known_pixels: dict[str, Figures] = {}
-    for _, group in itertools.groupby(sorted(variants, key=_raw_key), key=_raw_key):
-        same_maps = list(group)
+    for key_of_maps in dict.fromkeys(map(_raw_key, variants)):  # those of the run directory first
+        same_maps = [variant for variant in variants if _raw_key(variant) == key_of_maps]
         raw = _raw_maps(detector, same_maps[0], folder, samples)
         normals = [maps for maps, sample in zip(raw, samples, strict=True) if not sample.is_anomalous]
         statistics = _statistics(same_maps[0], normals)

@@ -14,7 +14,7 @@ from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
-from us_anomaly.settings import Border, Precision
+from us_anomaly.settings import Precision
 from us_anomaly.training.normalization import TeacherStatistics
 
 NUM_STUDENTS = 3
@@ -78,7 +78,7 @@ def whole_image(plan: Plan, patch_size: int, stride: int, precision: Precision) 
     image = torch.randn(3, plan.side_px, plan.side_px)
 
     def work() -> None:
-        maps = raw_maps(image, **models, stride=stride, border=Border.reflect, compute=compute)
+        maps = raw_maps(image, **models, stride=stride, border_px=0, compute=compute)
         _score(maps, patch_size)
 
     return timed("", work, plan=plan, compute=compute)
@@ -93,7 +93,7 @@ def plain_whole_image(plan: Plan, patch_size: int) -> Row:
     plain = partial(plain_maps, teacher=teacher, students=ensemble.networks, statistics=statistics)
     models: Any = {"teacher": teacher, "ensemble": ensemble, "statistics": statistics}
     small = torch.randn(3, CHECKED_SIDE_PX, CHECKED_SIDE_PX)
-    ours = raw_maps(small, **models, stride=1, border=Border.reflect, compute=compute)
+    ours = raw_maps(small, **models, stride=1, border_px=0, compute=compute)
     for one, other in zip((ours.error, ours.uncertainty), plain(small.to(compute.device)), strict=True):
         require_equal(one, other.cpu())
     image = torch.randn(3, plan.side_px, plan.side_px, device=compute.device)

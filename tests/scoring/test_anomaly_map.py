@@ -17,7 +17,7 @@ from us_anomaly.scoring.anomaly_map import (
     raw_maps,
     smooth,
 )
-from us_anomaly.settings import Border, ImageScore, Normalization
+from us_anomaly.settings import ImageScore, Normalization
 from us_anomaly.training.normalization import TeacherStatistics
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -91,7 +91,7 @@ def by_definition(image, row, col, *, teacher, ensemble, statistics):
 @pytest.mark.parametrize("patch_size", [17, 33])
 def test_every_pixel_is_scored_by_the_patch_around_it(patch_size):
     image, detector = torch.randn(3, 25, 31), detector_of(patch_size)
-    maps = raw_maps(image, **detector, stride=1, border=Border.reflect, compute=CPU)
+    maps = raw_maps(image, **detector, stride=1, border_px=0, compute=CPU)
     assert maps.error.shape == maps.uncertainty.shape == (25, 31)
     for row, col in ((0, 0), (24, 30), (12, 0), (7, 19)):
         error, uncertainty = by_definition(image, row, col, **detector)
@@ -102,22 +102,22 @@ def test_every_pixel_is_scored_by_the_patch_around_it(patch_size):
 @pytest.mark.parametrize("stride", [2, 4, 8])
 def test_a_grid_is_exact_at_its_own_pixels(stride):
     image, detector = torch.randn(3, 37, 42), detector_of(33)
-    dense = raw_maps(image, **detector, stride=1, border=Border.reflect, compute=CPU)
-    coarse = raw_maps(image, **detector, stride=stride, border=Border.reflect, compute=CPU)
+    dense = raw_maps(image, **detector, stride=1, border_px=0, compute=CPU)
+    coarse = raw_maps(image, **detector, stride=stride, border_px=0, compute=CPU)
     assert coarse.error.shape == (37, 42)
     grid = np.s_[stride // 2 :: stride, stride // 2 :: stride]
     torch.testing.assert_close(coarse.error[grid], dense.error[grid], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(coarse.uncertainty[grid], dense.uncertainty[grid], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("border", Border)
+@pytest.mark.parametrize("border_px", [0, 16])
 @pytest.mark.parametrize("size", [(41, 33), (9, 70), (3, 2), (1, 1)])
 @pytest.mark.parametrize(("patch_size", "stride"), [(17, 1), (33, 1), (65, 1), (33, 2), (33, 3), (65, 4), (33, 8)])
-def test_tiles_give_the_values_of_the_whole_picture(monkeypatch, patch_size, stride, size, border):
+def test_tiles_give_the_values_of_the_whole_picture(monkeypatch, patch_size, stride, size, border_px):
     image, detector = torch.randn(3, *size), detector_of(patch_size)
-    whole = raw_maps(image, **detector, stride=stride, border=border, compute=CPU)
+    whole = raw_maps(image, **detector, stride=stride, border_px=border_px, compute=CPU)
     monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 100)
-    tiled = raw_maps(image, **detector, stride=stride, border=border, compute=CPU)
+    tiled = raw_maps(image, **detector, stride=stride, border_px=border_px, compute=CPU)
     torch.testing.assert_close(tiled.error, whole.error, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(tiled.uncertainty, whole.uncertainty, rtol=1e-4, atol=1e-4)
 
@@ -133,24 +133,24 @@ def test_tiles_never_hold_more_pixels_than_allowed(monkeypatch, size):
 
     monkeypatch.setattr(anomaly_map, "descriptors_by_phase", watched)
     monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 100)
-    raw_maps(torch.randn(3, *size), **detector_of(17), stride=1, border=Border.reflect, compute=CPU)
+    raw_maps(torch.randn(3, *size), **detector_of(17), stride=1, border_px=0, compute=CPU)
     assert max(windows) <= 100
     assert sum(windows) == 3 * size[0] * size[1]  # every pixel once, by the teacher and two students
 
 
 def test_comparing_few_descriptors_at_once_gives_the_same_values(monkeypatch):
     image, detector = torch.randn(3, 21, 30), detector_of(33)
-    at_once = raw_maps(image, **detector, stride=1, border=Border.reflect, compute=CPU)
+    at_once = raw_maps(image, **detector, stride=1, border_px=0, compute=CPU)
     monkeypatch.setattr(anomaly_map, "COMPARED_AT_ONCE", 7 * 5)
-    bit_by_bit = raw_maps(image, **detector, stride=1, border=Border.reflect, compute=CPU)
+    bit_by_bit = raw_maps(image, **detector, stride=1, border_px=0, compute=CPU)
     assert torch.equal(bit_by_bit.error, at_once.error)
     assert torch.equal(bit_by_bit.uncertainty, at_once.uncertainty)
 
 
-@pytest.mark.parametrize("border", Border)
+@pytest.mark.parametrize("border_px", [0, 4])
 @pytest.mark.parametrize(("height", "width", "stride"), [(16, 16, 4), (17, 9, 4), (10, 31, 3), (5, 3, 8), (33, 20, 8)])
-def test_between_grid_pixels_values_are_interpolated_and_constant_outside(height, width, stride, border):
-    rows, cols = (anomaly_map._positions(length, 9, stride, border) for length in (height, width))
+def test_between_grid_pixels_values_are_interpolated_and_constant_outside(height, width, stride, border_px):
+    rows, cols = (anomaly_map._positions(length, stride, border_px=border_px) for length in (height, width))
     values = np.random.default_rng(0).normal(size=(len(rows), len(cols)))
     full = anomaly_map._at_every_pixel(torch.from_numpy(values).float(), rows, cols, height=height, width=width)
     by_rows = np.stack([np.interp(np.arange(height), rows, column) for column in values.T], axis=1)
@@ -159,42 +159,43 @@ def test_between_grid_pixels_values_are_interpolated_and_constant_outside(height
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4])
-@pytest.mark.parametrize(("patch_size", "first", "last"), [(17, 8, 8), (33, 16, 16), (66, 33, 32)])
-def test_the_border_takes_the_score_of_the_nearest_patch_inside(patch_size, first, last, stride):
-    image, detector = torch.randn(3, 71, 83), detector_of(patch_size)
-    reflected = raw_maps(image, **detector, stride=1, border=Border.reflect, compute=CPU)
-    maps = raw_maps(image, **detector, stride=stride, border=Border.nearest, compute=CPU)
+@pytest.mark.parametrize(("patch_size", "border_px", "border"), [(33, 5, 5), (33, 16, 16), (17, 16, 8), (66, 16, 16)])
+def test_the_border_takes_the_scores_beside_it_but_none_farther_than_half_a_patch(
+    patch_size, border_px, border, stride
+):
+    image, detector = torch.randn(3, 51, 63), detector_of(patch_size)
+    whole = raw_maps(image, **detector, stride=1, border_px=0, compute=CPU)
+    maps = raw_maps(image, **detector, stride=stride, border_px=border_px, compute=CPU)
     rows, cols = (
-        [position for position in range(stride // 2, length, stride) if first <= position < length - last]
-        for length in (71, 83)
+        [position for position in range(stride // 2, length, stride) if border <= position < length - border]
+        for length in (51, 63)
     )
-    for made, expected in ((maps.error, reflected.error), (maps.uncertainty, reflected.uncertainty)):
-        assert made.shape == (71, 83)
+    for made, expected in ((maps.error, whole.error), (maps.uncertainty, whole.uncertainty)):
+        assert made.shape == (51, 63)
         torch.testing.assert_close(made[np.ix_(rows, cols)], expected[np.ix_(rows, cols)], rtol=1e-4, atol=1e-4)
         assert torch.equal(made[: rows[0]], made[rows[0]].expand(rows[0], -1))
-        assert torch.equal(made[rows[-1] + 1 :], made[rows[-1]].expand(71 - rows[-1] - 1, -1))
+        assert torch.equal(made[rows[-1] + 1 :], made[rows[-1]].expand(51 - rows[-1] - 1, -1))
         assert torch.equal(made[:, : cols[0]], made[:, cols[0], None].expand(-1, cols[0]))
-        assert torch.equal(made[:, cols[-1] + 1 :], made[:, cols[-1], None].expand(-1, 83 - cols[-1] - 1))
+        assert torch.equal(made[:, cols[-1] + 1 :], made[:, cols[-1], None].expand(-1, 63 - cols[-1] - 1))
 
 
-def test_what_lies_beyond_the_picture_decides_nothing():
-    """One position is inside of a picture of the size of the patch: all pixels take its score."""
+def test_a_picture_of_the_size_of_a_patch_has_one_position_inside():
     image, detector = torch.randn(3, 33, 33), detector_of(33)
-    maps = raw_maps(image, **detector, stride=1, border=Border.nearest, compute=CPU)
+    maps = raw_maps(image, **detector, stride=1, border_px=16, compute=CPU)
     error, uncertainty = by_definition(image, 16, 16, **detector)
     torch.testing.assert_close(maps.error, torch.full((33, 33), float(error)), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(maps.uncertainty, torch.full((33, 33), float(uncertainty)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(20, 12), (16, 16), (1, 1)])
-def test_a_picture_without_a_whole_patch_is_mirrored(size):
+def test_a_picture_that_is_all_border_is_scored_everywhere(size):
     image, detector = torch.randn(3, *size), detector_of(17)
-    first, second = (raw_maps(image, **detector, stride=1, border=border, compute=CPU) for border in Border)
-    if size == (20, 12):  # high enough for a patch, but not wide enough: only the rows are limited
-        assert torch.equal(first.error[0], first.error[8])
-        torch.testing.assert_close(first.error[8:12], second.error[8:12])
+    without, whole = (raw_maps(image, **detector, stride=1, border_px=width, compute=CPU) for width in (8, 0))
+    if size == (20, 12):  # only its width is all border
+        assert torch.equal(without.error[0], without.error[8])
+        torch.testing.assert_close(without.error[8:12], whole.error[8:12])
     else:
-        torch.testing.assert_close(first.error, second.error)
+        torch.testing.assert_close(without.error, whole.error)
 
 
 # --- a common scale ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import descriptors_by_phase, reflect_pad, reflect_window, tiles, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.settings import Border, ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
 MAX_TILE_PIXELS = 256 * 256
@@ -87,7 +87,7 @@ def raw_maps(
     ensemble: StudentEnsemble,
     statistics: TeacherStatistics,
     stride: int,
-    border: Border,
+    border_px: int,
     compute: Compute,
 ) -> RawMaps:
     """Compute error and uncertainty of one picture, tile by tile.
@@ -98,12 +98,12 @@ def raw_maps(
         ensemble: The students.
         statistics: Of the teacher.
         stride: Grid in pixels; maps on a grid are interpolated to every pixel.
-        border: What the maps show where patches would reach beyond the picture.
+        border_px: Positions nearer to the border take the values of the nearest one that is not.
         compute: Device and number format.
     """
     height, width = image.shape[-2:]
-    patch_size, margin = teacher.patch_size, teacher.patch_size // 2
-    rows, cols = (_positions(length, patch_size, stride, border) for length in (height, width))
+    margin = teacher.patch_size // 2
+    rows, cols = (_positions(length, stride, border_px=min(border_px, margin)) for length in (height, width))
     computed = [torch.empty(len(rows), len(cols)) for _ in range(2)]
     sides = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1
     for part_rows, part_cols in tiles(*sides, max_positions=MAX_TILE_PIXELS, margin=2 * margin, multiple=stride):
@@ -122,17 +122,14 @@ def raw_maps(
     return RawMaps(*(_at_every_pixel(grid, rows, cols, height=height, width=width) for grid in computed))
 
 
-def _positions(length: int, patch_size: int, stride: int, border: Border) -> range:
-    """Return the rows (or columns) to compute: the whole grid, or the part of it whose patches lie inside the picture.
+def _positions(length: int, stride: int, *, border_px: int) -> range:
+    """Return the rows (or columns) to compute: those of the grid that keep their distance from the border.
 
-    A picture smaller than a patch has no such part.
+    A picture so small that there are none is computed as a whole.
     """
     grid = range(min(stride // 2, length - 1), length, stride)
-    before = patch_size // 2
-    inside = [position for position in grid if 0 <= position - before <= length - patch_size]
-    if border is Border.reflect or not inside:
-        return grid
-    return range(inside[0], inside[-1] + 1, stride)
+    inside = [position for position in grid if border_px <= position < length - border_px]
+    return range(inside[0], inside[-1] + 1, stride) if inside else grid
 
 
 def _compared_answers(

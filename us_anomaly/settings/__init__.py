@@ -27,7 +27,7 @@ from us_anomaly.settings.dataset import (
     VisaData,
 )
 from us_anomaly.settings.finetuning import FinetuningSettings
-from us_anomaly.settings.scoring import Border, CalibrationSettings, ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings.scoring import CalibrationSettings, ImageScore, Normalization, ScoringSettings
 from us_anomaly.settings.students import MAX_EXTRA_LAYERS, StudentSettings
 from us_anomaly.settings.teacher import (
     PATCH_SIZES,
@@ -66,7 +66,6 @@ __all__ = [
     "EvaluationSettings",
     "FinetuningSettings",
     "FolderData",
-    "Border",
     "ImageScore",
     "InferenceSettings",
     "KolektorSddData",

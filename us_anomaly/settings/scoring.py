@@ -17,13 +17,6 @@ class Normalization(Enum):
     quantile = "quantile"
 
 
-class Border(Enum):
-    """What a map shows where patches would reach beyond the picture."""
-
-    nearest = "nearest"
-    reflect = "reflect"
-
-
 class ImageScore(Enum):
     """How the anomaly map becomes one score per image."""
 
@@ -45,10 +38,10 @@ class ScoringSettings:
     """Weight of the predictive uncertainty in the sum."""
     stride_px: int
     """Maps are computed at every position (1) or on a grid, then interpolated; in pixels of the network's input."""
-    border: Border
-    """`nearest`: positions whose patch would reach beyond the picture take the score of the nearest one whose patch does not;
-    `reflect`: the picture is mirrored beyond its border. Mirrored patches look unlike any other, so they score high on good
-    pictures too."""
+    border_px: int
+    """Positions nearer to the border of the network's input than this, or than half a patch where that is less, take the score of
+    the nearest one that is not. Their patches show the picture mirrored at its border, which scores high on good pictures
+    too; 0 scores every position by its own patch."""
     smoothing_sigma_px: float
     """Standard deviation of a Gaussian that smooths the anomaly map, in pixels of the network's input; 0 for none."""
     image_score: ImageScore
@@ -63,6 +56,7 @@ class ScoringSettings:
         if self.error_weight + self.uncertainty_weight == 0:
             raise SettingsError("`scoring.error_weight` and `scoring.uncertainty_weight` must not both be 0")
         between("scoring.stride_px", self.stride_px, 1, 32)
+        at_least("scoring.border_px", self.border_px, 0)
         at_least("scoring.smoothing_sigma_px", self.smoothing_sigma_px, 0)
         above("scoring.image_score_fraction", self.image_score_fraction, 0)
         between("scoring.image_score_fraction", self.image_score_fraction, 0, 1)
