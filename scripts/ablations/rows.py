@@ -31,12 +31,14 @@ PATH = (
     Row("schedule", "students learn ten times as fast, falling, in 1500 steps", {
         "students.learning_rate": 0.001, "students.schedule": "cosine", "students.steps": 1500,
     }),
-    Row("border", "the outer 16 pixels of a map take the scores beside them", {"scoring.border_px": 16}),
+    Row("border", "the outer 16 pixels of a map take the scores beside them (the default)", {"scoring.border_px": 16}),
     Row("hard", "only the hardest tenth of the elements trains", {"students.hard_fraction": 0.1}),
     Row("zscore", "error and uncertainty by z-score", {"scoring.normalization": "zscore"}),
     Row("error", "the regression error alone, without the uncertainty", {"scoring.uncertainty_weight": 0.0}),
     Row("whitened", "students learn the whitened teacher", {"teacher.whitening_floor": 0.01}),
-    Row("scales", "patches of 65 pixels, and of 66 at half the resolution", {"scales": "[65,66]"}),
+    Row("scales", "patches of 65 pixels, and of 66 at half the resolution, scored up to the border", {
+        "scales": "[65,66]", "scoring.border_px": 0,
+    }),
     Row("accurate", "maps smoothed by 4 pixels: experiment=accurate", {"experiment": "accurate"}, start=""),
 )  # fmt: skip
 """From the method as described to the recipe that finds most; every row adds one change to the row above."""
@@ -61,7 +63,7 @@ ALONE = (
     Row("one_scale", "patches of 33 pixels alone", {"scales": "[33]"}, start="accurate"),
     Row("half_resolution", "patches of 66 pixels at half the resolution alone", {"scales": "[66]"}, start="accurate"),
     Row("larger_patches", "patches of 65 pixels alone", {"scales": "[65]"}, start="accurate"),
-    Row("to_the_border", "every position scored by its own patch", {"scoring.border_px": 0}, start="accurate"),
+    Row("bordered", "the outer 16 pixels of a map take the scores beside them", {"scoring.border_px": 16}, start="accurate"),
     Row("whole_patches", "only patches that lie inside the picture", {"scoring.border_px": 33}, start="accurate"),
     Row("sharp", "maps as they are", {"scoring.smoothing_sigma_px": 0.0}, start="accurate"),
     Row("fast", "the recipe for 15 pictures a second", {"experiment": "fast"}, start="accurate"),
