@@ -124,7 +124,9 @@ def test_a_file_that_is_no_picture_is_named(detector, tmp_path):
 # --- a detector put together by hand -----------------------------------------------------------------------------
 
 
-def made_by_hand(*patch_sizes, normalization=Normalization.none, transforms=FLOATS, calibrated=True, stride_px=1):
+def made_by_hand(
+    *patch_sizes, normalization=Normalization.none, transforms=FLOATS, calibrated=True, stride_px=1, border_px=0
+):
     torch.manual_seed(0)
     statistics = MapStatistics(mean=6.0, std=2.0, quantile_90=8.0, quantile_995=12.0)
     by_size = {size: {"error": statistics, "uncertainty": statistics} for size in patch_sizes}
@@ -139,7 +141,7 @@ def made_by_hand(*patch_sizes, normalization=Normalization.none, transforms=FLOA
     return Detector(
         scales,
         pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
-        scoring=plain_scores.scoring(normalization=normalization, stride_px=stride_px),
+        scoring=plain_scores.scoring(normalization=normalization, stride_px=stride_px, border_px=border_px),
         calibration=plain_scores.calibration(statistics=by_size) if calibrated else None,
         compute=Compute(torch.device("cpu"), torch.float32),
     )
@@ -196,12 +198,12 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size if self.uses[pointer] == 0 else 0
 
 
-@pytest.mark.parametrize("stride_px", [1, 4])
-def test_memory_grows_by_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px):
+@pytest.mark.parametrize(("stride_px", "border_px"), [(1, 0), (4, 0), (1, 16), (4, 16)])
+def test_memory_grows_by_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px, border_px):
     """3 of the picture, 12 of the network's input, and up to 12 of maps; descriptors take none."""
     monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 32 * 32)
     monkeypatch.setattr(augmentation, "BAND_PIXELS", 1000)
-    detector = made_by_hand(33, stride_px=stride_px)
+    detector = made_by_hand(33, stride_px=stride_px, border_px=border_px)
     most = []
     for side in (64, 160):
         pixels = picture_of(side, side)
@@ -277,6 +279,13 @@ def test_a_run_directory_can_be_moved_and_loaded_without_its_data(trained, detec
     again = load(moved, device="cpu", precision="float32", num_threads=1)
     path = parts / "images/hole/001.png"
     assert again.predict(path)[0].anomaly_score == detector.predict(path)[0].anomaly_score
+
+
+def test_a_calibration_of_before_there_was_a_border_scores_every_position_as_then(trained_copy):
+    content = read_json(trained_copy / "calibration.json")
+    assert content["scoring"].pop("border_px") == 16
+    assert read_calibration(content)[1].border_px == 0
+    assert "border_px" not in content["scoring"]  # what was read is left as it is
 
 
 def test_the_package_offers_the_detector_and_nothing_that_is_not_there():

@@ -147,12 +147,12 @@ def test_comparing_few_descriptors_at_once_gives_the_same_values(monkeypatch):
     assert torch.equal(bit_by_bit.uncertainty, at_once.uncertainty)
 
 
-@pytest.mark.parametrize("border_px", [0, 4])
 @pytest.mark.parametrize(("height", "width", "stride"), [(16, 16, 4), (17, 9, 4), (10, 31, 3), (5, 3, 8), (33, 20, 8)])
-def test_between_grid_pixels_values_are_interpolated_and_constant_outside(height, width, stride, border_px):
-    rows, cols = (anomaly_map._positions(length, stride, border_px=border_px) for length in (height, width))
+def test_between_grid_pixels_values_are_interpolated_and_constant_outside(height, width, stride):
+    rows = np.arange(min(stride // 2, height - 1), height, stride)
+    cols = np.arange(min(stride // 2, width - 1), width, stride)
     values = np.random.default_rng(0).normal(size=(len(rows), len(cols)))
-    full = anomaly_map._at_every_pixel(torch.from_numpy(values).float(), rows, cols, height=height, width=width)
+    full = anomaly_map._from_grid(torch.from_numpy(values).float(), height, width, stride)
     by_rows = np.stack([np.interp(np.arange(height), rows, column) for column in values.T], axis=1)
     expected = np.stack([np.interp(np.arange(width), cols, row) for row in by_rows])
     np.testing.assert_allclose(full, expected, rtol=1e-4, atol=1e-5)

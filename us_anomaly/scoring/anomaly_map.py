@@ -103,8 +103,13 @@ def raw_maps(
     """
     height, width = image.shape[-2:]
     margin = teacher.patch_size // 2
-    rows, cols = (_positions(length, stride, border_px=min(border_px, margin)) for length in (height, width))
-    computed = [torch.empty(len(rows), len(cols)) for _ in range(2)]
+    grids = [range(min(stride // 2, length - 1), length, stride) for length in (height, width)]
+    inner_rows, inner_cols = (
+        _inside(grid, length, min(border_px, margin)) for grid, length in zip(grids, (height, width), strict=True)
+    )
+    rows, cols = grids[0][inner_rows], grids[1][inner_cols]
+    full = [torch.empty(len(grids[0]), len(grids[1])) for _ in range(2)]
+    computed = [grid[inner_rows, inner_cols] for grid in full]
     sides = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1
     for part_rows, part_cols in tiles(*sides, max_positions=MAX_TILE_PIXELS, margin=2 * margin, multiple=stride):
         spans = [(part[0] + axis[0], part[1] + axis[0]) for part, axis in ((part_rows, rows), (part_cols, cols))]
@@ -119,17 +124,28 @@ def raw_maps(
         for whole, part in zip(computed, maps, strict=True):
             row, col = part_rows[0] // stride, part_cols[0] // stride
             whole[row : row + num_rows, col : col + num_cols] = part
-    return RawMaps(*(_at_every_pixel(grid, rows, cols, height=height, width=width) for grid in computed))
+    for grid in full:
+        _fill_border(grid, inner_rows, inner_cols)
+    if stride > 1:
+        full = [_from_grid(grid, height, width, stride) for grid in full]
+    return RawMaps(*full)
 
 
-def _positions(length: int, stride: int, *, border_px: int) -> range:
-    """Return the rows (or columns) to compute: those of the grid that keep their distance from the border.
+def _inside(grid: range, length: int, border_px: int) -> slice:
+    """Return the part of the rows (or columns) of a grid that keeps its distance from the border.
 
-    A picture so small that there are none is computed as a whole.
+    A picture so small that there is none is computed as a whole.
     """
-    grid = range(min(stride // 2, length - 1), length, stride)
-    inside = [position for position in grid if border_px <= position < length - border_px]
-    return range(inside[0], inside[-1] + 1, stride) if inside else grid
+    inside = [number for number, position in enumerate(grid) if border_px <= position < length - border_px]
+    return slice(inside[0], inside[-1] + 1) if inside else slice(0, len(grid))
+
+
+def _fill_border(grid: Tensor, rows: slice, cols: slice) -> None:
+    """Give what lies around `grid[rows, cols]` the values of the nearest in it; in place, as large maps fill the memory."""
+    grid[: rows.start, cols] = grid[rows.start, cols]
+    grid[rows.stop :, cols] = grid[rows.stop - 1, cols]
+    grid[:, : cols.start] = grid[:, cols.start, None]
+    grid[:, cols.stop :] = grid[:, cols.stop - 1, None]
 
 
 def _compared_answers(
@@ -155,15 +171,14 @@ def _compared_answers(
     return woven[0], woven[1]
 
 
-def _at_every_pixel(grid: Tensor, rows: range, cols: range, *, height: int, width: int) -> Tensor:
-    """Interpolate values at `rows` and `cols` to every pixel; constant beyond the outermost."""
-    for axis, (positions, length) in enumerate(((rows, height), (cols, width))):
-        if positions == range(length):
-            continue
-        place = ((torch.arange(length) - positions.start) / positions.step).clamp(0, len(positions) - 1)
-        low = place.floor().long()
-        high = (low + 1).clamp(max=len(positions) - 1)
-        weight = (place - low).unsqueeze(1 - axis)
+def _from_grid(grid: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """Interpolate values at rows and columns stride // 2 + k * stride to every pixel; constant beyond the outermost."""
+    for axis, length in ((0, height), (1, width)):
+        first = min(stride // 2, length - 1)
+        position = ((torch.arange(length) - first) / stride).clamp(0, grid.shape[axis] - 1)
+        low = position.floor().long()
+        high = (low + 1).clamp(max=grid.shape[axis] - 1)
+        weight = (position - low).unsqueeze(1 - axis)
         grid = grid.index_select(axis, low).lerp_(grid.index_select(axis, high), weight.to(grid.dtype))
     return grid
 
