@@ -15,11 +15,12 @@ from torch.utils._pytree import tree_leaves
 import us_anomaly
 from us_anomaly.data import augmentation
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.detector import Detector, ScaleModel, load
+from us_anomaly.detector import Detector, ScaleModel, load, read_calibration
 from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring import anomaly_map
 from us_anomaly.scoring.anomaly_map import MapStatistics
 from us_anomaly.scoring.map_files import read_map

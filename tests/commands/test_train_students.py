@@ -84,6 +84,15 @@ def test_without_the_packaged_photographs_the_disagreement_on_normal_pictures_is
     assert train_students._facts(RunDir(trained_copy), 33) == []
 
 
+def test_maps_without_a_border_do_not_make_a_calibration_of_before_stale(compose, tiny, trained):
+    without, width_of_two = (
+        Recipes(compose("calibrate", *tiny(trained), f"scoring.border_px={width}")).calibration.settings
+        for width in (0, 2)
+    )
+    assert width_of_two == {**without, "scoring.border_px": 2}
+    assert "scoring.border_px" not in without
+
+
 def test_settings_that_are_off_do_not_make_students_of_before_stale(compose, tiny, trained):
     added = {"extra_layers": "1", "noise": "0.5", "validate_every_steps": "2"}
     off = Recipes(compose("train-students", *tiny(trained))).students(33).settings

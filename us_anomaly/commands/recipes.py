@@ -30,6 +30,7 @@ _OFF = {
     "students.extra_layers": 0,
     "students.noise": 0,
     "students.validate_every_steps": None,
+    "scoring.border_px": 0,
     "students.patience": None,
 }
 _SPLIT_AGAIN = "delete it and run `usad split`"
@@ -212,7 +213,7 @@ class Recipes:
             command="calibrate",
             settings={
                 "scales": list(self.settings.scales),
-                **flat("scoring", self.settings.scoring),
+                **_without_what_is_off(flat("scoring", self.settings.scoring)),
                 **flat("calibration", self.settings.calibration),
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
@@ -262,7 +263,7 @@ class Recipes:
 
 
 def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what came later and is off, so that what was trained before is still up to date."""
+    """Leave out what came later and is off, so that what was made before is still up to date."""
     return {key: value for key, value in settings.items() if key not in _OFF or value != _OFF[key]}
 
 
