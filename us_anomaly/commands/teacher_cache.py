@@ -6,6 +6,9 @@ package (whose code draws the pictures), and number format and kind of device. I
 processes may read and write the cache at the same time. Nothing that is wrong with the cache is an error: the teacher is then
 distilled as if there were none.
 
+A file of backbone weights, or of a teacher to start from (`teacher.start_from`), is in the key with its content: what it has seen
+is settled by that.
+
 Not kept: teachers that saw the training split or a backbone fine-tuned on it, and those of a folder of pictures. What is in
 such a folder is not part of the recipe, because hashing an ImageNet takes as long as distilling; a run directory may live with
 that, but a cache would hand the teacher of yesterday's pictures to somebody who does not even know that it is there.

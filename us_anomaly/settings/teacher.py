@@ -43,10 +43,12 @@ class TeacherSettings:
     and procedural pictures, three to two; no download), one part of it alone (`photographs`, `procedural`), a folder of
     any pictures (`./photographs` for one of such a name), or a mix with weights such as {train: 0.3, generic: 0.7}."""
     checkpoint: str | None
-    """Reuse a teacher and skip distillation: a path, or `builtin` for the generic teacher that ships with the package."""
+    """Reuse a teacher and skip distillation: a path, in which `{patch_size}` stands for that of each scale, or `builtin` for the
+    generic teachers that ship with the package."""
     start_from: str | None
-    """Begin the distillation with the weights of a teacher, a path or `builtin`, instead of fresh ones (layers of another shape
-    stay fresh): what it has learned from many pictures is not learned again for another patch size, backbone or data set."""
+    """Begin the distillation with the weights of a teacher, named as in `teacher.checkpoint`, instead of fresh ones: what it has
+    learned from many pictures is not learned again for another backbone or data set, nor one of 33 pixels for patches of 66
+    or 132. Its width must be `teacher.width`; a last layer of another `teacher.descriptor_dim` stays fresh."""
     cache: bool
     """Keep teachers that depend on no data set (those that learn from the built-in pictures alone, with a backbone as it
     comes) in `cache_dir`, and take them from there instead of distilling them again."""
