@@ -158,6 +158,15 @@ def test_between_grid_pixels_values_are_interpolated_and_constant_outside(height
     np.testing.assert_allclose(full, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("size", "row", "col"), [((3, 2), 2, 1), ((1, 5), 0, 4), ((4, 1), 3, 0)])
+def test_a_picture_smaller_than_half_a_step_of_the_grid_is_scored_at_its_last_position(size, row, col):
+    image, detector = torch.randn(3, *size), detector_of(17)
+    maps = raw_maps(image, **detector, stride=16, border_px=0, compute=CPU)
+    error, uncertainty = by_definition(image, row, col, **detector)
+    torch.testing.assert_close(maps.error, torch.full(size, float(error)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(maps.uncertainty, torch.full(size, float(uncertainty)), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("stride", [1, 3, 4])
 @pytest.mark.parametrize(("patch_size", "border_px", "border"), [(33, 5, 5), (33, 16, 16), (17, 16, 8), (66, 16, 16)])
 def test_the_border_takes_the_scores_beside_it_but_none_farther_than_half_a_patch(
