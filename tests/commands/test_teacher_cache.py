@@ -139,15 +139,6 @@ def test_every_patch_size_number_format_and_device_has_a_teacher_of_its_own(gene
     )
 
 
-def test_a_teacher_to_start_from_is_in_the_key_with_its_content(generic, distilled, tmp_path):
-    start = tmp_path / "start.pt"
-    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"another")):
-        start.write_bytes(content)
-        teacher_of(generic(name, f"teacher.start_from={start}"))
-    teacher_of(generic("d"))
-    assert distilled == ["a", "c", "d"]
-
-
 def test_another_version_of_the_package_which_may_draw_other_pictures_takes_no_old_teacher(
     generic, distilled, monkeypatch
 ):
