@@ -320,3 +320,12 @@ def test_a_full_run_directory_is_still_an_error_when_the_teacher_is_in_the_cache
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError, match="the disk is full"):
         distill_teacher.run(settings)
+
+
+def test_a_teacher_to_start_from_is_in_the_key_with_its_content(generic, distilled, tmp_path):
+    start = tmp_path / "start.pt"
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"another")):
+        start.write_bytes(content)
+        teacher_of(generic(name, f"teacher.start_from={start}"))
+    teacher_of(generic("d"))
+    assert distilled == ["a", "c", "d"]

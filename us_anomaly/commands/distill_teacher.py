@@ -222,6 +222,10 @@ def _start_from(known: PatchNetwork, teacher: PatchNetwork) -> None:
             f"got {teacher.width:g}"
         )
     teacher.load_state_dict({**fresh, **fitting})
+    left = [name for name in fresh if name not in fitting]
+    log.info(
+        "starting from the weights of a teacher%s", f"; of another shape and fresh: {', '.join(left)}" if left else ""
+    )
 
 
 def _teacher_from_safetensors(key: str, path: Path) -> PatchNetwork:
