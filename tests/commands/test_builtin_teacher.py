@@ -22,7 +22,7 @@ TEACHERS = sorted(FOLDER.glob("p*.safetensors"))
 
 
 def test_the_teachers_of_the_default_and_of_larger_patches_ship() -> None:
-    assert {FOLDER / f"p{patch_size}.safetensors" for patch_size in (33, 65, 66)} <= set(TEACHERS)
+    assert {FOLDER / f"p{patch_size}.safetensors" for patch_size in (17, 33, 65, 66)} <= set(TEACHERS)
     assert sum(path.stat().st_size for path in TEACHERS) < 12e6
 
 
