@@ -30,13 +30,7 @@ from us_anomaly.scoring.calibration import calibrate
 from us_anomaly.scoring.image_metrics import image_metrics
 from us_anomaly.scoring.pixel_metrics import evaluate_pixels
 from us_anomaly.scoring.region_overlap import PixelItem, PixelTruth
-from us_anomaly.settings import (
-    CalibrationSettings,
-    ImageScore,
-    MetricAlgorithm,
-    Normalization,
-    ScoringSettings,
-)
+from us_anomaly.settings import CalibrationSettings, ImageScore, MetricAlgorithm, Normalization, ScoringSettings
 
 FIGURES = ("image_auroc", "image_average_precision", "pixel_auroc", "pixel_average_precision", "aupro_0.3")
 NUM_PER_PICTURE = 3

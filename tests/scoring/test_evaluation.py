@@ -23,6 +23,15 @@ from us_anomaly.settings import EvaluationSettings, MapResolution, MetricAlgorit
 CHOSEN = Threshold(value=THRESHOLD, rule="f1", requested="f1")
 NO_MASKS = "no masks in the data set"
 PIXEL_FIGURES = ("pixel_auroc", "pixel_average_precision", "pixel_f1_max", "aupro_0.3", "aupro_0.05")
+COUNTS = {
+    "images": 10,
+    "normal": 4,
+    "anomalous": 6,
+    "images_in_pixel_metrics": 10,
+    "images_left_out_of_pixel_metrics": 0,
+    "regions": 6,
+}
+"""Of the ten pictures with a mask each that two tests draw."""
 
 
 def images_of(run_dir, samples):
@@ -80,14 +89,7 @@ def test_pixel_figures_equal_scikit_learn_on_the_files(drawn):
         masks.append(mask)
     evaluation = evaluated(*drawn)
     assert evaluation["metrics"]["pixel_auroc"] == pytest.approx(roc_auc_score(np.ravel(masks), np.ravel(scores)))
-    assert evaluation["counts"] == {
-        "images": 10,
-        "normal": 4,
-        "anomalous": 6,
-        "images_in_pixel_metrics": 10,
-        "images_left_out_of_pixel_metrics": 0,
-        "regions": 6,
-    }
+    assert evaluation["counts"] == COUNTS
     cut = [n for n, image in enumerate(images) if image.defect_type in ("good", "cut")]
     assert evaluation["per_defect_type"]["cut"]["metrics"]["pixel_auroc"] == pytest.approx(
         roc_auc_score(np.ravel([masks[n] for n in cut]), np.ravel([scores[n] for n in cut]))
@@ -152,14 +154,7 @@ def test_what_was_evaluated_and_how_is_stated(drawn):
         "resolution_px": {"smallest": [24, 24], "largest": [24, 24]},
         "algorithm": "exact",
         "bootstrap": {"num_resamples": 0, "seed": 0, "confidence": 0.95},
-        "counts": {
-            "images": 10,
-            "normal": 4,
-            "anomalous": 6,
-            "images_in_pixel_metrics": 10,
-            "images_left_out_of_pixel_metrics": 0,
-            "regions": 6,
-        },
+        "counts": COUNTS,
         "threshold": {"value": 0.5, "rule": "f1", "requested": "f1", "reason": None},
         "most_anomalous_found": {"filename": "test/hole/2.png", "heatmap_path": "heatmaps/test/hole/2.png"},
         "warnings": dict.fromkeys(RULES, 0),

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.settings import MAX_EXTRA_LAYERS, REDUCED
+from us_anomaly.settings import MAX_EXTRA_LAYERS, REDUCED, grid_stride_px
 from us_anomaly.settings.checks import between
 
 LEAKY_SLOPE = 5e-3
-GRID_STRIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +147,7 @@ class PatchNetwork(nn.Module):
 
         So much the two poolings of the smaller networks come to, and less costs a multiple: see `us_anomaly.models.dense`.
         """
-        stride = GRID_STRIDE
-        for layer in self.layers:
-            stride *= 2 if isinstance(layer, nn.AvgPool2d) else 1
-        return stride
+        return grid_stride_px(self.patch_size)
 
     @property
     def strided_layer(self) -> int:

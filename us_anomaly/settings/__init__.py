@@ -36,6 +36,7 @@ from us_anomaly.settings.teacher import (
     StudentPositions,
     TeacherPositions,
     TeacherSettings,
+    grid_stride_px,
 )
 from us_anomaly.settings.workflow import (
     CheckpointSettings,
@@ -51,6 +52,7 @@ from us_anomaly.settings.workflow import (
 )
 
 __all__ = [
+    "grid_stride_px",
     "BACKBONES",
     "DATA_LAYOUTS",
     "MAX_EXTRA_LAYERS",

@@ -11,6 +11,13 @@ REDUCED = {66: 33, 132: 33}
 """Patch sizes whose network is a smaller one on the picture at a half or a quarter of its resolution, by that smaller one."""
 PATCH_SIZES = (17, 33, 65, *REDUCED)
 """Sides of the patches in pixels."""
+GRID_STRIDE = 4
+"""Distance of the positions that training looks at in one picture, in pixels as the first convolution sees them."""
+
+
+def grid_stride_px(patch_size: int) -> int:
+    """Return `GRID_STRIDE` in pixels of the picture, which networks of large patches see at a reduced resolution."""
+    return GRID_STRIDE * (patch_size // REDUCED.get(patch_size, patch_size))
 
 
 class TeacherPositions(Enum):
@@ -124,8 +131,7 @@ class TeacherSettings:
     def smallest_crop_px(self, patch_size: int) -> int:
         """Return the smallest crop of dense distillation in which a grid position has its whole patch, shifted ones too."""
         largest_shift = (patch_size - 1) // 4 if self.metric_weight else 0
-        reduction = patch_size // REDUCED.get(patch_size, patch_size)
-        return patch_size + 4 * reduction + 2 * largest_shift
+        return patch_size + grid_stride_px(patch_size) + 2 * largest_shift
 
     def image_sources(self) -> dict[str, float]:
         """Return the picture sources with their weights, which add up to 1.
