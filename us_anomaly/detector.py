@@ -210,7 +210,7 @@ def _for_inference(model: ScaleModel, compute: Compute) -> ScaleModel:
     for network in (model.teacher, model.ensemble):
         network.requires_grad_(False).eval()
         network.to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
-    return model
+    return ScaleModel(model.teacher, model.statistics.to(compute.device), model.ensemble)
 
 
 def load_scale(run_dir: RunDir, patch_size: int) -> ScaleModel:
@@ -268,6 +268,7 @@ def load(
         compile=False,
         num_threads=num_threads,
         num_workers=0,
+        num_drawing_processes=None,
         progress=False,
         log_level="warning",
     )

@@ -20,6 +20,7 @@ def runtime():
         compile=False,
         num_threads=1,
         num_workers=0,
+        num_drawing_processes=None,
         progress=False,
         log_level="info",
     )

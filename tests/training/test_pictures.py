@@ -1,5 +1,3 @@
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.settings import TransformSettings
 from us_anomaly.training.pictures import (
     TrainingPictures,
-    drawn_ahead,
     evaluation_inputs,
     penalty_batches,
     picture_source,
@@ -46,45 +43,6 @@ def numbered_cache(folder, *, count=5, size=(40, 40)):
 
 def numbers(batch):
     return [round(float(picture[0, 0, 0]) * 255) for picture in batch]
-
-
-# --- drawing ahead -----------------------------------------------------------------------------------------------
-
-
-def test_batches_come_in_the_order_they_are_asked_for_and_the_next_is_drawn_meanwhile():
-    drawn, prepared = [], threading.Event()
-
-    def batches(step):
-        drawn.append((step, threading.current_thread().name))
-        if step == 6:
-            prepared.set()
-        return torch.tensor([step])
-
-    with drawn_ahead(batches) as ahead:
-        for step in (-3, -2, 0, 1, 5):
-            assert int(ahead(step)) == step
-        assert prepared.wait(10)
-    assert all(name.startswith("pictures") for _, name in drawn)
-    assert [step for step, _ in drawn if step in (-2, 1)] == [-2, 1]  # once each: what was drawn ahead was used
-
-
-def test_a_picture_that_cannot_be_read_is_reported_when_its_step_comes():
-    def batches(step):
-        if step == 2:
-            raise DataError("damaged")
-        return torch.tensor([step])
-
-    with drawn_ahead(batches) as ahead:
-        assert int(ahead(1)) == 1  # step 2 fails in the background now
-        with pytest.raises(DataError, match="damaged"):
-            ahead(2)
-
-
-def test_drawing_ahead_changes_nothing(tmp_path):
-    batches = student_batches(numbered_cache(tmp_path), pipeline_of(FLIPS), batch_size=2, seed=3)
-    with drawn_ahead(batches) as ahead:
-        shown = [ahead(step) for step in range(6)]
-    assert all(torch.equal(batch, batches(step)) for step, batch in enumerate(shown))
 
 
 # --- students ----------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_fi
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.distillation import Distillation, distil
-from us_anomaly.training.pictures import TRAIN, drawn_ahead, teacher_batches
+from us_anomaly.training.drawing_ahead import drawn_ahead
+from us_anomaly.training.pictures import TRAIN, teacher_batches
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str, co
     with (
         tracked(settings) as tracker,
         progress(f"distilling the teacher (p={patch_size})", steps, enabled=settings.runtime.progress) as show,
-        drawn_ahead(batches) as ahead,
+        drawn_ahead(batches, runtime=settings.runtime, compute=compute) as ahead,
     ):
         explained = distil(
             distillation,

@@ -33,7 +33,7 @@ from us_anomaly.training.backbone_finetuning import (
 )
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
-from us_anomaly.training.pictures import drawn_ahead
+from us_anomaly.training.drawing_ahead import drawn_ahead
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def train(settings: Settings, artifact: Path, *, key: str) -> None:
     with (
         tracked(settings) as tracker,
         progress("fine-tuning the backbone", steps, enabled=settings.runtime.progress) as show,
-        drawn_ahead(batches) as ahead,
+        drawn_ahead(batches, runtime=settings.runtime, compute=compute) as ahead,
     ):
         finetune(
             classifier,

@@ -24,8 +24,8 @@ from us_anomaly.settings import Settings
 from us_anomaly.training.artifacts import FORMAT_VERSION, load_statistics, load_teacher
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
+from us_anomaly.training.drawing_ahead import drawn_ahead
 from us_anomaly.training.pictures import (
-    drawn_ahead,
     evaluation_inputs,
     generic_inputs,
     penalty_batches,
@@ -109,7 +109,7 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
             steps,
             enabled=settings.runtime.progress,
         ) as show,
-        drawn_ahead(batches) as ahead,
+        drawn_ahead(batches, runtime=settings.runtime, compute=compute) as ahead,
     ):
         regress(
             ensemble,

@@ -59,6 +59,9 @@ def choose_compute(runtime: RuntimeSettings) -> Compute:
     """
     torch.set_num_threads(runtime.num_threads or available_cores())
     device = _device(runtime.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, it is float32
+        torch.backends.cudnn.benchmark = True  # pictures of one size: the fastest algorithm of a layer is searched once
     match runtime.precision:
         case Precision.float32:
             dtype = torch.float32

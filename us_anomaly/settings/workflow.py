@@ -100,6 +100,9 @@ class RuntimeSettings:
     """Threads of the arithmetic; null takes the physical cores that this process may use."""
     num_workers: int
     """Threads that decode images."""
+    num_drawing_processes: int | None
+    """Processes that draw the pictures of the next training steps; 0 leaves it to a thread, which is enough for a processor; null
+    takes all cores but one where a graphics card computes, else 0."""
     progress: bool
     """Show progress bars on a terminal, or a line now and then elsewhere."""
     log_level: str
@@ -109,6 +112,7 @@ class RuntimeSettings:
         """Check ranges."""
         at_least("runtime.num_threads", self.num_threads, 1)
         at_least("runtime.num_workers", self.num_workers, 0)
+        at_least("runtime.num_drawing_processes", self.num_drawing_processes, 0)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.removeprefix("cuda:").isdigit():
             raise SettingsError(f"`runtime.device` must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if self.log_level not in ("debug", "info", "warning", "error"):

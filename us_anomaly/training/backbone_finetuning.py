@@ -27,8 +27,8 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.frozen_backbone import Backbone
 from us_anomaly.settings import FinetuningSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
-from us_anomaly.training.course import OnStep, epoch_indices, step_rng
-from us_anomaly.training.pictures import Batches, TrainingPictures
+from us_anomaly.training.course import Batches, OnStep, epoch_indices, step_rng
+from us_anomaly.training.pictures import TrainingPictures
 
 STAGE = "finetune-backbone"
 DEFECTS = ("cut_paste", "scar")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, dict[str, float]], None]
 """Receives the number of steps done and the losses of the last one."""
+Batches = Callable[[int], "torch.Tensor"]
+"""From the number of a step to its normalised pictures (B, 3, H, W); negative numbers are batches no step sees."""
 
 
 def num_steps(*, steps: int | None, epochs: int, items_per_epoch: int, batch_size: int) -> int:
@@ -70,6 +72,13 @@ def learning_rate(base: float, *, schedule: Schedule, step: int, steps: int) -> 
             return base
         case Schedule.cosine:
             return base * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def read_out(losses: "dict[str, torch.Tensor]") -> dict[str, float]:
+    """Return the losses of a step as numbers: one wait for a graphics card, after all of its work was handed out."""
+    import torch
+
+    return dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
 
 
 def set_learning_rate(optimizer: "torch.optim.Optimizer", value: float) -> None:

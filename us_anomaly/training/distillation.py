@@ -5,8 +5,6 @@ Shapes: B patches or crops, C = 3 channels, P target dimensions, D descriptor di
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.1.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +14,12 @@ from us_anomaly.models.frozen_backbone import Backbone
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import TeacherPositions, TeacherSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
-from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate, step_generator
+from us_anomaly.training.course import Batches, OnStep, learning_rate, read_out, set_learning_rate, step_generator
 from us_anomaly.training.normalization import RunningMoments
 from us_anomaly.training.target_scale import TargetScale, whitening_matrices
 
 NUM_STATISTICS_BATCHES = 16
 NUM_HELD_OUT_BATCHES = 8
-
-Batches = Callable[[int], Tensor]
-"""From the number of a step to its normalised pictures (B, 3, H, W); negative numbers are batches no step sees."""
 
 
 class Distillation(nn.Module):
@@ -203,14 +198,14 @@ def distil(
             with compute.autocast():
                 terms = distillation.losses(images, generator=generator)
             loss = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            values = read_out({"loss": loss, **terms})
             set_learning_rate(
                 optimizer,
                 learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps),
             )
-            values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
             if all(map(_is_finite, values.values())):
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
                 if settings.max_gradient_norm is not None:
                     nn.utils.clip_grad_norm_(distillation.trained.parameters(), settings.max_gradient_norm)
                 optimizer.step()

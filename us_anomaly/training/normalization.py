@@ -27,6 +27,11 @@ class TeacherStatistics:
     std: Tensor
     whitening: Tensor | None = None
 
+    def to(self, device: torch.device) -> "TeacherStatistics":
+        """Return them on a device: copied once, instead of at each use."""
+        whitening = None if self.whitening is None else self.whitening.to(device)
+        return TeacherStatistics(self.mean.to(device), self.std.to(device), whitening)
+
     def normalize(self, descriptors: Tensor) -> Tensor:
         """Return (T - mu) / sigma for descriptors (B, D, R, S), multiplied by the whitening matrix where there is one."""
         mean, std = (value.to(descriptors.device)[:, None, None] for value in (self.mean, self.std))

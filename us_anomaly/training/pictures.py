@@ -1,12 +1,10 @@
-"""Pictures of each training step: what teacher and students see, drawn ahead in a background thread.
+"""Pictures of each training step: what teacher and students see.
 
 Shapes: B pictures, H W pixels; every batch is float, normalised, (B, 3, H, W).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,38 +23,13 @@ from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.sources import find_images
 from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.settings import Settings, TeacherPositions, TeacherSettings
-from us_anomaly.training.course import epoch_indices, step_rng
-
-Batches = Callable[[int], Tensor]
+from us_anomaly.training.course import Batches, epoch_indices, step_rng
 
 PATCHES_PER_DRAWN_PICTURE = 16
 PENALTY_SIDE_PX = 128
 FIRST_STEP = 1_000_000
 """Added to the number of a step in its seed: held-out batches have negative numbers, seeds must not."""
 TRAIN = "train"
-
-
-@contextmanager
-def drawn_ahead(batches: Batches) -> Iterator[Batches]:
-    """Draw the batch of the next step while the current one is computed.
-
-    Batches must draw their random numbers from `step_rng` alone and use no global generator.
-    """
-    waiting: dict[int, Future[Tensor]] = {}
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures") as pool:
-
-        def get(step: int) -> Tensor:
-            current = waiting.pop(step, None) or pool.submit(batches, step)
-            for other in waiting.values():
-                other.cancel()
-            waiting.clear()
-            waiting[step + 1] = pool.submit(batches, step + 1)
-            return current.result()
-
-        try:
-            yield get
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def student_batches(cache: ImageCache, pipeline: Pipeline, *, batch_size: int, seed: int) -> Batches:

@@ -6,8 +6,6 @@ Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.2; the har
 pictures follow Batzner et al., *EfficientAD* (WACV 2024), section 3.2.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -17,12 +15,9 @@ from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions, StudentSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
-from us_anomaly.training.course import OnStep, learning_rate, set_learning_rate, step_generator
+from us_anomaly.training.course import Batches, OnStep, learning_rate, read_out, set_learning_rate, step_generator
 from us_anomaly.training.normalization import TeacherStatistics
 from us_anomaly.training.validation import Validation
-
-Batches = Callable[[int], Tensor]
-"""From the number of a step to its normalised pictures (B, 3, H, W)."""
 
 
 def regression_loss(student: Tensor, target: Tensor, *, hard_fraction: float) -> Tensor:
@@ -37,8 +32,9 @@ def regression_loss(student: Tensor, target: Tensor, *, hard_fraction: float) ->
     num_easy = errors.numel() - max(1, round(hard_fraction * errors.numel()))
     if num_easy == 0:
         return errors.mean()
-    limit = errors.detach().flatten().kthvalue(num_easy).values
-    return errors[errors > limit].mean() if bool((errors > limit).any()) else errors.mean()
+    limit = errors.detach().flatten().kthvalue(num_easy + 1).values
+    is_hard = errors >= limit
+    return torch.where(is_hard, errors, 0).sum() / is_hard.sum()  # no value leaves a graphics card for it
 
 
 def regress(
@@ -80,6 +76,7 @@ def regress(
     """
     for network in (ensemble, teacher):
         network.to(compute.device).to(memory_format=torch.channels_last)
+    statistics = statistics.to(compute.device)
     start = checkpoint.resume()
     with checkpoint.guard():
         for step in range(start, steps):
@@ -88,9 +85,10 @@ def regress(
             images = compute.to_device(batches(step))
             generator = step_generator(seed, stage="train-students", step=step)
             optimizer.zero_grad(set_to_none=True)
-            values = {"loss": _learn(ensemble, teacher, statistics, images, settings, generator, compute)}
+            losses = {"loss": _learn(ensemble, teacher, statistics, images, settings, generator, compute)}
             if penalty_batches is not None:
-                values["penalty"] = _penalize(ensemble, compute.to_device(penalty_batches(step)), settings, compute)
+                losses["penalty"] = _penalize(ensemble, compute.to_device(penalty_batches(step)), settings, compute)
+            values = read_out(losses)
             set_learning_rate(
                 optimizer,
                 learning_rate(settings.learning_rate, schedule=settings.schedule, step=step, steps=steps),
@@ -115,20 +113,20 @@ def _learn(
     settings: StudentSettings,
     generator: torch.Generator,
     compute: Compute,
-) -> float:
-    """Add the gradient of the loss of each student; return the mean loss."""
+) -> Tensor:
+    """Add the gradient of the loss of each student; return the mean loss, which may still be on its way."""
     stride, offset = _grid(teacher, images, settings, generator)
     with torch.no_grad(), compute.autocast():
         target = statistics.normalize(dense_descriptors(teacher, images, stride=stride, offset=offset))
-    total = 0.0
+    losses = []
     for student in ensemble.networks:  # one after the other: the memory of one backward pass is enough
         seen = _noisy(images, settings.noise, generator)
         with compute.autocast():
             answer = dense_descriptors(student, seen, stride=stride, offset=offset).float()
         loss = regression_loss(answer, target, hard_fraction=settings.hard_fraction)
         loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    return total / len(ensemble.networks)
+        losses.append(loss.detach())
+    return torch.stack(losses).mean()
 
 
 def _noisy(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
@@ -139,16 +137,16 @@ def _noisy(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return torch.add(images, noise.to(images), alpha=std).contiguous(memory_format=torch.channels_last)
 
 
-def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettings, compute: Compute) -> float:
+def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettings, compute: Compute) -> Tensor:
     """Add the gradient of the mean squared answer on pictures outside the domain; return its mean over students."""
-    total = 0.0
+    penalties = []
     for student in ensemble.networks:
         with compute.autocast():
             answer = dense_descriptors(student, images, stride=student.grid_stride_px).float()
         penalty = settings.penalty_weight * answer.square().mean()
         penalty.backward()  # type: ignore[no-untyped-call]
-        total += penalty.item()
-    return total / len(ensemble.networks)
+        penalties.append(penalty.detach())
+    return torch.stack(penalties).mean()
 
 
 def _grid(
