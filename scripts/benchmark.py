@@ -49,6 +49,10 @@ def measurements(plan: Plan) -> dict[str, tuple[Measurement, str | None]]:
         for stride in (1, 4):
             name = f"image p={p}{'' if stride == 1 else ', stride 4'}"
             listed[name] = partial(networks.whole_image, plan, p, stride, Precision.auto), compared if p == 33 else None
+    if not plan.quick:  # compiling takes a minute at any size
+        for stride in (1, 4):
+            name = f"image p=33{'' if stride == 1 else ', stride 4'}, compiled"
+            listed[name] = partial(networks.whole_image, plan, 33, stride, Precision.auto, is_compiled=True), compared
     listed["image p=33, float32"] = partial(networks.whole_image, plan, 33, 1, Precision.float32), compared
     listed[compared] = partial(networks.plain_whole_image, plan, 33), None
     listed["teacher step, patches"] = partial(training.teacher_step, plan, "patches"), f"teacher step, {PLAIN}"
@@ -167,7 +171,7 @@ def show(machine: dict[str, Any], rows: dict[str, Row], speed_ups: dict[str, flo
         ratio = speed_ups[name]
         faster, memory = "" if ratio is None else f"{ratio:.1f}x", f"{row.peak_mib:.0f}"
         table.add_row(
-            name, f"{row.seconds:.3f}", f"{row.wall_seconds:.3f}", str(row.runs), *rates, faster, memory, row.note
+            name, f"{row.seconds:.4f}", f"{row.wall_seconds:.4f}", str(row.runs), *rates, faster, memory, row.note
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 

@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ LONG_SECONDS = 2.0
 """A first run that takes longer needs no warm-up: it is counted."""
 BUDGET_SECONDS = 4.0
 """No more repeats are begun after this much time of the processor."""
+CUDA_REPEATS = 25
+"""Runs on a graphics card, which takes milliseconds for what takes a processor seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +57,10 @@ class Plan:
         """Width of the networks; 1 is that of the paper."""
         return 0.1 if self.quick else 1.0
 
-    def compute(self, precision: Precision = Precision.auto) -> Compute:
+    def compute(self, precision: Precision = Precision.auto, *, is_compiled: bool = False) -> Compute:
         """Return device and number format of the arithmetic, and set the number of threads."""
         overrides = (f"runtime.precision={precision.value}", f"runtime.num_threads={self.threads}")
-        return choose_compute(composed("data.root=unused", *overrides).runtime)
+        return replace(choose_compute(composed("data.root=unused", *overrides).runtime), compile=is_compiled)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,9 +93,27 @@ class Row:
         return asdict(self)
 
 
-def timed(name: str, work: Callable[[], Any], *, plan: Plan, compute: Compute, flops: bool = True) -> Row:
-    """Run something several times after a warm-up that also counts its operations, and return the medians."""
+def timed(
+    name: str,
+    work: Callable[[], Any],
+    *,
+    plan: Plan,
+    compute: Compute,
+    flops: bool = True,
+    counted: Callable[[], Any] | None = None,
+) -> Row:
+    """Run something several times after a warm-up that also counts its operations, and return the medians.
+
+    Args:
+        name: Of the row.
+        work: What is timed.
+        plan: How thoroughly.
+        compute: Device and number format.
+        flops: Whether operations are counted.
+        counted: What to count the operations of, where those of `work` cannot be counted: compiled functions hide them.
+    """
     processor = plan.threads == 1 and compute.device.type == "cpu"
+    repeats = plan.repeats if compute.device.type == "cpu" or plan.quick else CUDA_REPEATS
     counter = FlopCounterMode(display=False)
 
     def once(count: bool) -> tuple[float, float]:
@@ -108,9 +128,13 @@ def timed(name: str, work: Callable[[], Any], *, plan: Plan, compute: Compute, f
         return time.perf_counter() - wall, time.process_time() - used
 
     began = time.process_time()
-    first = once(flops)
+    if counted is not None:
+        with counter:
+            counted()
+        work()  # compiles
+    first = once(flops and counted is None)
     times = [first] if first[1] > LONG_SECONDS else []
-    while len(times) < plan.repeats and (not times or time.process_time() - began < BUDGET_SECONDS):
+    while len(times) < repeats and (not times or time.process_time() - began < BUDGET_SECONDS):
         times.append(once(False))
     wall_seconds = statistics.median(wall for wall, _ in times)
     seconds = statistics.median(used for _, used in times) if processor else wall_seconds

@@ -1,5 +1,6 @@
 """Single networks, and a whole picture through teacher, students and scoring."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -68,20 +69,21 @@ def plain_single_map(plan: Plan, patch_size: int, dim: int) -> Row:
     return timed("", work, plan=plan, compute=compute)
 
 
-def whole_image(plan: Plan, patch_size: int, stride: int, precision: Precision) -> Row:
+def whole_image(plan: Plan, patch_size: int, stride: int, precision: Precision, *, is_compiled: bool = False) -> Row:
     """Time teacher, students and scoring of one picture, from the network's input to the image score."""
-    compute = plan.compute(precision)
+    compute = plan.compute(precision, is_compiled=is_compiled)
     teacher, ensemble, statistics = networks_of(plan, patch_size, plan.dims[-1])
     models: Any = {"teacher": teacher, "ensemble": ensemble, "statistics": statistics}
     for network in (teacher, ensemble):
         for_inference(network, compute)
     image = torch.randn(3, plan.side_px, plan.side_px)
 
-    def work() -> None:
+    def work(compute: Compute = compute) -> None:
         maps = raw_maps(image, **models, stride=stride, border_px=0, compute=compute)
         _score(maps, patch_size)
 
-    return timed("", work, plan=plan, compute=compute)
+    eager = partial(work, replace(compute, compile=False)) if is_compiled else None
+    return timed("", work, plan=plan, compute=compute, counted=eager)
 
 
 def plain_whole_image(plan: Plan, patch_size: int) -> Row:
@@ -102,7 +104,11 @@ def plain_whole_image(plan: Plan, patch_size: int) -> Row:
         error, uncertainty = plain(image)
         _score(RawMaps(error.cpu(), uncertainty.cpu()), patch_size)
 
-    return timed("", work, plan=plan, compute=compute)
+    row = timed("", work, plan=plan, compute=compute)
+    if compute.device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = True
+        row.note = f"{timed('', work, plan=plan, compute=compute, flops=False).seconds:.4f} s in TF32"
+    return row
 
 
 def _score(maps: RawMaps, patch_size: int) -> None:
