@@ -131,7 +131,8 @@ def timed(
     if counted is not None:
         with counter:
             counted()
-        work()  # compiles
+    if counted is not None or compute.device.type == "cuda":
+        work()  # compiles, or searches the fastest algorithm of each layer
     first = once(flops and counted is None)
     times = [first] if first[1] > LONG_SECONDS else []
     while len(times) < repeats and (not times or time.process_time() - began < BUDGET_SECONDS):

@@ -15,7 +15,7 @@ from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
-from us_anomaly.settings import Precision
+from us_anomaly.settings import Precision, ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
 NUM_STUDENTS = 3
@@ -77,10 +77,11 @@ def whole_image(plan: Plan, patch_size: int, stride: int, precision: Precision, 
     for network in (teacher, ensemble):
         for_inference(network, compute)
     image = torch.randn(3, plan.side_px, plan.side_px)
+    scoring = composed("data.root=unused").scoring
 
     def work(compute: Compute = compute) -> None:
         maps = raw_maps(image, **models, stride=stride, border_px=0, compute=compute)
-        _score(maps, patch_size)
+        _score(maps, patch_size, scoring)
 
     eager = partial(work, replace(compute, compile=False)) if is_compiled else None
     return timed("", work, plan=plan, compute=compute, counted=eager)
@@ -99,10 +100,11 @@ def plain_whole_image(plan: Plan, patch_size: int) -> Row:
     for one, other in zip((ours.error, ours.uncertainty), plain(small.to(compute.device)), strict=True):
         require_equal(one, other.cpu())
     image = torch.randn(3, plan.side_px, plan.side_px, device=compute.device)
+    scoring = composed("data.root=unused").scoring
 
     def work() -> None:
         error, uncertainty = plain(image)
-        _score(RawMaps(error.cpu(), uncertainty.cpu()), patch_size)
+        _score(RawMaps(error.cpu(), uncertainty.cpu()), patch_size, scoring)
 
     row = timed("", work, plan=plan, compute=compute)
     if compute.device.type == "cuda":
@@ -111,8 +113,7 @@ def plain_whole_image(plan: Plan, patch_size: int) -> Row:
     return row
 
 
-def _score(maps: RawMaps, patch_size: int) -> None:
-    scoring = composed("data.root=unused").scoring
+def _score(maps: RawMaps, patch_size: int, scoring: ScoringSettings) -> None:
     with torch.inference_mode():
         image_score(combine({patch_size: maps}, statistics={}, settings=scoring)[0], settings=scoring)
 
