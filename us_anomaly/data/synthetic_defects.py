@@ -76,10 +76,10 @@ def _paste(picture: Picture, rng: np.random.Generator, *, size: tuple[int, int],
 
 
 def _blob(rng: np.random.Generator, height: int, width: int) -> Field:
-    """Return a soft-edged irregular blob, 0..1."""
+    """Return a soft-edged irregular blob, 0..1, anywhere, also at the border."""
     rows, cols = np.mgrid[:height, :width].astype(np.float32)
     radius = rng.uniform(0.03, 0.14) * min(height, width)
-    centre_row, centre_col = rng.uniform(radius, height - radius), rng.uniform(radius, width - radius)
+    centre_row, centre_col = rng.uniform(0, height), rng.uniform(0, width)
     angle = np.arctan2(rows - centre_row, cols - centre_col)
     wave = sum(rng.uniform(-0.25, 0.25) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(1, 5))
     stretch = np.exp(rng.uniform(-0.6, 0.6))
@@ -117,8 +117,8 @@ def _scratch(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]
     angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-1.2, 1.2)
     steps = np.linspace(0, 1, 200)
     heading = angle + bend * steps
-    rows = rng.uniform(0.15, 0.85) * height + np.cumsum(np.sin(heading)) * length / 200
-    cols = rng.uniform(0.15, 0.85) * width + np.cumsum(np.cos(heading)) * length / 200
+    rows = rng.uniform(0, height) + np.cumsum(np.sin(heading)) * length / 200
+    cols = rng.uniform(0, width) + np.cumsum(np.cos(heading)) * length / 200
     line = np.zeros((height, width), dtype=np.float32)
     inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
     line[rows[inside].astype(int), cols[inside].astype(int)] = 1
@@ -128,11 +128,76 @@ def _scratch(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]
     return np.clip(changed, 0, 255).astype(np.uint8), weight > 0.2
 
 
+def _crack(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Darken the surface along a jagged path of the width of a hair, sometimes with a branch."""
+    height, width = picture.shape[:2]
+    scale = min(height, width) / 256
+    line = np.zeros((height, width), dtype=np.float32)
+    start, heading = rng.uniform(0, (height, width)), rng.uniform(0, 2 * np.pi)
+    length = rng.uniform(0.15, 0.8) * min(height, width)
+    path = _walk(line, rng, start=start, heading=heading, length=length)
+    if rng.random() < 0.4:
+        branch = path[int(rng.integers(len(path)))]
+        turn = rng.choice([-1, 1]) * rng.uniform(0.4, 1.2)
+        _walk(line, rng, start=branch, heading=heading + turn, length=length * rng.uniform(0.2, 0.6))
+    weight = ndimage.gaussian_filter(line, rng.uniform(0.4, 1.0) * scale)
+    weight = np.clip(weight / max(float(weight.max()), 1e-6) * 1.5, 0, 1)
+    changed = picture * (1 - weight * rng.uniform(0.12, 0.6))[..., None]
+    return np.clip(changed, 0, 255).astype(np.uint8), weight > 0.2
+
+
+def _walk(
+    line: Field, rng: np.random.Generator, *, start: npt.NDArray[Any], heading: float, length: float
+) -> npt.NDArray[Any]:
+    """Draw a path that changes its heading a little all the time into `line`; return its points (N, 2), rows first."""
+    steps = max(2, round(2 * length))  # of half a pixel
+    headings = (
+        heading + np.cumsum(rng.normal(0, 0.12, steps)) + np.repeat(rng.normal(0, 0.5, steps // 8 + 1), 8)[:steps]
+    )
+    path = start + 0.5 * np.cumsum(np.stack([np.sin(headings), np.cos(headings)], axis=1), axis=0)
+    pixels = path.astype(int)
+    inside = ((pixels >= 0) & (pixels < line.shape)).all(axis=1)
+    line[tuple(pixels[inside].T)] = 1
+    return path
+
+
+def _unevenness(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Make a large part of the surface brighter, darker or flatter, without an edge."""
+    height, width = picture.shape[:2]
+    rows, cols = np.mgrid[:height, :width].astype(np.float32)
+    centre_row, centre_col = rng.uniform(0, height), rng.uniform(0, width)
+    turn, stretch = rng.uniform(0, np.pi), np.exp(rng.uniform(0, 1))
+    radius = rng.uniform(0.08, 0.18) * min(height, width)
+    along = (rows - centre_row) * np.sin(turn) + (cols - centre_col) * np.cos(turn)
+    across = (rows - centre_row) * np.cos(turn) - (cols - centre_col) * np.sin(turn)
+    weight = np.exp(-0.5 * ((along / (radius * stretch)) ** 2 + (across / radius * stretch) ** 2))[..., None]
+    if rng.random() < 0.7:
+        changed = picture + weight * rng.choice([-1, 1]) * rng.uniform(12, 45)
+    else:
+        mean = ndimage.gaussian_filter(picture.astype(np.float32), (4, 4, 0))
+        changed = picture + weight * rng.uniform(0.5, 0.9) * (mean - picture)
+    return np.clip(changed, 0, 255).astype(np.uint8), weight[..., 0] > 0.02
+
+
+def _warp(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Push the surface aside within a blob: its structure bends and nothing else changes."""
+    weight = _blob(rng, *picture.shape[:2])
+    soft = ndimage.gaussian_filter(weight, 0.02 * min(picture.shape[:2]))
+    angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.06) * min(picture.shape[:2])
+    rows, cols = np.mgrid[: picture.shape[0], : picture.shape[1]].astype(np.float32)
+    at = [rows + reach * np.sin(angle) * soft, cols + reach * np.cos(angle) * soft]
+    channels = [ndimage.map_coordinates(picture[..., c], at, order=1, mode="reflect") for c in range(3)]
+    return np.stack(channels, axis=2), soft > 0.02
+
+
 KINDS: dict[str, Callable[[Picture, np.random.Generator], tuple[Picture, Mask]]] = {
+    "crack": _crack,
     "cut_paste": _cut_paste,
     "noise": _noise,
     "scar": _scar,
     "scratch": _scratch,
     "stain": _stain,
+    "unevenness": _unevenness,
+    "warp": _warp,
 }
 """Every kind of synthetic defect."""
