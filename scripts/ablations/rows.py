@@ -21,8 +21,8 @@ PATH = (
     Row("grid", "positions of a stride-4 grid instead of all", {"students.positions": "grid", "scoring.stride_px": 4}),
     Row("small", "half the width, 128 dimensions", {"teacher.width": 0.5, "teacher.descriptor_dim": 128}),
     Row("layers", "distilled from three intermediate layers, from whole crops", {
-        "backbone.layers": "[2,3,4]", "teacher.positions": "dense", "teacher.crop_size_px": 160, "teacher.batch_size": 4,
-        "teacher.steps": 9000, "teacher.learning_rate": 0.002, "teacher.schedule": "cosine",
+        "backbone.layers": "[2,3,4]", "teacher.positions": "dense", "teacher.crop_size_px": 160, "teacher.batch_size": 16,
+        "teacher.steps": 5000, "teacher.learning_rate": 0.002, "teacher.schedule": "cosine",
         "teacher.compactness_weight": 0.1,
     }),
     Row("generic", "distilled on generic pictures (the teacher that ships) instead of the target's own", {

@@ -9,6 +9,7 @@ from us_anomaly.training.course import (
     epoch_indices,
     learning_rate,
     num_steps,
+    read_out,
     set_learning_rate,
     step_generator,
     step_rng,
@@ -84,3 +85,8 @@ def test_the_learning_rate_is_set_for_all_parameters():
 @pytest.mark.parametrize("step", [0, 5])
 def test_one_item_is_shown_in_every_step(step):
     assert epoch_indices(1, seed=0, stage="students", step=step, batch_size=4) == [0]
+
+
+def test_losses_are_read_out_as_numbers_in_their_order():
+    losses = {"loss": torch.tensor(3.0, requires_grad=True) * 1, "penalty": torch.tensor(0.25)}
+    assert list(read_out(losses).items()) == [("loss", 3.0), ("penalty", 0.25)]

@@ -160,3 +160,12 @@ def test_squared_length_after_whitening_is_the_mahalanobis_distance(teacher):
 def test_the_floor_keeps_an_axis_without_variance_from_being_stretched_without_end():
     matrix = whitening_matrix(torch.ones(2, 2), floor=0.01)  # two dimensions that are copies: variances 0 and 2
     np.testing.assert_allclose(sorted(np.linalg.norm(matrix, axis=1)), [2.01**-0.5, 0.01**-0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("is_whitened", [False, True])
+def test_statistics_move_to_a_device_as_a_whole(is_whitened):
+    statistics = TeacherStatistics(torch.zeros(3), torch.ones(3), torch.eye(3) if is_whitened else None)
+    moved = statistics.to(torch.device("meta"))
+    assert {moved.mean.device.type, moved.std.device.type} == {"meta"}
+    assert (moved.whitening is not None and moved.whitening.device.type == "meta") == is_whitened
+    assert statistics.mean.device.type == "cpu"

@@ -116,7 +116,7 @@ def test_only_the_hard_elements_have_a_gradient():
     assert torch.equal(student.grad != 0, hard)
 
 
-def test_equal_errors_everywhere_are_all_trained():
+def test_equal_errors_everywhere_have_their_mean():
     loss = regression_loss(torch.full((1, 2, 3, 3), 2.0), torch.zeros(1, 2, 3, 3), hard_fraction=0.2)
     assert float(loss) == 4
 

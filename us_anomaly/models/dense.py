@@ -107,6 +107,9 @@ def _pooled(features: Tensor, layer: nn.Module, *, shifts: tuple[int, ...]) -> T
             layer(features[..., row : row + 2 * height, col : col + 2 * width]) for row in shifts for col in shifts
         ]
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
+    if torch.compiler.is_compiling():  # one kernel in the end, which writes in place would break into several
+        rows_of, cols_of = ([slice(shift, shift + 2 * length) for shift in shifts] for length in (height, width))
+        return torch.cat([_maximum(features[..., rows, cols]) for rows in rows_of for cols in cols_of])
     batch, channels = features.shape[:2]
     out = features.new_empty(len(shifts) ** 2, batch, height, width, channels).permute(0, 1, 4, 2, 3)
     for number, row in enumerate(shifts):
@@ -117,6 +120,12 @@ def _pooled(features: Tensor, layer: nn.Module, *, shifts: tuple[int, ...]) -> T
             into = out[number * len(shifts) + other]
             torch.maximum(by_rows[..., col:end:2], by_rows[..., col + 1 : end : 2], out=into)
     return out.flatten(0, 1)
+
+
+def _maximum(features: Tensor) -> Tensor:
+    """Return the maximum of each 2x2 positions (B, C, R, S) of features (B, C, 2 R, 2 S)."""
+    by_rows = torch.maximum(features[..., ::2, :], features[..., 1::2, :])
+    return torch.maximum(by_rows[..., ::2], by_rows[..., 1::2])
 
 
 def weave(phases: Tensor, *, num_images: int) -> Tensor:
