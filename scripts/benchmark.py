@@ -60,6 +60,8 @@ def measurements(plan: Plan) -> dict[str, tuple[Measurement, str | None]]:
     listed[f"teacher step, {PLAIN}"] = partial(training.teacher_step, plan, "patches", plain=True), None
     listed["student step, grid"] = partial(training.student_step, plan, "grid"), f"student step, {PLAIN}"
     listed["student step, dense"] = partial(training.student_step, plan, "dense"), f"student step, {PLAIN}"
+    listed["student step, full width"] = partial(training.student_step, plan, "grid", is_full_width=True), None
+    listed["student step, full width, dense"] = partial(training.student_step, plan, "dense", is_full_width=True), None
     listed[f"student step, {PLAIN}"] = partial(training.plain_students, plan), None
     listed["infer"] = partial(pipeline.inference, plan), None
     listed["metrics, exact"] = partial(pipeline.metrics, plan, "exact"), None

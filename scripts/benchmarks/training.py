@@ -47,11 +47,11 @@ def _training(plan: Plan, *overrides: str) -> Settings:
     return composed("data.root=unused", *overrides, *small)
 
 
-def student_step(plan: Plan, positions: str) -> Row:
-    """Time one step of all students on one picture, with networks as they are configured by default."""
+def student_step(plan: Plan, positions: str, *, is_full_width: bool = False) -> Row:
+    """Time one step of all students on one picture, with networks as they are configured by default, or of the paper's width."""
     settings = _training(plan, f"students.positions={positions}")
     compute = plan.compute()
-    width, dim = settings.teacher.width, settings.teacher.descriptor_dim
+    width, dim = plan.width if is_full_width else settings.teacher.width, settings.teacher.descriptor_dim
     teacher, ensemble, statistics = networks_of(plan, PATCH_SIZE, dim, width=width)
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=settings.students.learning_rate)
     images = torch.randn(1, 3, plan.side_px, plan.side_px)
