@@ -99,8 +99,8 @@ def _pooled(features: Tensor, layer: nn.Module, *, shifts: tuple[int, ...]) -> T
     """Pool 2x2 once per shift and axis; the results, row shift first, go on as one batch (F * F * B, C, R, S).
 
     Where no gradient is wanted the maximum of neighbours is taken by rows and then by columns, from the one input and into the
-    one batch: a quarter of the time of pooling copies of shifted inputs. Without a shift the layer does it as it is, and drops an odd
-    last row itself: the gradient of a slice is a tensor of zeros in another layout, on which all that follows is slow.
+    one batch: a quarter of the time of pooling copies of shifted inputs. Without a shift the layer drops an odd last row itself:
+    the gradient of a slice is a tensor of zeros in another layout, on which all that follows is slow.
     """
     if shifts == (0,) and (torch.is_grad_enabled() and features.requires_grad):
         pooled_as_it_is: Tensor = layer(features)
