@@ -33,7 +33,7 @@ from us_anomaly.scoring.region_overlap import PixelItem, PixelTruth
 from us_anomaly.settings import CalibrationSettings, ImageScore, MetricAlgorithm, Normalization, ScoringSettings
 
 FIGURES = ("image_auroc", "image_average_precision", "pixel_auroc", "pixel_average_precision", "aupro_0.3")
-NUM_PER_PICTURE = 4
+NUM_PER_PICTURE = 5
 RAW_KEYS = ("stride_px", "border_px")
 """Settings of the scores that change the raw maps, which are then computed anew."""
 

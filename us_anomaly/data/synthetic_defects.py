@@ -2,6 +2,8 @@
 
 Shapes: pictures uint8 (H, W, 3), masks bool (H, W). `rng` decides everything.
 
+Sizes are log-uniform, from a few pixels to half of the picture, and places anywhere, also at the border.
+
 Source of the cut-paste and scar defects: Li et al., *CutPaste* (CVPR 2021).
 """
 
@@ -12,6 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
+
+from us_anomaly.data.noise import log_uniform
+from us_anomaly.data.recolouring import random_palette
+from us_anomaly.data.textures import random_texture
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -46,7 +52,7 @@ def add_synthetic_defect(picture: Picture, rng: np.random.Generator, *, kind: st
 def _cut_paste(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Paste a piece of the picture, jittered in brightness, somewhere else in it."""
     height, width = picture.shape[:2]
-    area = rng.uniform(0.005, 0.06) * height * width
+    area = log_uniform(rng, 0.005, 0.15) * height * width
     ratio = np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
     return _paste(picture, rng, size=(round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))), angle=0.0)
 
@@ -54,7 +60,7 @@ def _cut_paste(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mas
 def _scar(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Paste a long thin, turned piece of the picture somewhere else in it."""
     scale = min(picture.shape[:2]) / 256
-    size = (round(rng.uniform(3, 12) * scale), round(rng.uniform(20, 70) * scale))
+    size = (round(log_uniform(rng, 3, 16) * scale), round(log_uniform(rng, 20, 130) * scale))
     return _paste(picture, rng, size=size, angle=float(rng.uniform(-90, 90)))
 
 
@@ -78,7 +84,7 @@ def _paste(picture: Picture, rng: np.random.Generator, *, size: tuple[int, int],
 def _blob(rng: np.random.Generator, height: int, width: int) -> Field:
     """Return a soft-edged irregular blob, 0..1, anywhere, also at the border."""
     rows, cols = np.mgrid[:height, :width].astype(np.float32)
-    radius = rng.uniform(0.03, 0.14) * min(height, width)
+    radius = log_uniform(rng, 0.03, 0.25) * min(height, width)
     centre_row, centre_col = rng.uniform(0, height), rng.uniform(0, width)
     angle = np.arctan2(rows - centre_row, cols - centre_col)
     wave = sum(rng.uniform(-0.25, 0.25) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(1, 5))
@@ -113,7 +119,7 @@ def _noise(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
 def _scratch(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Draw a thin curve, brighter or darker than the surface."""
     height, width = picture.shape[:2]
-    length = rng.uniform(0.1, 0.5) * min(height, width)
+    length = log_uniform(rng, 0.1, 0.8) * min(height, width)
     angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-1.2, 1.2)
     steps = np.linspace(0, 1, 200)
     heading = angle + bend * steps
@@ -161,6 +167,34 @@ def _walk(
     return path
 
 
+def _fold(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Run a soft ridge across the surface: one flank catches the light, the other lies in its shadow."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    rows, cols = np.mgrid[:height, :width].astype(np.float32)
+    centre_row, centre_col, turn = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0, np.pi)
+    along = (rows - centre_row) * np.sin(turn) + (cols - centre_col) * np.cos(turn)
+    across = (rows - centre_row) * np.cos(turn) - (cols - centre_col) * np.sin(turn)
+    flank = log_uniform(rng, 0.008, 0.06) * side
+    across = (across + rng.uniform(-0.4, 0.4) * along**2 / side) / flank
+    ends = np.exp(-0.5 * (along / (log_uniform(rng, 0.08, 0.5) * side)) ** 4)
+    profile = across * np.exp(0.5 - 0.5 * across**2) * ends
+    changed = picture * (1 + rng.choice([-1, 1]) * rng.uniform(0.12, 0.5) * profile)[..., None]
+    return np.clip(changed, 0, 255).astype(np.uint8), np.abs(profile) > 0.05
+
+
+def _texture(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Blend a foreign texture into a blob, as Zavrtanik et al. do (*DRAEM*, ICCV 2021), drawn instead of photographed."""
+    height, width = picture.shape[:2]
+    field = random_texture(rng, max(height, width))[:height, :width]
+    foreign = random_palette(rng)[(np.clip(field, 0, 1) * 255).astype(np.uint8)]
+    if np.ptp(picture, axis=2).max() == 0:  # a grey camera sees foreign things grey
+        foreign = foreign.mean(axis=2, keepdims=True)
+    weight = _blob(rng, height, width)
+    changed = picture + weight[..., None] * rng.uniform(0.15, 0.8) * (foreign - picture.astype(np.float32))
+    return np.clip(changed, 0, 255).astype(np.uint8), weight > 0.05
+
+
 def _unevenness(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Make a large part of the surface brighter, darker or flatter, without an edge."""
     height, width = picture.shape[:2]
@@ -193,10 +227,12 @@ def _warp(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
 KINDS: dict[str, Callable[[Picture, np.random.Generator], tuple[Picture, Mask]]] = {
     "crack": _crack,
     "cut_paste": _cut_paste,
+    "fold": _fold,
     "noise": _noise,
     "scar": _scar,
     "scratch": _scratch,
     "stain": _stain,
+    "texture": _texture,
     "unevenness": _unevenness,
     "warp": _warp,
 }
