@@ -19,9 +19,12 @@ def results(run_dir) -> dict[str, bytes]:
     return {name: content for name, content in contents(run_dir).items() if "report/" not in name}
 
 
-@pytest.mark.parametrize("num_workers", [0, 4])
-def test_a_second_run_gives_the_same_bytes_for_any_number_of_workers(trained, tmp_path, compose, tiny, num_workers):
-    settings = compose("run", *tiny(tmp_path / "run", f"runtime.num_workers={num_workers}"))
+@pytest.mark.parametrize(("num_workers", "num_processes"), [(0, 0), (4, 0), (0, 2)])
+def test_a_second_run_gives_the_same_bytes_for_any_number_of_workers(
+    trained, tmp_path, compose, tiny, num_workers, num_processes
+):
+    workers = f"runtime.num_workers={num_workers}", f"runtime.num_drawing_processes={num_processes}"
+    settings = compose("run", *tiny(tmp_path / "run", *workers))
     for stage in STAGES:
         stage.run(settings)
     assert json.loads((trained / "provenance/p33/teacher.pt.json").read_text())["runtime"]["runtime.num_workers"] == 1
