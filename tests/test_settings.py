@@ -140,6 +140,7 @@ def changed(settings, key, value):
         ("checkpoint.every_steps", 0, "`checkpoint.every_steps` must be at least 1, got 0"),
         ("runtime.num_threads", 0, "`runtime.num_threads` must be at least 1, got 0"),
         ("runtime.num_workers", -1, "`runtime.num_workers` must be at least 0, got -1"),
+        ("runtime.num_drawing_processes", -1, "`runtime.num_drawing_processes` must be at least 0, got -1"),
         ("runtime.device", "gpu", "`runtime.device` must be auto, cpu, cuda or cuda:N, got 'gpu'"),
         ("runtime.log_level", "loud", "`runtime.log_level` must be debug, info, warning or error, got 'loud'"),
     ],

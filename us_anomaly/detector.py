@@ -206,7 +206,7 @@ def resize_map(values: Tensor, *, height: int, width: int) -> FloatMap:
 
 
 def _for_inference(model: ScaleModel, compute: Compute) -> ScaleModel:
-    """Move networks to the device and number format of the arithmetic, channels last."""
+    """Return a model on the device of the arithmetic; its networks, moved in place, in its number format and channels last."""
     for network in (model.teacher, model.ensemble):
         network.requires_grad_(False).eval()
         network.to(compute.device, compute.dtype).to(memory_format=torch.channels_last)

@@ -23,7 +23,7 @@ PATH = (
     Row("layers", "distilled from three intermediate layers, from whole crops", {
         "backbone.layers": "[2,3,4]", "teacher.positions": "dense", "teacher.crop_size_px": 160, "teacher.batch_size": 16,
         "teacher.steps": 5000, "teacher.learning_rate": 0.002, "teacher.schedule": "cosine",
-        "teacher.compactness_weight": 0.1,
+        "teacher.compactness_weight": 0.1, "teacher.max_gradient_norm": 1.0,
     }),
     Row("generic", "distilled on generic pictures (the teacher that ships) instead of the target's own", {
         "teacher.checkpoint": "builtin",

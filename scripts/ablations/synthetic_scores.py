@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import us_anomaly
+from us_anomaly.data import synthetic_defects
 from us_anomaly.data.images import image_size, read_image, read_mask
 from us_anomaly.data.sample import Sample, parse_labels
 from us_anomaly.data.synthetic_set import synthetic_set
@@ -105,7 +106,8 @@ def synthetic_samples(run_dir: RunDir, work: Path) -> tuple[Path, list[Sample]]:
     if not names:
         raise DataError(f"{run_dir.root}: validation has no normal picture, and the others were trained on")
     root, seed = Path(made_with["data.root"]), int(made_with["seed"])
-    identity = json.dumps([str(root), seed, NUM_PER_PICTURE, names])
+    drawn_by = Path(synthetic_defects.__file__).read_text(encoding="utf-8")
+    identity = json.dumps([str(root), seed, NUM_PER_PICTURE, names, drawn_by])
     folder = work / "synthetic" / hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder.parent.mkdir(parents=True, exist_ok=True)
     normals = [root / name for name in names]

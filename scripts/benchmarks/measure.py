@@ -127,12 +127,12 @@ def timed(
         _synchronize(compute)
         return time.perf_counter() - wall, time.process_time() - used
 
-    began = time.process_time()
     if counted is not None:
         with counter:
             counted()
     if counted is not None or compute.device.type == "cuda":
         work()  # compiles, or searches the fastest algorithm of each layer
+    began = time.process_time()
     first = once(flops and counted is None)
     times = [first] if first[1] > LONG_SECONDS else []
     while len(times) < repeats and (not times or time.process_time() - began < BUDGET_SECONDS):

@@ -73,7 +73,7 @@ def whole_image(plan: Plan, patch_size: int, stride: int, precision: Precision, 
     """Time teacher, students and scoring of one picture, from the network's input to the image score."""
     compute = plan.compute(precision, is_compiled=is_compiled)
     teacher, ensemble, statistics = networks_of(plan, patch_size, plan.dims[-1])
-    models: Any = {"teacher": teacher, "ensemble": ensemble, "statistics": statistics}
+    models: Any = {"teacher": teacher, "ensemble": ensemble, "statistics": statistics.to(compute.device)}
     for network in (teacher, ensemble):
         for_inference(network, compute)
     image = torch.randn(3, plan.side_px, plan.side_px)

@@ -25,6 +25,7 @@ COMMON: dict[str, Any] = {
     "on_bad_image": OnBadImage.error,
     "max_image_pixels": 10**6,
     "allow_outside_root": False,
+    "group_pattern": None,
 }
 
 
@@ -190,3 +191,18 @@ class TestFindImages:
         touch(tmp_path, "notes.txt")
         with pytest.raises(DataError, match=r"no pictures in this folder, found 1 other file: notes\.txt"):
             find_images(str(tmp_path))
+
+
+def test_a_pattern_groups_pictures_of_any_layout(tmp_path: Path) -> None:
+    touch(tmp_path, "train/good/p1_0.png", "train/good/p1_1.png", "test/cut/p2_0.png")
+    data = dataclasses.replace(mvtec_data(tmp_path), group_pattern="^p[0-9]")
+    assert {sample.filename: sample.group for sample in read_samples(data)} == {
+        "test/cut/p2_0.png": "p2",
+        "train/good/p1_0.png": "p1",
+        "train/good/p1_1.png": "p1",
+    }
+
+
+def test_a_pattern_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"`data.group_pattern` must be a regular expression, got 'p\[': "):
+        dataclasses.replace(mvtec_data(tmp_path), group_pattern="p[")

@@ -46,3 +46,12 @@ def test_the_clean_picture_is_not_written_to() -> None:
 def test_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(KeyError):
         add_synthetic_defect(surface(64, 64), np.random.default_rng(0), kind="rust")
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_defect_is_visible_on_a_flat_picture_too(kind: str) -> None:
+    flat = np.full((64, 64, 3), 120, dtype=np.uint8)
+    for seed in range(4):
+        drawn, mask = add_synthetic_defect(flat, np.random.default_rng(seed), kind=kind)
+        assert mask.any()
+        assert not np.array_equal(drawn[mask], flat[mask])

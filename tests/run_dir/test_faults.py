@@ -99,3 +99,8 @@ def test_what_cannot_be_read_is_told_apart_from_what_cannot_be_written():
     assert str(cannot_write(path, fault(errno.EROFS))) == (
         "cannot write /x: it cannot be written; make it writable, or choose another run_dir=. What was there before is untouched"
     )
+
+
+def test_a_drawing_process_that_was_killed_is_told_with_the_setting_that_helps():
+    error = RuntimeError("DataLoader worker (pid 42) is killed by signal: Killed. ")
+    assert "runtime.num_drawing_processes=2" in str(explain(error))

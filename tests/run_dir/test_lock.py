@@ -2,6 +2,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -230,3 +231,35 @@ def test_a_long_command_is_cut_in_the_refusal(run_dir):
     with locked(run_dir, command=command), pytest.raises(RunDirLockedError) as caught, locked(run_dir, command="usad"):
         pytest.fail("two at once")
     assert "`usad run data.root=/a/very/long/path data.root=/a/very/long/ ...`" in str(caught.value)
+
+
+FORKING_HOLDER = textwrap.dedent(
+    """
+    import os, sys, time
+    from us_anomaly.run_dir import RunDir
+    from us_anomaly.run_dir.lock import locked
+
+    with locked(RunDir(sys.argv[1]), command="usad run data=demo"):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        print(child, flush=True)
+        time.sleep(60)
+    """
+)
+
+
+def test_a_forked_process_that_outlives_a_killed_one_does_not_keep_its_lock(run_dir):
+    command = [sys.executable, "-c", FORKING_HOLDER, run_dir.root]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            process.kill()
+            process.wait()
+            os.kill(child, 0)  # it lives
+            with locked(run_dir, command="usad b"):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -1,6 +1,8 @@
 import multiprocessing
 import os
+import signal
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,17 +15,11 @@ from us_anomaly.training.course import step_rng
 from us_anomaly.training.drawing_ahead import drawn_ahead, drawn_by_a_thread, drawn_by_processes
 
 CPU = Compute(torch.device("cpu"), torch.float32)
-forks = pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork processes"
-)
+forks = pytest.mark.skipif(not drawing_ahead.FORKS, reason="this system cannot fork processes")
 
 
 def drawn(batches, *, num_processes):
-    return (
-        drawn_by_processes(batches, num_processes=num_processes, is_pinned=False)
-        if num_processes
-        else drawn_by_a_thread(batches)
-    )
+    return drawn_by_processes(batches, num_processes=num_processes) if num_processes else drawn_by_a_thread(batches)
 
 
 def random_batch(step):
@@ -75,7 +71,7 @@ def test_a_picture_that_cannot_be_read_is_reported_in_one_line_when_its_step_com
 
 @forks
 def test_processes_draw_side_by_side_and_end_with_the_training():
-    with drawn_by_processes(lambda step: torch.tensor([os.getpid()]), num_processes=2, is_pinned=False) as ahead:
+    with drawn_by_processes(lambda step: torch.tensor([os.getpid()]), num_processes=2) as ahead:
         drawers = {int(ahead(step)) for step in range(6)}
         assert len(drawers) == 2
         assert os.getpid() not in drawers
@@ -85,7 +81,7 @@ def test_processes_draw_side_by_side_and_end_with_the_training():
 @forks
 def test_processes_end_when_the_training_fails():
     def train():
-        with drawn_by_processes(random_batch, num_processes=2, is_pinned=False) as ahead:
+        with drawn_by_processes(random_batch, num_processes=2) as ahead:
             ahead(0)
             raise KeyboardInterrupt
 
@@ -95,23 +91,68 @@ def test_processes_end_when_the_training_fails():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "expected"), [(None, "cpu", 0), (None, "cuda", 5), (0, "cuda", 0), (3, "cpu", 3)]
+    ("wanted", "device", "expected"),
+    [(None, "cpu", 0), (None, "cuda", 5), (0, "cuda", 0), (3, "cpu", 3), (40, "cuda", 40)],
 )
 def test_processes_draw_where_a_graphics_card_computes_or_where_they_are_asked_for(
     compose, monkeypatch, wanted, device, expected
 ):
     monkeypatch.setattr(drawing_ahead, "available_cores", lambda: 6)
     monkeypatch.setattr(drawing_ahead, "drawn_by_a_thread", lambda batches: 0)
-    monkeypatch.setattr(drawing_ahead, "drawn_by_processes", lambda batches, num_processes, is_pinned: num_processes)
-    monkeypatch.setattr(drawing_ahead.multiprocessing, "get_all_start_methods", lambda: ["fork", "spawn"])
+    monkeypatch.setattr(drawing_ahead, "drawn_by_processes", lambda batches, num_processes: num_processes)
+    monkeypatch.setattr(drawing_ahead, "FORKS", True)
     runtime = replace(compose("run", "data.root=unused").runtime, num_drawing_processes=wanted)
     compute = replace(CPU, device=torch.device(device))
     assert drawn_ahead(random_batch, runtime=runtime, compute=compute) == expected
 
 
-def test_a_system_that_cannot_fork_draws_in_a_thread(compose, monkeypatch):
-    monkeypatch.setattr(drawing_ahead.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+def test_a_system_that_cannot_fork_draws_in_a_thread_and_says_so_where_more_was_asked_for(compose, monkeypatch, caplog):
+    monkeypatch.setattr(drawing_ahead, "FORKS", False)
     runtime = replace(compose("run", "data.root=unused").runtime, num_drawing_processes=4)
     with drawn_ahead(random_batch, runtime=runtime, compute=CPU) as ahead:
         assert torch.equal(ahead(0), random_batch(0))
         assert any(thread.name.startswith("pictures") for thread in threading.enumerate())
+    assert "runtime.num_drawing_processes=4: processes draw on Linux only" in caplog.text
+
+
+@forks
+def test_signals_to_all_processes_end_none_that_draws():
+    """As `timeout`, batch systems and a terminal send them."""
+    with drawn_by_processes(lambda step: torch.tensor([float(os.getpid())]), num_processes=2) as ahead:
+        drawers = {int(ahead(step)) for step in range(8)}
+        for drawer in drawers:
+            os.kill(drawer, signal.SIGTERM)
+            os.kill(drawer, signal.SIGINT)
+        assert {int(ahead(step)) for step in range(8, 40)} == drawers
+
+
+@forks
+def test_processes_end_when_the_wait_for_a_batch_is_interrupted():
+    def slow(step):
+        time.sleep(0.3 if step else 0)
+        return torch.zeros(1)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with drawn_by_processes(slow, num_processes=1) as ahead:
+            ahead(0)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            for step in range(1, 20):
+                ahead(step)
+    except KeyboardInterrupt:
+        assert not multiprocessing.active_children()  # while the exception still holds the frames
+    else:
+        pytest.fail("nothing was interrupted")
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_machine_of_many_cores_draws_by_a_few_processes(compose, monkeypatch):
+    monkeypatch.setattr(drawing_ahead, "available_cores", lambda: 112)
+    monkeypatch.setattr(drawing_ahead, "FORKS", True)
+    monkeypatch.setattr(drawing_ahead, "drawn_by_processes", lambda batches, num_processes: num_processes)
+    runtime = compose("run", "data.root=unused").runtime
+    assert drawn_ahead(random_batch, runtime=runtime, compute=replace(CPU, device=torch.device("cuda"))) == 8

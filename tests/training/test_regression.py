@@ -116,9 +116,12 @@ def test_only_the_hard_elements_have_a_gradient():
     assert torch.equal(student.grad != 0, hard)
 
 
-def test_equal_errors_everywhere_have_their_mean():
-    loss = regression_loss(torch.full((1, 2, 3, 3), 2.0), torch.zeros(1, 2, 3, 3), hard_fraction=0.2)
-    assert float(loss) == 4
+def test_of_equal_errors_as_many_are_trained_as_the_share_says():
+    student = torch.full((1, 2, 3, 3), 2.0, requires_grad=True)
+    loss = regression_loss(student, torch.zeros(1, 2, 3, 3), hard_fraction=0.2)
+    loss.backward()
+    assert float(loss.detach()) == 4
+    assert int((student.grad != 0).sum()) == 4
 
 
 def test_the_phases_of_the_grid_add_up_to_the_dense_loss_and_its_gradient():

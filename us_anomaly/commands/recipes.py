@@ -88,7 +88,10 @@ class Recipes:
     @functools.cached_property
     def split(self) -> Recipe:
         """What decides `split.jsonl`: settings, seed, and which pictures with which labels there are."""
-        data = flat("data", self.settings.data, without=("name", "max_image_pixels", "allow_outside_root"))
+        without: tuple[str, ...] = ("name", "max_image_pixels", "allow_outside_root")
+        if self.settings.data.group_pattern is None:  # splits from before there was the setting stay up to date
+            without += ("group_pattern",)
+        data = flat("data", self.settings.data, without=without)
         data["data.root"] = str(Path(self.settings.data.root).expanduser().resolve())
         listing = hashlib.sha256(dump_labels(self.samples).encode("utf-8", "surrogateescape")).hexdigest()
         return Recipe(

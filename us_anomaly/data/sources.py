@@ -8,6 +8,7 @@ from pathlib import Path
 from us_anomaly.data.categories import choose
 from us_anomaly.data.demo import read_demo
 from us_anomaly.data.folder import read_folder
+from us_anomaly.data.grouping import grouped
 from us_anomaly.data.kolektor_sdd import read_kolektor_sdd
 from us_anomaly.data.listing import contents, exists, is_image, list_images, some
 from us_anomaly.data.mvtec import mvtec_categories, read_mvtec
@@ -40,7 +41,7 @@ def read_samples(data: DataSettings) -> list[Sample]:
     unwritable = [repr(sample.filename) for sample in samples if not _is_utf8(sample.filename)]
     if unwritable:
         raise DataError(f"file names that are not UTF-8 cannot be written down, rename them: {some(unwritable)}")
-    return samples
+    return samples if data.group_pattern is None else grouped(samples, pattern=data.group_pattern)
 
 
 def _read(root: Path, data: DataSettings) -> list[Sample]:

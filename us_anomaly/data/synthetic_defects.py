@@ -2,7 +2,7 @@
 
 Shapes: pictures uint8 (H, W, 3), masks bool (H, W). `rng` decides everything.
 
-Sizes are log-uniform, from a few pixels to half of the picture, and places anywhere, also at the border.
+Sizes range from a few pixels to most of the side, most of them log-uniform; all but pasted pieces may be cut by the border.
 
 Source of the cut-paste and scar defects: Li et al., *CutPaste* (CVPR 2021).
 """
@@ -40,13 +40,27 @@ def add_synthetic_defect(picture: Picture, rng: np.random.Generator, *, kind: st
         KeyError: There is no such kind.
     """
     paint = KINDS[kind]
+    for attempt in (
+        paint,
+        _stain,
+    ):  # a warp, or a piece of the same grey, shows nothing on a flat surface; a stain always does
+        found = _visible(picture, rng, attempt)
+        if found is not None:
+            return found
+    raise AssertionError("a stain is visible on any picture")
+
+
+def _visible(
+    picture: Picture, rng: np.random.Generator, paint: Callable[[Picture, np.random.Generator], tuple[Picture, Mask]]
+) -> tuple[Picture, Mask] | None:
+    """Try until enough pixels change; None if they never do."""
     for _ in range(MAX_TRIES):
         changed, region = paint(picture, rng)
         difference = np.abs(changed.astype(np.int16) - picture.astype(np.int16)).max(axis=2) >= MIN_DIFFERENCE
         mask = ndimage.binary_fill_holes(difference & region)
         if mask.mean() > 0.0005:
             return np.where(region[..., None], changed, picture), mask.astype(bool)
-    return changed, region
+    return None
 
 
 def _cut_paste(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
@@ -161,20 +175,26 @@ def _walk(
         heading + np.cumsum(rng.normal(0, 0.12, steps)) + np.repeat(rng.normal(0, 0.5, steps // 8 + 1), 8)[:steps]
     )
     path = start + 0.5 * np.cumsum(np.stack([np.sin(headings), np.cos(headings)], axis=1), axis=0)
-    pixels = path.astype(int)
+    pixels = np.floor(path).astype(int)
     inside = ((pixels >= 0) & (pixels < line.shape)).all(axis=1)
     line[tuple(pixels[inside].T)] = 1
     return path
+
+
+def _turned(rng: np.random.Generator, height: int, width: int) -> tuple[Field, Field]:
+    """Return the coordinates of each pixel along and across a drawn direction, from a drawn point."""
+    rows, cols = np.mgrid[:height, :width].astype(np.float32)
+    centre_row, centre_col, turn = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0, np.pi)
+    along = (rows - centre_row) * np.sin(turn) + (cols - centre_col) * np.cos(turn)
+    across = (rows - centre_row) * np.cos(turn) - (cols - centre_col) * np.sin(turn)
+    return along, across
 
 
 def _fold(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Run a soft ridge across the surface: one flank catches the light, the other lies in its shadow."""
     height, width = picture.shape[:2]
     side = min(height, width)
-    rows, cols = np.mgrid[:height, :width].astype(np.float32)
-    centre_row, centre_col, turn = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0, np.pi)
-    along = (rows - centre_row) * np.sin(turn) + (cols - centre_col) * np.cos(turn)
-    across = (rows - centre_row) * np.cos(turn) - (cols - centre_col) * np.sin(turn)
+    along, across = _turned(rng, height, width)
     flank = log_uniform(rng, 0.008, 0.06) * side
     across = (across + rng.uniform(-0.4, 0.4) * along**2 / side) / flank
     ends = np.exp(-0.5 * (along / (log_uniform(rng, 0.08, 0.5) * side)) ** 4)
@@ -198,12 +218,8 @@ def _texture(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]
 def _unevenness(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Make a large part of the surface brighter, darker or flatter, without an edge."""
     height, width = picture.shape[:2]
-    rows, cols = np.mgrid[:height, :width].astype(np.float32)
-    centre_row, centre_col = rng.uniform(0, height), rng.uniform(0, width)
-    turn, stretch = rng.uniform(0, np.pi), np.exp(rng.uniform(0, 1))
-    radius = rng.uniform(0.08, 0.18) * min(height, width)
-    along = (rows - centre_row) * np.sin(turn) + (cols - centre_col) * np.cos(turn)
-    across = (rows - centre_row) * np.cos(turn) - (cols - centre_col) * np.sin(turn)
+    along, across = _turned(rng, height, width)
+    stretch, radius = np.exp(rng.uniform(0, 1)), rng.uniform(0.08, 0.18) * min(height, width)
     weight = np.exp(-0.5 * ((along / (radius * stretch)) ** 2 + (across / radius * stretch) ** 2))[..., None]
     if rng.random() < 0.7:
         changed = picture + weight * rng.choice([-1, 1]) * rng.uniform(12, 45)

@@ -27,7 +27,8 @@ def synthetic_set(
     Args:
         folder: Where it is, or goes.
         normals: Normal pictures that no training saw.
-        num_per_picture: Copies of each with one defect; the kinds take turns.
+        num_per_picture: Copies of each with one defect; the kinds take turns, so that with half as many as there are kinds every
+            second picture has the same ones.
         seed: Decides the defects, together with the number of the picture and of the copy.
         max_pixels: Larger pictures are refused.
 

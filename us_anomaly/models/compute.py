@@ -52,7 +52,9 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def choose_compute(runtime: RuntimeSettings) -> Compute:
-    """Resolve `runtime.device`, `runtime.precision` and `runtime.num_threads`, and set the number of threads.
+    """Resolve `runtime.device`, `runtime.precision` and `runtime.num_threads`.
+
+    Sets the number of threads of this process and, for a graphics card, how its convolutions are computed.
 
     Raises:
         SettingsError: A CUDA device is asked for and there is none.
@@ -61,7 +63,9 @@ def choose_compute(runtime: RuntimeSettings) -> Compute:
     device = _device(runtime.device)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, it is float32
-        torch.backends.cudnn.benchmark = True  # pictures of one size: the fastest algorithm of a layer is searched once
+        torch.backends.cudnn.benchmark = (
+            True  # the fastest algorithm of a layer is searched once for each size of picture
+        )
     match runtime.precision:
         case Precision.float32:
             dtype = torch.float32

@@ -99,18 +99,16 @@ def _pooled(features: Tensor, layer: nn.Module, *, shifts: tuple[int, ...]) -> T
     """Pool 2x2 once per shift and axis; the results, row shift first, go on as one batch (F * F * B, C, R, S).
 
     Where no gradient is wanted the maximum of neighbours is taken by rows and then by columns, from the one input and into the
-    one batch: a quarter of the time of pooling copies of shifted inputs. Without a shift the layer drops an odd last row itself:
-    the gradient of a slice is a tensor of zeros in another layout, on which all that follows is slow.
+    one batch: a quarter of the time of pooling copies of shifted inputs.
     """
-    if shifts == (0,) and (torch.is_grad_enabled() and features.requires_grad):
-        pooled_as_it_is: Tensor = layer(features)
-        return pooled_as_it_is
     height, width = ((length - shifts[-1]) // 2 for length in features.shape[-2:])
     if isinstance(layer, nn.AvgPool2d) or (torch.is_grad_enabled() and features.requires_grad):
-        pooled = [
-            layer(features[..., row : row + 2 * height, col : col + 2 * width]) for row in shifts for col in shifts
-        ]
-        return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
+        if shifts == (0,):  # the gradient of a slice is zeros in another layout, on which all that follows is slow
+            whole: Tensor = layer(features)
+            return whole
+        return torch.cat(
+            [layer(features[..., row : row + 2 * height, col : col + 2 * width]) for row in shifts for col in shifts]
+        )
     if torch.compiler.is_compiling():  # one kernel in the end, which writes in place would break into several
         rows_of, cols_of = ([slice(shift, shift + 2 * length) for shift in shifts] for length in (height, width))
         return torch.cat([_maximum(features[..., rows, cols]) for rows in rows_of for cols in cols_of])

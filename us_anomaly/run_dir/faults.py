@@ -33,6 +33,11 @@ def explain(error: BaseException) -> ResourceError | None:
     """Return what an exception of the system or of torch means to a user; None if it is no fault of the machine."""
     if is_out_of_memory(error):
         return _exhausted(error)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return ResourceError(
+            f"a process that draws pictures ended ({in_one_line(error)}), perhaps for want of memory: run the same command with "
+            "fewer (runtime.num_drawing_processes=2), or with none (0)"
+        )
     if not isinstance(error, OSError) or isinstance(error, BrokenPipeError) or error.errno is None:
         return None
     reason, way_out = _reason(error)
@@ -97,6 +102,9 @@ def _reason(error: OSError) -> tuple[str, str]:
         case errno.ENOENT:
             return "it is gone", "put it back, then run the same command"
         case errno.EMFILE | errno.ENFILE:
-            return "too many files are open", "raise the limit (ulimit -n), or lower runtime.num_workers"
+            return (
+                "too many files are open",
+                "raise the limit (ulimit -n), or lower runtime.num_workers and runtime.num_drawing_processes",
+            )
         case _:
             return error.strerror or str(error), "mend that, or choose another run_dir=, then run the same command"

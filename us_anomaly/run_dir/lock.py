@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MAX_QUOTED = 60
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_HELD: set[int] = set()
+"""Open files of the locks of this process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,11 +69,13 @@ def locked(run_dir: RunDir, *, command: str) -> Iterator[None]:
         descriptor = _take(run_dir)
     except OSError as error:
         raise cannot_write(run_dir.lock, error) from error
+    _HELD.add(descriptor)
     try:
         _write_owner(descriptor, run_dir, command)
         _remove_leftovers(run_dir)
         yield
     finally:
+        _HELD.discard(descriptor)
         _release(descriptor, run_dir.lock)
 
 
@@ -191,6 +195,14 @@ if sys.platform == "win32":
 
 else:
     import fcntl
+
+    def _leave_locks_to_the_parent() -> None:
+        """Close the copies that a forked process has: as long as one is open, a lock outlives the process that took it."""
+        for descriptor in _HELD:
+            os.close(descriptor)
+        _HELD.clear()
+
+    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
     _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
     _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

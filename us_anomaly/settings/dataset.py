@@ -30,6 +30,10 @@ class DataSettings:
     """Larger images are refused before they are decoded (protection against decompression bombs)."""
     allow_outside_root: bool
     """Accept image and mask paths that leave `data.root` (links, `..`, absolute paths)."""
+    group_pattern: str | None
+    """Regular expression that finds the name of the physical part in a file name, for example `^part[0-9]+`: pictures of one
+    part, such as crops of one photograph, then never come into two splits. Validation that shows the parts of training is too
+    easy: its scores and the threshold come out too low. null: every picture is a part of its own, unless *csv* has groups."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -39,6 +43,15 @@ class DataSettings:
             )
         not_empty("data.root", self.root, "/path/to/data")
         at_least("data.max_image_pixels", self.max_image_pixels, 1)
+        if self.group_pattern is not None:
+            _check_pattern(self.group_pattern)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(f"`data.group_pattern` must be a regular expression, got {pattern!r}: {error}") from error
 
 
 @dataclass(kw_only=True, slots=True)

@@ -101,8 +101,8 @@ class RuntimeSettings:
     num_workers: int
     """Threads that decode images."""
     num_drawing_processes: int | None
-    """Processes that draw the pictures of the next training steps; 0 leaves it to a thread, which is enough for a processor; null
-    takes all cores but one where a graphics card computes, else 0."""
+    """Processes that draw the pictures of the next training steps, on Linux; 0 leaves it to a thread, which is enough for a
+    processor; null takes all cores but one, at most 8, where a graphics card computes, else 0."""
     progress: bool
     """Show progress bars on a terminal, or a line now and then elsewhere."""
     log_level: str

@@ -41,7 +41,7 @@ def step_rng(seed: int, *, stage: str, step: int) -> np.random.Generator:
 def step_generator(seed: int, *, stage: str, step: int) -> "torch.Generator":
     """Return torch's random numbers of one step for the training loop itself, apart from those of the transforms.
 
-    The pictures of the next step are drawn in another thread meanwhile; a shared generator would make a race of it.
+    The pictures of the next step are drawn in another thread or process meanwhile; a shared generator would make a race of it.
     """
     import torch
 
@@ -75,7 +75,7 @@ def learning_rate(base: float, *, schedule: Schedule, step: int, steps: int) -> 
 
 
 def read_out(losses: "dict[str, torch.Tensor]") -> dict[str, float]:
-    """Return the losses of a step as numbers: one wait for a graphics card, after all of its work was handed out."""
+    """Return the losses of a step as numbers: one wait for a graphics card, after the backward pass was handed out."""
     import torch
 
     return dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))

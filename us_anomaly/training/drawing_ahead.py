@@ -5,13 +5,18 @@ steps a second, and one interpreter cannot draw them.
 """
 
 import itertools
-import multiprocessing
+import logging
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -20,8 +25,16 @@ from us_anomaly.models.compute import Compute, available_cores
 from us_anomaly.settings import RuntimeSettings
 from us_anomaly.training.course import Batches
 
+log = logging.getLogger(__name__)
+
 BATCHES_PER_PROCESS = 4
 """Batches that each process draws ahead."""
+FORKS = sys.platform == "linux"
+"""Whether a process may be forked while others of its threads run: macOS says that it can, and its libraries cannot."""
+MAX_PROCESSES = 8
+"""No more processes than this are taken unless more are asked for: five feed one training."""
+
+Pixels = npt.NDArray[np.float32]
 
 
 def drawn_ahead(batches: Batches, *, runtime: RuntimeSettings, compute: Compute) -> AbstractContextManager[Batches]:
@@ -37,10 +50,14 @@ def drawn_ahead(batches: Batches, *, runtime: RuntimeSettings, compute: Compute)
     """
     num_processes = runtime.num_drawing_processes
     if num_processes is None:
-        num_processes = available_cores() - 1 if compute.device.type == "cuda" else 0
-    if num_processes == 0 or "fork" not in multiprocessing.get_all_start_methods():
+        num_processes = min(MAX_PROCESSES, available_cores() - 1) if compute.device.type == "cuda" and FORKS else 0
+    if num_processes and not FORKS:
+        log.warning(
+            "runtime.num_drawing_processes=%d: processes draw on Linux only; a thread does it here", num_processes
+        )
+    if num_processes == 0 or not FORKS:
         return drawn_by_a_thread(batches)
-    return drawn_by_processes(batches, num_processes=num_processes, is_pinned=compute.device.type == "cuda")
+    return drawn_by_processes(batches, num_processes=num_processes)
 
 
 @contextmanager
@@ -65,9 +82,9 @@ def drawn_by_a_thread(batches: Batches) -> Iterator[Batches]:
 
 
 @contextmanager
-def drawn_by_processes(batches: Batches, *, num_processes: int, is_pinned: bool) -> Iterator[Batches]:
+def drawn_by_processes(batches: Batches, *, num_processes: int) -> Iterator[Batches]:
     """Draw the batches of the next steps in processes, which are forked at the first step and end with the context."""
-    stream = _Stream(batches, num_processes=num_processes, is_pinned=is_pinned)
+    stream = _Stream(batches, num_processes=num_processes)
     try:
         yield stream
     finally:
@@ -77,21 +94,21 @@ def drawn_by_processes(batches: Batches, *, num_processes: int, is_pinned: bool)
 class _Stream:
     """Batches from processes, which go on from the last step that was asked for."""
 
-    def __init__(self, batches: Batches, *, num_processes: int, is_pinned: bool) -> None:
+    def __init__(self, batches: Batches, *, num_processes: int) -> None:
         self._order = _Onward()
         with _without_warnings():
-            self._loader: DataLoader[Tensor | UsadError] = DataLoader(
+            self._loader: DataLoader[Pixels | UsadError] = DataLoader(
                 _Drawn(batches),
                 batch_size=None,
                 sampler=self._order,
                 num_workers=num_processes,
                 prefetch_factor=BATCHES_PER_PROCESS,
                 persistent_workers=True,
-                pin_memory=is_pinned,
                 multiprocessing_context="fork",
-                worker_init_fn=_leave_interrupts_to_the_parent,
+                collate_fn=_as_it_is,
+                worker_init_fn=_leave_signals_to_the_parent,
             )
-        self._drawn: Iterator[Tensor | UsadError] = iter(())
+        self._drawn: Iterator[Pixels | UsadError] = iter(())
         self._following: int | None = None
 
     def __call__(self, step: int) -> Tensor:
@@ -103,22 +120,28 @@ class _Stream:
         result = next(self._drawn)
         if isinstance(result, UsadError):
             raise result
-        return result
+        return torch.from_numpy(result)
 
     def end(self) -> None:
-        """End the processes: they live as long as the loader."""
+        """End the processes now: by themselves they live as long as an exception holds the loader."""
+        shut_down = getattr(self._drawn, "_shutdown_workers", None)  # torch has no public name for it
+        if shut_down is not None:
+            shut_down()
         del self._drawn, self._loader
 
 
-class _Drawn(Dataset[Tensor | UsadError]):
-    """The batch of each step; a fault of the data is handed over, because the loader would raise it with a traceback in it."""
+class _Drawn(Dataset[Pixels | UsadError]):
+    """The batch of each step, as an array: tensors would need shared memory, of which containers have little.
+
+    A fault of the data is handed over, because the loader would raise it with a traceback in it.
+    """
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
 
-    def __getitem__(self, step: int) -> Tensor | UsadError:
+    def __getitem__(self, step: int) -> Pixels | UsadError:
         try:
-            return self._batches(step)
+            return self._batches(step).numpy()
         except UsadError as error:
             return error
 
@@ -134,20 +157,26 @@ class _Onward(Sampler[int]):
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Leave out the warnings that more processes than cores were asked for, and that threads run beside them.
+    """Leave out the warnings that more processes than cores were asked for, and that threads run beside a fork.
 
     Both are meant: the children take none of the locks of the threads.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        warnings.filterwarnings("ignore", message=r"This process .* is multi-threaded", category=DeprecationWarning)
         yield
+
+
+def _as_it_is(drawn: Any) -> Any:
+    """Hand over what was drawn; the loader would make a tensor of it."""
+    return drawn
 
 
 def _direction(step: int) -> int:
     return 1 if step >= 0 else -1
 
 
-def _leave_interrupts_to_the_parent(process: int) -> None:
-    """Go on at Ctrl-C, which the terminal sends to all: the training loop finishes its step and saves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_parent(process: int) -> None:
+    """Go on at Ctrl-C and SIGTERM, which terminals and batch systems send to all: the training finishes its step and saves."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
