@@ -24,7 +24,10 @@ def fault(number: int, path: str | None = None) -> OSError:
         (errno.EROFS, "/x: it cannot be written; make it writable, or choose another run_dir="),
         (errno.ENOTDIR, "/x: a file stands where a folder should be; remove it, or choose another run_dir="),
         (errno.ENOENT, "/x: it is gone; put it back, then run the same command"),
-        (errno.EMFILE, "/x: too many files are open; raise the limit (ulimit -n), or lower runtime.num_workers and runtime.num_drawing_processes"),
+        (
+            errno.EMFILE,
+            "/x: too many files are open; raise the limit (ulimit -n), or lower runtime.num_workers and runtime.num_drawing_processes",
+        ),
         (errno.EIO, f"/x: {os.strerror(errno.EIO)}; mend that, or choose another run_dir=, then run the same command"),
     ],
 )
