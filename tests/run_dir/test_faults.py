@@ -26,7 +26,8 @@ def fault(number: int, path: str | None = None) -> OSError:
         (errno.ENOENT, "/x: it is gone; put it back, then run the same command"),
         (
             errno.EMFILE,
-            "/x: too many files are open; raise the limit (ulimit -n), or lower runtime.num_workers and runtime.num_drawing_processes",
+            "/x: too many files are open; raise the limit (ulimit -n), or lower runtime.num_workers and "
+            "runtime.num_drawing_processes",
         ),
         (errno.EIO, f"/x: {os.strerror(errno.EIO)}; mend that, or choose another run_dir=, then run the same command"),
     ],
