@@ -280,6 +280,23 @@ def test_smoothing_is_the_gaussian_filter_of_scipy(sigma_px, size):
     np.testing.assert_allclose(smooth(values, sigma_px=sigma_px), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("at_once", [1, 40, 700])
+def test_a_large_map_is_smoothed_band_by_band_to_the_same_values(monkeypatch, at_once):
+    values = torch.rand(37, 29)
+    expected = smooth(values, sigma_px=2.0)
+    monkeypatch.setattr(anomaly_map, "SMOOTHED_AT_ONCE", at_once)
+    bands = []
+    convolve = torch.nn.functional.conv2d
+
+    def counted(window, *rest, **others):
+        bands.append(window.shape[-2])
+        return convolve(window, *rest, **others)
+
+    monkeypatch.setattr(anomaly_map.nn.functional, "conv2d", counted)
+    torch.testing.assert_close(smooth(values, sigma_px=2.0), expected, rtol=0, atol=1e-6)
+    assert max(bands) <= max(1, at_once // 29) + 16  # what is smoothed at once, and its margin
+
+
 def test_smoothing_by_nothing_changes_nothing():
     values = torch.rand(5, 5)
     assert torch.equal(smooth(values, sigma_px=0.0), values)

@@ -5,7 +5,7 @@ Shapes: M students, B images, D descriptor dimensions, H W pixels of the network
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import descriptors_by_phase, reflect_pad, reflect_window, tiles, weave
+from us_anomaly.models.dense import descriptors_by_phase, reflect_window, tiles, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
@@ -23,6 +23,8 @@ MAX_TILE_PIXELS = 256 * 256
 """Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
 COMPARED_AT_ONCE = 2**16
 """Numbers of one network's descriptors that are compared at once: few enough to stay in the processor's cache."""
+SMOOTHED_AT_ONCE = 2**20
+"""Pixels of a map that are smoothed at once: a convolution takes many times the memory of its input."""
 VALUES_AT_ONCE = 2**22
 """Values of a map that are sorted at once."""
 
@@ -220,10 +222,19 @@ def smooth(values: Tensor, *, sigma_px: float) -> Tensor:
     axis = torch.arange(-radius, radius + 1, dtype=values.dtype)
     kernel = torch.exp(-0.5 * (axis / sigma_px) ** 2)
     kernel = kernel / kernel.sum()
-    padded = reflect_pad(values[None, None], radius)
-    return nn.functional.conv2d(nn.functional.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[
-        0, 0
-    ]
+    smoothed = torch.empty_like(values)
+    for rows in _row_bands(*values.shape, max_pixels=SMOOTHED_AT_ONCE):
+        window = reflect_window(values[None, None], radius, rows=rows, cols=(0, values.shape[1]))
+        by_rows = nn.functional.conv2d(window, kernel[None, None, :, None])
+        smoothed[slice(*rows)] = nn.functional.conv2d(by_rows, kernel[None, None, None])[0, 0]
+    return smoothed
+
+
+def _row_bands(height: int, width: int, *, max_pixels: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the end of bands of at most about `max_pixels`."""
+    num_rows = max(1, max_pixels // width)
+    for top in range(0, height, num_rows):
+        yield top, min(height, top + num_rows)
 
 
 def image_score(anomaly_map: Tensor, *, settings: ScoringSettings) -> float:
