@@ -56,9 +56,9 @@ class MapStatistics:
             case Normalization.none:
                 return values
             case Normalization.zscore:
-                return (values - self.mean) / max(self.std, 1e-12)
+                return (values - self.mean).div_(max(self.std, 1e-12))
             case Normalization.quantile:
-                return 0.1 * (values - self.quantile_90) / max(self.quantile_995 - self.quantile_90, 1e-12)
+                return (values - self.quantile_90).mul_(0.1).div_(max(self.quantile_995 - self.quantile_90, 1e-12))
 
 
 def error_and_uncertainty(students: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,15 +203,21 @@ def combine(
     """
     total = doubt = torch.zeros(())
     for patch_size, raw in maps.items():
-        error, uncertainty = raw.error, raw.uncertainty
-        if settings.normalization is not Normalization.none:
-            known = statistics[patch_size]
-            error = known["error"].normalize(error, normalization=settings.normalization)
-            uncertainty = known["uncertainty"].normalize(uncertainty, normalization=settings.normalization)
-        weighted = (settings.error_weight * error).add_(uncertainty, alpha=settings.uncertainty_weight)
+        known = statistics.get(patch_size, {})
+        weighted = _on_common_scale(raw.error, known.get("error"), settings).mul_(settings.error_weight)
+        uncertainty = _on_common_scale(raw.uncertainty, known.get("uncertainty"), settings)
+        weighted.add_(uncertainty, alpha=settings.uncertainty_weight)
         total = weighted.div_(len(maps)).add_(total)  # in place: maps of large pictures are what fills the memory
-        doubt = (uncertainty / len(maps)).add_(doubt)
+        doubt = uncertainty.div_(len(maps)).add_(doubt)
     return smooth(total, sigma_px=settings.smoothing_sigma_px), doubt
+
+
+def _on_common_scale(values: Tensor, known: MapStatistics | None, settings: ScoringSettings) -> Tensor:
+    """Return a copy of a map on the common scale, which may be changed in place."""
+    if settings.normalization is Normalization.none:
+        return values.clone()
+    assert known is not None
+    return known.normalize(values, normalization=settings.normalization)
 
 
 def smooth(values: Tensor, *, sigma_px: float) -> Tensor:
