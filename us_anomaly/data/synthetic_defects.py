@@ -22,6 +22,8 @@ from us_anomaly.data.textures import random_texture
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Field = npt.NDArray[np.floating[Any]]
+Paint = Callable[[Picture, np.random.Generator], tuple[Picture, Mask]]
+"""From a picture to the changed one and where it may have changed."""
 
 MIN_DIFFERENCE = 6
 """A pixel counts as defective when a channel changed by at least this many grey levels."""
@@ -39,20 +41,14 @@ def add_synthetic_defect(picture: Picture, rng: np.random.Generator, *, kind: st
     Raises:
         KeyError: There is no such kind.
     """
-    paint = KINDS[kind]
-    for attempt in (
-        paint,
-        _stain,
-    ):  # a warp, or a piece of the same grey, shows nothing on a flat surface; a stain always does
-        found = _visible(picture, rng, attempt)
-        if found is not None:
-            return found
-    raise AssertionError("a stain is visible on any picture")
+    found = _visible(picture, rng, KINDS[kind])
+    if found is None:  # a warp, or a piece of the same grey, shows nothing on a flat surface; a stain always does
+        found = _visible(picture, rng, _stain)
+    assert found is not None, "a stain is visible on any picture"
+    return found
 
 
-def _visible(
-    picture: Picture, rng: np.random.Generator, paint: Callable[[Picture, np.random.Generator], tuple[Picture, Mask]]
-) -> tuple[Picture, Mask] | None:
+def _visible(picture: Picture, rng: np.random.Generator, paint: Paint) -> tuple[Picture, Mask] | None:
     """Try until enough pixels change; None if they never do."""
     for _ in range(MAX_TRIES):
         changed, region = paint(picture, rng)
@@ -240,7 +236,7 @@ def _warp(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     return np.stack(channels, axis=2), soft > 0.02
 
 
-KINDS: dict[str, Callable[[Picture, np.random.Generator], tuple[Picture, Mask]]] = {
+KINDS: dict[str, Paint] = {
     "crack": _crack,
     "cut_paste": _cut_paste,
     "fold": _fold,

@@ -5,7 +5,7 @@ Shapes: M students, B images, D descriptor dimensions, H W pixels of the network
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -228,19 +228,15 @@ def smooth(values: Tensor, *, sigma_px: float) -> Tensor:
     axis = torch.arange(-radius, radius + 1, dtype=values.dtype)
     kernel = torch.exp(-0.5 * (axis / sigma_px) ** 2)
     kernel = kernel / kernel.sum()
+    height, width = values.shape
+    num_rows = max(1, SMOOTHED_AT_ONCE // width)
     smoothed = torch.empty_like(values)
-    for rows in _row_bands(*values.shape, max_pixels=SMOOTHED_AT_ONCE):
-        window = reflect_window(values[None, None], radius, rows=rows, cols=(0, values.shape[1]))
-        by_rows = nn.functional.conv2d(window, kernel[None, None, :, None])
-        smoothed[slice(*rows)] = nn.functional.conv2d(by_rows, kernel[None, None, None])[0, 0]
-    return smoothed
-
-
-def _row_bands(height: int, width: int, *, max_pixels: int) -> Iterator[tuple[int, int]]:
-    """Yield the first row and the end of bands of at most about `max_pixels`."""
-    num_rows = max(1, max_pixels // width)
     for top in range(0, height, num_rows):
-        yield top, min(height, top + num_rows)
+        bottom = min(top + num_rows, height)
+        window = reflect_window(values[None, None], radius, rows=(top, bottom), cols=(0, width))
+        by_rows = nn.functional.conv2d(window, kernel[None, None, :, None])
+        smoothed[top:bottom] = nn.functional.conv2d(by_rows, kernel[None, None, None])[0, 0]
+    return smoothed
 
 
 def image_score(anomaly_map: Tensor, *, settings: ScoringSettings) -> float:

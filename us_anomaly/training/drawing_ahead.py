@@ -50,14 +50,14 @@ def drawn_ahead(batches: Batches, *, runtime: RuntimeSettings, compute: Compute)
     """
     num_processes = runtime.num_drawing_processes
     if num_processes is None:
-        num_processes = min(MAX_PROCESSES, available_cores() - 1) if compute.device.type == "cuda" and FORKS else 0
-    if num_processes and not FORKS:
+        num_processes = min(MAX_PROCESSES, available_cores() - 1) if compute.device.type == "cuda" else 0
+    elif num_processes and not FORKS:
         log.warning(
             "runtime.num_drawing_processes=%d: processes draw on Linux only; a thread does it here", num_processes
         )
-    if num_processes == 0 or not FORKS:
-        return drawn_by_a_thread(batches)
-    return drawn_by_processes(batches, num_processes=num_processes)
+    if num_processes and FORKS:
+        return drawn_by_processes(batches, num_processes=num_processes)
+    return drawn_by_a_thread(batches)
 
 
 @contextmanager
