@@ -240,11 +240,10 @@ FORKING_HOLDER = textwrap.dedent(
     from us_anomaly.run_dir.lock import locked
 
     with locked(RunDir(sys.argv[1]), command="usad run data=demo"):
-        child = os.fork()
-        if child == 0:
+        if os.fork() == 0:
+            print(os.getpid(), flush=True)  # from the child: its copies of the descriptors are closed by now
             time.sleep(60)
             os._exit(0)
-        print(child, flush=True)
         time.sleep(60)
     """
 )
