@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import us_anomaly
-from us_anomaly.data import augmentation
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.detector import Detector, ScaleModel, load, read_calibration
 from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError
@@ -201,24 +200,24 @@ class LiveBytes(TorchDispatchMode):
 
 @pytest.mark.parametrize(("stride_px", "border_px"), [(1, 0), (4, 0), (1, 16), (4, 16)])
 def test_memory_grows_by_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px, border_px):
-    """3 of the picture, 12 of the network's input, and up to 12 of maps; descriptors take none."""
+    """3 of the picture and 8 to 12 of maps; neither the network's input nor descriptors take any."""
     monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 32 * 32)
-    monkeypatch.setattr(augmentation, "BAND_PIXELS", 1000)
+    monkeypatch.setattr(anomaly_map, "PIXELS_AT_ONCE", 1000)
     detector = made_by_hand(33, stride_px=stride_px, border_px=border_px)
     most = []
-    for side in (64, 160):
+    for side in (200, 400):
         pixels = picture_of(side, side)
         with LiveBytes() as counted:
             detector.predict_pixels(pixels)
         most.append(counted.most)
-    assert 3 + 12 <= (most[1] - most[0]) / (160**2 - 64**2) < 28
+    assert 3 + 8 <= (most[1] - most[0]) / (400**2 - 200**2) < 16
 
 
 def test_the_score_is_taken_before_the_map_is_resized_to_the_picture():
     transforms = [TransformSettings(name="Resize", params={"size": [24, 24]}), *FLOATS]
     detector = made_by_hand(17, transforms=transforms)
     pixels = picture_of(60, 80)
-    raw = detector.raw_maps(detector.pipeline(pixels))[17]
+    raw = detector.raw_maps(detector.pipeline.prefix(pixels))[17]
     prediction = detector.predict(pixels)[0]
     assert raw.error.shape == (24, 24)
     assert prediction.anomaly_map.shape == (60, 80)
@@ -236,7 +235,7 @@ def test_bfloat16_gives_nearly_the_scores_of_float32(trained, detector, parts):
 
 def test_without_calibration_there_are_maps_and_no_scores():
     detector = made_by_hand(17, calibrated=False)
-    assert detector.raw_maps(torch.zeros(3, 8, 8))[17].error.shape == (8, 8)
+    assert detector.raw_maps(torch.zeros(3, 8, 8, dtype=torch.uint8))[17].error.shape == (8, 8)
     with pytest.raises(MissingArtifactError, match=r"the detector is not calibrated: run `usad calibrate` first"):
         detector.predict(picture_of(8, 8))
 

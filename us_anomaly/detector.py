@@ -95,18 +95,20 @@ class Detector:
         self.compute = compute
         self.max_image_pixels = max_image_pixels
 
-    def raw_maps(self, network_input: Tensor) -> dict[int, RawMaps]:
-        """Return error and uncertainty (h, w) by patch size.
+    def raw_maps(self, prepared: Tensor) -> dict[int, RawMaps]:
+        """Return error and uncertainty on the grid of `scoring.stride_px` by patch size.
 
         Args:
-            network_input: (3, h, w), what `pipeline` makes of an image.
+            prepared: uint8 (3, h, w), what the head of `pipeline` makes of an image.
 
         Raises:
             ArtifactError: A value is not a finite number: the weights are damaged, or training diverged.
         """
+        image, finish = self.pipeline.by_parts(prepared)
         maps = {
             size: raw_maps(
-                network_input,
+                image,
+                finish=finish,
                 teacher=model.teacher,
                 ensemble=model.ensemble,
                 statistics=model.statistics,
@@ -172,9 +174,8 @@ class Detector:
             width: Columns of the picture on disk.
         """
         calibration = self.require_calibration()
-        raw = self.raw_maps(self.pipeline.suffix(prepared))  # nothing else holds the network's input: it is large
+        raw = self.raw_maps(prepared)
         anomaly_map, uncertainty = combine(raw, statistics=calibration.statistics, settings=self.scoring)
-        del raw
         score = image_score(anomaly_map, settings=self.scoring)
         return Prediction(
             anomaly_score=score,

@@ -221,7 +221,7 @@ def _raw_maps(
     own, detector.scoring = detector.scoring, scoring
     try:
         pictures = (read_image(folder / sample.filename, max_pixels=detector.max_image_pixels) for sample in samples)
-        return [detector.raw_maps(detector.pipeline(picture)) for picture in pictures]
+        return [detector.raw_maps(detector.pipeline.prefix(picture)) for picture in pictures]
     finally:
         detector.scoring = own
 

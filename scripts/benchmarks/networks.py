@@ -14,7 +14,7 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
+from us_anomaly.scoring.anomaly_map import Grid, RawMaps, combine, image_score, raw_maps
 from us_anomaly.settings import Precision, ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
@@ -104,7 +104,7 @@ def plain_whole_image(plan: Plan, patch_size: int) -> Row:
 
     def work() -> None:
         error, uncertainty = plain(image)
-        _score(RawMaps(error.cpu(), uncertainty.cpu()), patch_size, scoring)
+        _score(RawMaps(error.cpu(), uncertainty.cpu(), Grid(plan.side_px, plan.side_px, 1)), patch_size, scoring)
 
     row = timed("", work, plan=plan, compute=compute)
     if compute.device.type == "cuda":

@@ -173,10 +173,10 @@ def test_equal_scores_everywhere_have_a_threshold_colours_and_figures_at_chance(
     run_dir = RunDir(trained_copy)
     genuine = Detector.raw_maps
 
-    def equal(self, network_input):
+    def equal(self, prepared):
         return {
-            size: type(maps)(torch.full_like(maps.error, 3.0), torch.zeros_like(maps.uncertainty))
-            for size, maps in genuine(self, network_input).items()
+            size: type(maps)(torch.full_like(maps.error, 3.0), torch.zeros_like(maps.uncertainty), maps.grid)
+            for size, maps in genuine(self, prepared).items()
         }
 
     with pytest.MonkeyPatch.context() as patch:

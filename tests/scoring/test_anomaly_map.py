@@ -9,6 +9,7 @@ from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.scoring import anomaly_map
 from us_anomaly.scoring.anomaly_map import (
+    Grid,
     MapStatistics,
     RawMaps,
     combine,
@@ -104,10 +105,25 @@ def test_a_grid_is_exact_at_its_own_pixels(stride):
     image, detector = torch.randn(3, 37, 42), detector_of(33)
     dense = raw_maps(image, **detector, stride=1, border_px=0, compute=CPU)
     coarse = raw_maps(image, **detector, stride=stride, border_px=0, compute=CPU)
-    assert coarse.error.shape == (37, 42)
     grid = np.s_[stride // 2 :: stride, stride // 2 :: stride]
-    torch.testing.assert_close(coarse.error[grid], dense.error[grid], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(coarse.uncertainty[grid], dense.uncertainty[grid], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(coarse.error, dense.error[grid], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(coarse.uncertainty, dense.uncertainty[grid], rtol=1e-4, atol=1e-4)
+    full = coarse.grid.at_every_pixel(coarse.error)
+    assert full.shape == (37, 42)
+    torch.testing.assert_close(full[grid], coarse.error)
+
+
+@pytest.mark.parametrize("size", [(41, 33), (3, 2)])
+def test_what_each_pixel_needs_alone_may_be_done_tile_by_tile(monkeypatch, size):
+    image, detector = torch.randint(0, 256, (3, *size), dtype=torch.uint8), detector_of(17)
+
+    def finish(part):
+        return (part.float() - 100) / 50
+
+    whole = raw_maps(finish(image), **detector, stride=2, border_px=0, compute=CPU)
+    monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 100)
+    by_parts = raw_maps(image, **detector, stride=2, border_px=0, compute=CPU, finish=finish)
+    torch.testing.assert_close(by_parts.error, whole.error, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("border_px", [0, 16])
@@ -147,12 +163,16 @@ def test_comparing_few_descriptors_at_once_gives_the_same_values(monkeypatch):
     assert torch.equal(bit_by_bit.uncertainty, at_once.uncertainty)
 
 
+@pytest.mark.parametrize("pixels_at_once", [2**20, 100, 1])
 @pytest.mark.parametrize(("height", "width", "stride"), [(16, 16, 4), (17, 9, 4), (10, 31, 3), (5, 3, 8), (33, 20, 8)])
-def test_between_grid_pixels_values_are_interpolated_and_constant_outside(height, width, stride):
+def test_between_grid_pixels_values_are_interpolated_and_constant_outside(
+    monkeypatch, height, width, stride, pixels_at_once
+):
     rows = np.arange(min(stride // 2, height - 1), height, stride)
     cols = np.arange(min(stride // 2, width - 1), width, stride)
     values = np.random.default_rng(0).normal(size=(len(rows), len(cols)))
-    full = anomaly_map._from_grid(torch.from_numpy(values).float(), height, width, stride)
+    monkeypatch.setattr(anomaly_map, "PIXELS_AT_ONCE", pixels_at_once)
+    full = Grid(height, width, stride).at_every_pixel(torch.from_numpy(values).float())
     by_rows = np.stack([np.interp(np.arange(height), rows, column) for column in values.T], axis=1)
     expected = np.stack([np.interp(np.arange(width), cols, row) for row in by_rows])
     np.testing.assert_allclose(full, expected, rtol=1e-4, atol=1e-5)
@@ -163,8 +183,9 @@ def test_a_picture_smaller_than_half_a_step_of_the_grid_is_scored_at_its_last_po
     image, detector = torch.randn(3, *size), detector_of(17)
     maps = raw_maps(image, **detector, stride=16, border_px=0, compute=CPU)
     error, uncertainty = by_definition(image, row, col, **detector)
-    torch.testing.assert_close(maps.error, torch.full(size, float(error)), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(maps.uncertainty, torch.full(size, float(uncertainty)), rtol=1e-4, atol=1e-4)
+    for values, expected in ((maps.error, error), (maps.uncertainty, uncertainty)):
+        full = maps.grid.at_every_pixel(values)
+        torch.testing.assert_close(full, torch.full(size, float(expected)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4])
@@ -179,7 +200,8 @@ def test_the_border_takes_the_scores_beside_it_but_none_farther_than_half_a_patc
         [position for position in range(stride // 2, length, stride) if border <= position < length - border]
         for length in (51, 63)
     )
-    for made, expected in ((maps.error, whole.error), (maps.uncertainty, whole.uncertainty)):
+    for values, expected in ((maps.error, whole.error), (maps.uncertainty, whole.uncertainty)):
+        made = maps.grid.at_every_pixel(values)
         assert made.shape == (51, 63)
         torch.testing.assert_close(made[np.ix_(rows, cols)], expected[np.ix_(rows, cols)], rtol=1e-4, atol=1e-4)
         assert torch.equal(made[: rows[0]], made[rows[0]].expand(rows[0], -1))
@@ -236,7 +258,7 @@ def test_maps_without_any_spread_stay_finite(normalization):
 
 
 def random_maps(*patch_sizes):
-    return {size: RawMaps(torch.rand(6, 7) * size, torch.rand(6, 7)) for size in patch_sizes}
+    return {size: RawMaps(torch.rand(6, 7) * size, torch.rand(6, 7), Grid(6, 7, 1)) for size in patch_sizes}
 
 
 def test_without_normalisation_the_score_is_the_weighted_sum():
@@ -265,6 +287,26 @@ def test_scales_are_averaged_after_each_map_is_standardised():
     np.testing.assert_allclose(doubt, doubts, rtol=1e-4, atol=1e-5)
 
 
+def test_scales_on_a_grid_are_added_up_before_pixels_are_interpolated():
+    grid = Grid(22, 27, 4)
+    maps = {size: RawMaps(torch.rand(5, 7) * size, torch.rand(5, 7), grid) for size in (33, 65)}
+    known = {"error": STATISTICS, "uncertainty": MapStatistics(mean=0.5, std=0.2, quantile_90=0.4, quantile_995=0.9)}
+    for normalization in Normalization:
+        settings = scoring(normalization=normalization, smoothing_sigma_px=1.5)
+        full = {
+            size: RawMaps(grid.at_every_pixel(raw.error), grid.at_every_pixel(raw.uncertainty), Grid(22, 27, 1))
+            for size, raw in maps.items()
+        }
+        statistics = dict.fromkeys(maps, known)
+        for made, expected in zip(
+            combine(maps, statistics=statistics, settings=settings),
+            combine(full, statistics=statistics, settings=settings),
+            strict=True,
+        ):
+            assert made.shape == (22, 27)
+            torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_anomaly_map_is_smoothed_and_the_uncertainty_is_not():
     maps = random_maps(33)
     total, doubt = combine(maps, statistics={}, settings=scoring(smoothing_sigma_px=1.5))
@@ -284,7 +326,7 @@ def test_smoothing_is_the_gaussian_filter_of_scipy(sigma_px, size):
 def test_a_large_map_is_smoothed_band_by_band_to_the_same_values(monkeypatch, at_once):
     values = torch.rand(37, 29)
     expected = smooth(values, sigma_px=2.0)
-    monkeypatch.setattr(anomaly_map, "SMOOTHED_AT_ONCE", at_once)
+    monkeypatch.setattr(anomaly_map, "PIXELS_AT_ONCE", at_once)
     bands = []
     convolve = torch.nn.functional.conv2d
 

@@ -9,7 +9,7 @@ import torch
 
 from us_anomaly.errors import ArtifactError, DataError
 from us_anomaly.scoring import calibration as module
-from us_anomaly.scoring.anomaly_map import MapStatistics, RawMaps
+from us_anomaly.scoring.anomaly_map import Grid, MapStatistics, RawMaps
 from us_anomaly.scoring.calibration import Calibration, MapGatherer, calibrate
 from us_anomaly.settings import CalibrationSettings, Normalization
 
@@ -36,7 +36,7 @@ def pictures(peaks, *, seed=0, sizes=(33,), calls=None):
         for size in sizes:
             error = rng.uniform(0, 0.5, size=(8, 10))
             error.flat[rng.integers(80)] = peak
-            maps[size] = RawMaps(torch.from_numpy(error).float(), torch.zeros(8, 10))
+            maps[size] = RawMaps(torch.from_numpy(error).float(), torch.zeros(8, 10), Grid(8, 10, 1))
 
         def get(maps=maps):
             if calls is not None:
@@ -92,7 +92,7 @@ def test_statistics_are_kept_per_scale_and_kind():
     rng = np.random.default_rng(0)
     maps = [
         {
-            size: RawMaps(torch.from_numpy(rng.normal(size, 1, (9, 9))), torch.full((9, 9), 0.1 * size))
+            size: RawMaps(torch.from_numpy(rng.normal(size, 1, (9, 9))), torch.full((9, 9), 0.1 * size), Grid(9, 9, 1))
             for size in (17, 65)
         }
         for _ in range(3)

@@ -8,7 +8,7 @@ import torch
 from plain_scores import calibration, scoring
 
 from us_anomaly.errors import ArtifactError
-from us_anomaly.scoring.anomaly_map import RawMaps
+from us_anomaly.scoring.anomaly_map import Grid, RawMaps
 from us_anomaly.scoring.calibration import Calibration, _color_range, _score_scale, calibrate
 from us_anomaly.scoring.thresholds import choose_threshold
 from us_anomaly.settings import CalibrationSettings, Normalization
@@ -21,7 +21,7 @@ CALIBRATION = CalibrationSettings(
 def picture(peak: float):
     error = torch.linspace(0, 1, 80).reshape(8, 10)
     error[3, 3] = peak
-    return lambda: {33: RawMaps(error, torch.linspace(0, 0.1, 80).reshape(8, 10))}
+    return lambda: {33: RawMaps(error, torch.linspace(0, 0.1, 80).reshape(8, 10), Grid(8, 10, 1))}
 
 
 @pytest.mark.parametrize("normalization", [Normalization.zscore, Normalization.quantile])

@@ -103,10 +103,8 @@ class _RawMapsOf:
         self._cache: ImageCache = cached_images(settings, samples, detector.pipeline, description="decoding validation")
         self._kept: dict[int, dict[int, RawMaps]] = {}
         with progress("scoring validation", len(samples), enabled=settings.runtime.progress) as on_step:
-            num_bytes = sum(
-                8 * len(detector.scales) * self._cache[i].shape[-1] * self._cache[i].shape[-2]
-                for i in range(len(samples))
-            )
+            num_pixels = sum(self._cache[index][0].numel() for index in range(len(samples)))
+            num_bytes = 8 * len(detector.scales) * num_pixels / settings.scoring.stride_px**2
             self._keeps = num_bytes < MAX_MEMORY_SHARE * available_memory_bytes()
             if self._keeps:
                 for index in range(len(samples)):
@@ -118,7 +116,7 @@ class _RawMapsOf:
         return lambda: self._kept[index] if self._keeps else self._compute(index)
 
     def _compute(self, index: int) -> dict[int, RawMaps]:
-        return self._detector.raw_maps(self._detector.pipeline.suffix(self._cache[index]))
+        return self._detector.raw_maps(self._cache[index])
 
 
 def _summarize(calibration: Calibration, run_dir: RunDir) -> None:

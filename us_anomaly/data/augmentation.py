@@ -6,7 +6,7 @@ generator, which callers seed.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +80,7 @@ class Pipeline:
             DataError: The list cannot be applied to a picture of this size.
         """
         rows = max(1, BAND_PIXELS // max(1, picture.shape[-1]))
-        if picture.shape[-2] <= rows or any(type(t).__name__ not in EACH_PIXEL_ALONE for t in self._tail):
+        if picture.shape[-2] <= rows or not self._ends_pixel_by_pixel:
             return self._apply(self._tail, picture)
         first = self._apply(self._tail, picture[:, :rows])
         whole = first.new_empty(first.shape[0], *picture.shape[1:])
@@ -88,6 +88,23 @@ class Pipeline:
         for start in range(rows, picture.shape[-2], rows):
             whole[:, start : start + rows] = self._apply(self._tail, picture[:, start : start + rows])
         return whole
+
+    def by_parts(self, picture: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """Return a picture (3, H', W') and what makes the network's input of any part of it.
+
+        Where no pixel depends on another these are `picture` and the rest of the list; otherwise the whole network's input and
+        the identity.
+
+        Raises:
+            DataError: The list cannot be applied to a picture of this size.
+        """
+        if self._ends_pixel_by_pixel:
+            return picture, self.suffix
+        return self.suffix(picture), lambda part: part
+
+    @property
+    def _ends_pixel_by_pixel(self) -> bool:
+        return all(type(transform).__name__ in EACH_PIXEL_ALONE for transform in self._tail)
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Apply the whole list: uint8 (H, W, 3) -> floating (3, h, w)."""

@@ -1,11 +1,13 @@
 """Anomaly maps: where students err and disagree, put on a common scale and added up.
 
-Shapes: M students, B images, D descriptor dimensions, H W pixels of the network's input, R S grid rows and columns.
+Shapes: M students, B images, D descriptor dimensions, H W pixels of the network's input, R S rows and columns of the grid whose
+positions are computed. Scales are put on a common scale and added up on the grid, which is small; pixels between its
+positions are interpolated once, at the end.
 
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,18 +25,56 @@ MAX_TILE_PIXELS = 256 * 256
 """Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
 COMPARED_AT_ONCE = 2**16
 """Numbers of one network's descriptors that are compared at once: few enough to stay in the processor's cache."""
-SMOOTHED_AT_ONCE = 2**20
-"""Pixels of a map that are smoothed at once: a convolution takes many times the memory of its input."""
+PIXELS_AT_ONCE = 2**20
+"""Pixels of a map that are interpolated or smoothed at once, because both take many times the memory of the result."""
 VALUES_AT_ONCE = 2**22
 """Values of a map that are sorted at once."""
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """The positions of a picture at which maps are computed: rows stride // 2 + k * stride, columns alike."""
+
+    height: int
+    """Rows of the picture."""
+    width: int
+    """Columns of the picture."""
+    stride: int
+    """Distance of the positions in pixels."""
+
+    @property
+    def axes(self) -> tuple[range, range]:
+        """Rows and columns, in pixels; one of each at least."""
+        rows, cols = (
+            range(min(self.stride // 2, length - 1), length, self.stride) for length in (self.height, self.width)
+        )
+        return rows, cols
+
+    def at_every_pixel(self, values: Tensor) -> Tensor:
+        """Interpolate values (R, S) to (H, W), linearly between positions and constant beyond the outermost ones."""
+        if self.stride == 1:
+            return values
+        full = values.new_empty(self.height, self.width)
+        for top, bottom in _bands(self.height, self.width):
+            band = self._interpolated(values, axis=0, first=top, end=bottom)
+            full[top:bottom] = self._interpolated(band, axis=1, first=0, end=self.width)
+        return full
+
+    def _interpolated(self, values: Tensor, *, axis: int, first: int, end: int) -> Tensor:
+        position = ((torch.arange(first, end) - self.axes[axis][0]) / self.stride).clamp(0, values.shape[axis] - 1)
+        low = position.floor().long()
+        high = (low + 1).clamp(max=values.shape[axis] - 1)
+        weight = (position - low).unsqueeze(1 - axis).to(values.dtype)
+        return values.index_select(axis, low).lerp_(values.index_select(axis, high), weight)
+
+
+@dataclass(frozen=True, slots=True)
 class RawMaps:
-    """Regression error and predictive uncertainty of one picture at one scale, both (H, W) float32."""
+    """Regression error and predictive uncertainty of one picture at one scale, both (R, S) float32, on a grid."""
 
     error: Tensor
     uncertainty: Tensor
+    grid: Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,32 +131,35 @@ def raw_maps(
     stride: int,
     border_px: int,
     compute: Compute,
+    finish: Callable[[Tensor], Tensor] = lambda image: image,
 ) -> RawMaps:
     """Compute error and uncertainty of one picture, tile by tile.
 
     Args:
-        image: (3, H, W), normalised, any size.
+        image: (3, H, W), any size.
         teacher: In the number format of `compute`, like the students.
         ensemble: The students.
         statistics: Of the teacher.
-        stride: Grid in pixels; maps on a grid are interpolated to every pixel.
+        stride: Grid in pixels.
         border_px: Positions nearer to the border take the values of the nearest one that is not.
         compute: Device and number format.
+        finish: Makes the normalised input (3, h, w) of the networks of a part of `image`, each pixel alone; the identity for an
+            image that is normalised. The input of a large picture is never there as a whole.
     """
     height, width = image.shape[-2:]
     margin = teacher.patch_size // 2
-    grids = [range(min(stride // 2, length - 1), length, stride) for length in (height, width)]
+    grid = Grid(height, width, stride)
     inner_rows, inner_cols = (
-        _inside(grid, length, min(border_px, margin)) for grid, length in zip(grids, (height, width), strict=True)
+        _inside(axis, length, min(border_px, margin)) for axis, length in zip(grid.axes, (height, width), strict=True)
     )
-    rows, cols = grids[0][inner_rows], grids[1][inner_cols]
-    full = [torch.empty(len(grids[0]), len(grids[1])) for _ in range(2)]
-    computed = [grid[inner_rows, inner_cols] for grid in full]
+    rows, cols = grid.axes[0][inner_rows], grid.axes[1][inner_cols]
+    whole_maps = [torch.empty(*map(len, grid.axes)) for _ in range(2)]
+    computed = [values[inner_rows, inner_cols] for values in whole_maps]
     sides = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1
     for part_rows, part_cols in tiles(*sides, max_positions=MAX_TILE_PIXELS, margin=2 * margin, multiple=stride):
         spans = [(part[0] + axis[0], part[1] + axis[0]) for part, axis in ((part_rows, rows), (part_cols, cols))]
         window = reflect_window(image[None], margin, rows=spans[0], cols=spans[1])
-        window = compute.to_device(window, dtype=compute.dtype)
+        window = compute.to_device(finish(window[0])[None], dtype=compute.dtype)
         networks = [teacher, *ensemble.networks]
         local_rows, local_cols = ((0, part[1] - part[0]) for part in (part_rows, part_cols))
         describe = partial(compute.compiled(descriptors_by_phase), rows=local_rows, cols=local_cols, stride=stride)
@@ -126,11 +169,10 @@ def raw_maps(
         for whole, part in zip(computed, maps, strict=True):
             row, col = part_rows[0] // stride, part_cols[0] // stride
             whole[row : row + num_rows, col : col + num_cols] = part
-    for grid in full:
-        _fill_border(grid, inner_rows, inner_cols)
-    if stride > 1:
-        full = [_from_grid(grid, height, width, stride) for grid in full]
-    return RawMaps(*full)
+    for values in whole_maps:
+        _fill_border(values, inner_rows, inner_cols)
+    error, uncertainty = whole_maps
+    return RawMaps(error, uncertainty, grid)
 
 
 def _inside(grid: range, length: int, border_px: int) -> slice:
@@ -142,12 +184,12 @@ def _inside(grid: range, length: int, border_px: int) -> slice:
     return slice(inside[0], inside[-1] + 1) if inside else slice(0, len(grid))
 
 
-def _fill_border(grid: Tensor, rows: slice, cols: slice) -> None:
-    """Give what lies around `grid[rows, cols]` the values of the nearest in it; in place, as large maps fill the memory."""
-    grid[: rows.start, cols] = grid[rows.start, cols]
-    grid[rows.stop :, cols] = grid[rows.stop - 1, cols]
-    grid[:, : cols.start] = grid[:, cols.start, None]
-    grid[:, cols.stop :] = grid[:, cols.stop - 1, None]
+def _fill_border(values: Tensor, rows: slice, cols: slice) -> None:
+    """Give what lies around `values[rows, cols]` the nearest of them, in place."""
+    values[: rows.start, cols] = values[rows.start, cols]
+    values[rows.stop :, cols] = values[rows.stop - 1, cols]
+    values[:, : cols.start] = values[:, cols.start, None]
+    values[:, cols.stop :] = values[:, cols.stop - 1, None]
 
 
 def _compared_answers(
@@ -173,18 +215,6 @@ def _compared_answers(
     return woven[0], woven[1]
 
 
-def _from_grid(grid: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """Interpolate values at rows and columns stride // 2 + k * stride to every pixel; constant beyond the outermost."""
-    for axis, length in ((0, height), (1, width)):
-        first = min(stride // 2, length - 1)
-        position = ((torch.arange(length) - first) / stride).clamp(0, grid.shape[axis] - 1)
-        low = position.floor().long()
-        high = (low + 1).clamp(max=grid.shape[axis] - 1)
-        weight = (position - low).unsqueeze(1 - axis)
-        grid = grid.index_select(axis, low).lerp_(grid.index_select(axis, high), weight.to(grid.dtype))
-    return grid
-
-
 def combine(
     maps: dict[int, RawMaps], *, statistics: dict[int, dict[str, MapStatistics]], settings: ScoringSettings
 ) -> tuple[Tensor, Tensor]:
@@ -194,7 +224,7 @@ def combine(
     smoothed.
 
     Args:
-        maps: Raw maps by patch size.
+        maps: Raw maps by patch size, on one grid.
         statistics: By patch size, the statistics of `error` and `uncertainty`; unused without normalisation.
         settings: Normalisation, weights and smoothing.
 
@@ -207,9 +237,10 @@ def combine(
         weighted = _on_common_scale(raw.error, known.get("error"), settings).mul_(settings.error_weight)
         uncertainty = _on_common_scale(raw.uncertainty, known.get("uncertainty"), settings)
         weighted.add_(uncertainty, alpha=settings.uncertainty_weight)
-        total = weighted.div_(len(maps)).add_(total)  # in place: maps of large pictures are what fills the memory
+        total = weighted.div_(len(maps)).add_(total)
         doubt = uncertainty.div_(len(maps)).add_(doubt)
-    return smooth(total, sigma_px=settings.smoothing_sigma_px), doubt
+    grid = next(iter(maps.values())).grid
+    return smooth(grid.at_every_pixel(total), sigma_px=settings.smoothing_sigma_px), grid.at_every_pixel(doubt)
 
 
 def _on_common_scale(values: Tensor, known: MapStatistics | None, settings: ScoringSettings) -> Tensor:
@@ -229,14 +260,19 @@ def smooth(values: Tensor, *, sigma_px: float) -> Tensor:
     kernel = torch.exp(-0.5 * (axis / sigma_px) ** 2)
     kernel = kernel / kernel.sum()
     height, width = values.shape
-    num_rows = max(1, SMOOTHED_AT_ONCE // width)
     smoothed = torch.empty_like(values)
-    for top in range(0, height, num_rows):
-        bottom = min(top + num_rows, height)
+    for top, bottom in _bands(height, width):
         window = reflect_window(values[None, None], radius, rows=(top, bottom), cols=(0, width))
         by_rows = nn.functional.conv2d(window, kernel[None, None, :, None])
         smoothed[top:bottom] = nn.functional.conv2d(by_rows, kernel[None, None, None])[0, 0]
     return smoothed
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield first row and end of the bands of a map in which it is worked on."""
+    num_rows = max(1, PIXELS_AT_ONCE // width)
+    for top in range(0, height, num_rows):
+        yield top, min(top + num_rows, height)
 
 
 def image_score(anomaly_map: Tensor, *, settings: ScoringSettings) -> float:

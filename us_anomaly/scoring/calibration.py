@@ -146,8 +146,8 @@ def _measure(normals: Sequence[Callable[[], dict[int, RawMaps]]]) -> dict[int, d
     for maps in normals:
         for patch_size, raw in maps().items():
             kinds = gathered.setdefault(patch_size, {kind: MapGatherer(len(normals)) for kind in MAP_KINDS})
-            kinds["error"].add(raw.error)
-            kinds["uncertainty"].add(raw.uncertainty)
+            kinds["error"].add(raw.grid.at_every_pixel(raw.error))
+            kinds["uncertainty"].add(raw.grid.at_every_pixel(raw.uncertainty))
     return {size: {kind: maps.statistics() for kind, maps in kinds.items()} for size, kinds in gathered.items()}
 
 
