@@ -15,6 +15,7 @@ def scoring(**changed: Any) -> ScoringSettings:
         "uncertainty_weight": 1.0,
         "stride_px": 1,
         "border_px": 0,
+        "per_position": False,
         "smoothing_sigma_px": 0.0,
         "image_score": ImageScore.max,
         "image_score_fraction": 0.1,

@@ -96,7 +96,21 @@ def test_all_combinations_are_tried_once():
     own = dataclasses.replace(OWN, smoothing_sigma_px=4.0)
     variants = score_variants(own, is_crossed=True)
     labels = {tuple(axis.label(variant) for axis in AXES) for variant in variants}
-    assert len(variants) == len(labels) == np.prod([len(axis.options) for axis in AXES])
+    possible = [
+        len(axis.options) for axis in AXES if axis.title != "positions"
+    ]  # the run knows nothing about positions
+    assert len(variants) == len(labels) == np.prod(possible)
+
+
+def test_a_run_that_knows_its_positions_is_also_tried_without_but_not_with_those_of_another_border():
+    from ablations.synthetic_scores import score_variants
+
+    own = dataclasses.replace(OWN, per_position=True, border_px=8)
+    variants = score_variants(own, is_crossed=False)
+    assert dataclasses.replace(own, per_position=False) in variants
+    assert {variant.border_px for variant in variants if variant.per_position} == {8}
+    crossed = score_variants(own, is_crossed=True)
+    assert {variant.border_px for variant in crossed if not variant.per_position} == {0, 8, 16, 32}
 
 
 def test_scores_made_again_from_raw_maps_are_those_of_the_detector(trained, tmp_path, capsys):

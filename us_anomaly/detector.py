@@ -3,8 +3,8 @@
 Shapes: H W pixels of the image as it lies on disk, h w pixels of the network's input.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.run_dir.provenance import require_consistent
 from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
 from us_anomaly.scoring.calibration import Calibration
+from us_anomaly.scoring.position_statistics import ScalePositions, load_positions
 from us_anomaly.settings import (
     ImageScore,
     Normalization,
@@ -63,6 +64,8 @@ class ScaleModel:
     teacher: PatchNetwork
     statistics: TeacherStatistics
     ensemble: StudentEnsemble
+    positions: ScalePositions | None = None
+    """What is normal at each position; with `scoring.per_position` only."""
 
 
 class Detector:
@@ -96,35 +99,46 @@ class Detector:
         self.max_image_pixels = max_image_pixels
 
     def raw_maps(self, prepared: Tensor) -> dict[int, RawMaps]:
-        """Return error and uncertainty on the grid of `scoring.stride_px` by patch size.
+        """Return error and uncertainty on the grid of `scoring.stride_px` by patch size, in relation to their position if known.
 
         Args:
             prepared: uint8 (3, h, w), what the head of `pipeline` makes of an image.
 
         Raises:
             ArtifactError: A value is not a finite number: the weights are damaged, or training diverged.
+            DataError: The picture has another size than those that `scoring.per_position` knows about.
         """
         image, finish = self.pipeline.by_parts(prepared)
-        maps = {
-            size: raw_maps(
-                image,
-                finish=finish,
-                teacher=model.teacher,
-                ensemble=model.ensemble,
-                statistics=model.statistics,
-                stride=self.scoring.stride_px,
-                border_px=self.scoring.border_px,
-                compute=self.compute,
+        return {size: self._raw_maps(size, model, image, finish) for size, model in self.scales.items()}
+
+    def _raw_maps(
+        self, patch_size: int, model: ScaleModel, image: Tensor, finish: Callable[[Tensor], Tensor]
+    ) -> RawMaps:
+        raw = raw_maps(
+            image,
+            finish=finish,
+            teacher=model.teacher,
+            ensemble=model.ensemble,
+            statistics=model.statistics,
+            stride=self.scoring.stride_px,
+            border_px=self.scoring.border_px,
+            compute=self.compute,
+        )
+        if not bool((torch.isfinite(raw.error) & torch.isfinite(raw.uncertainty)).all()):
+            raise ArtifactError(
+                f"the detector of patch size {patch_size} gives values that are not finite numbers: train it again, with a "
+                "lower learning rate or runtime.precision=float32"
             )
-            for size, model in self.scales.items()
-        }
-        for size, raw in maps.items():
-            if not bool((torch.isfinite(raw.error) & torch.isfinite(raw.uncertainty)).all()):
-                raise ArtifactError(
-                    f"the detector of patch size {size} gives values that are not finite numbers: train it again, with a lower "
-                    "learning rate or runtime.precision=float32"
-                )
-        return maps
+        if model.positions is None or not self.scoring.per_position:
+            return raw
+        if raw.error.shape != model.positions.shape:
+            known = "x".join(str(length * self.scoring.stride_px) for length in model.positions.shape)
+            raise DataError(
+                f"a picture has {raw.grid.height}x{raw.grid.width} pixels for the networks, and scoring.per_position=true was "
+                f"measured on pictures of about {known}: give augmentation.evaluation a Resize to one height and width, or "
+                "calibrate again with scoring.per_position=false"
+            )
+        return model.positions.relate(raw)
 
     def predict(
         self, images: Iterable[str | Path | npt.NDArray[np.uint8]] | str | Path | npt.NDArray[np.uint8]
@@ -211,11 +225,11 @@ def _for_inference(model: ScaleModel, compute: Compute) -> ScaleModel:
     for network in (model.teacher, model.ensemble):
         network.requires_grad_(False).eval()
         network.to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
-    return ScaleModel(model.teacher, model.statistics.to(compute.device), model.ensemble)
+    return replace(model, statistics=model.statistics.to(compute.device))
 
 
-def load_scale(run_dir: RunDir, patch_size: int) -> ScaleModel:
-    """Read teacher, statistics and students of one patch size.
+def load_scale(run_dir: RunDir, patch_size: int, *, per_position: bool) -> ScaleModel:
+    """Read teacher, statistics and students of one patch size, and what is normal at each position if that is wanted.
 
     Raises:
         MissingArtifactError: One of them was not made yet.
@@ -225,6 +239,9 @@ def load_scale(run_dir: RunDir, patch_size: int) -> ScaleModel:
         teacher=load_teacher(_existing(run_dir.teacher(patch_size), "distill-teacher")),
         statistics=load_statistics(_existing(run_dir.teacher_statistics(patch_size), "normalize")),
         ensemble=load_students(_existing(run_dir.students(patch_size), "train-students")),
+        positions=(
+            load_positions(_existing(run_dir.position_statistics(patch_size), "calibrate")) if per_position else None
+        ),
     )
     dims = {model.teacher.descriptor_dim, len(model.statistics.mean), model.ensemble.networks[0].descriptor_dim}
     if len(dims) > 1 or {model.teacher.patch_size, model.ensemble.patch_size} != {patch_size}:
@@ -260,7 +277,12 @@ def load(
     parts = [
         path
         for size in calibration.statistics
-        for path in (directory.teacher(size), directory.teacher_statistics(size), directory.students(size))
+        for path in (
+            directory.teacher(size),
+            directory.teacher_statistics(size),
+            directory.students(size),
+            *([directory.position_statistics(size)] if scoring.per_position else []),
+        )
     ]
     require_consistent(directory, directory.calibration, parts=parts)
     runtime = RuntimeSettings(
@@ -276,7 +298,7 @@ def load(
     compute = choose_compute(runtime)
     say_if_calibrated_otherwise(directory.root, calibrated=calibrated_precision(content), now=precision_of(compute))
     return Detector(
-        {size: load_scale(directory, size) for size in calibration.statistics},
+        {size: load_scale(directory, size, per_position=scoring.per_position) for size in calibration.statistics},
         pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
         scoring=scoring,
         calibration=calibration,
@@ -291,10 +313,10 @@ def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSetti
         ArtifactError: It does not follow the schema.
     """
     try:
-        scoring = dict(content["scoring"])
+        scoring: dict[str, Any] = {"border_px": 0, "per_position": False}  # as maps were before there were the settings
+        scoring |= content["scoring"]
         scoring["normalization"] = Normalization(scoring["normalization"])
         scoring["image_score"] = ImageScore(scoring["image_score"])
-        scoring.setdefault("border_px", 0)  # as maps were before there was the setting
         transforms = [TransformSettings(**entry) for entry in content["transforms"]]
         return Calibration.from_json(content["calibration"]), ScoringSettings(**scoring), transforms
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -35,7 +35,7 @@ from us_anomaly.settings import CalibrationSettings, ImageScore, MetricAlgorithm
 
 FIGURES = ("image_auroc", "image_average_precision", "pixel_auroc", "pixel_average_precision", "aupro_0.3")
 NUM_PER_PICTURE = 5
-RAW_KEYS = ("stride_px", "border_px")
+RAW_KEYS = ("stride_px", "border_px", "per_position")
 """Settings of the scores that change the raw maps, which are then computed anew."""
 
 Figures = dict[str, float]
@@ -73,6 +73,11 @@ AXES = (
         ],
     ),
     Axis("normalization", lambda scoring: scoring.normalization.value, [{"normalization": n} for n in Normalization]),
+    Axis(
+        "positions",
+        lambda scoring: "each in relation to its own" if scoring.per_position else "alike",
+        [{"per_position": False}, {"per_position": True}],
+    ),
     Axis("border", lambda scoring: f"{scoring.border_px} px", [{"border_px": width} for width in (0, 8, 16, 32)]),
     Axis(
         "smoothing",
@@ -190,9 +195,14 @@ def score_variants(own: ScoringSettings, *, is_crossed: bool) -> list[ScoringSet
     variants = [own]
     for change in changes:
         variant = dataclasses.replace(own, **change)
-        if _labels(variant) not in map(_labels, variants):
+        if _labels(variant) not in map(_labels, variants) and _is_known(variant, own):
             variants.append(variant)
     return variants
+
+
+def _is_known(variant: ScoringSettings, own: ScoringSettings) -> bool:
+    """Return whether the run directory has what a variant needs: position statistics belong to one grid and one border."""
+    return not variant.per_position or (own.per_position and _raw_key(variant) == _raw_key(own))
 
 
 def _labels(scoring: ScoringSettings) -> list[str]:

@@ -1,7 +1,10 @@
 """`usad calibrate`: score statistics, thresholds and colours from the validation pictures."""
 
 import logging
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from us_anomaly.commands.recipes import Recipes, plain
 from us_anomaly.commands.stage import make, read_split
@@ -20,17 +23,23 @@ from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, calibrate
-from us_anomaly.settings import Settings
+from us_anomaly.scoring.position_statistics import PositionGatherer, save_positions
+from us_anomaly.settings import ScoringSettings, Settings
 
 log = logging.getLogger(__name__)
 
 MapsOf = Callable[[], dict[int, RawMaps]]
 MAX_MEMORY_SHARE = 0.25
+MAX_POSITION_PICTURES = 300
+"""What is normal at each position is measured on at most so many training pictures, evenly drawn."""
+MIN_POSITION_PICTURES = 2
 
 
 def run(settings: Settings) -> None:
     """Calibrate the detector on validation pictures and write `calibration.json`."""
     run_dir = RunDir(settings.run_dir)
+    if settings.scoring.per_position:
+        _make_position_statistics(settings)
     recipe = Recipes(settings).calibration
 
     def build() -> None:
@@ -44,22 +53,79 @@ def run(settings: Settings) -> None:
         write_json(run_dir.calibration, content)
 
     make(run_dir.calibration, recipe, build, settings=settings, is_precious=False)
-    _summarize(load_calibration(settings), run_dir)
+    positions = map(run_dir.position_statistics, settings.scales if settings.scoring.per_position else [])
+    _summarize(load_calibration(settings), run_dir, list(positions))
+
+
+def _make_position_statistics(settings: Settings) -> None:
+    """Measure what is normal at each position, for every patch size."""
+    run_dir = RunDir(settings.run_dir)
+    for patch_size in settings.scales:
+        artifact = run_dir.position_statistics(patch_size)
+
+        def build(patch_size: int = patch_size, artifact: Path = artifact) -> None:
+            measure_positions(settings, patch_size, artifact)
+
+        make(artifact, Recipes(settings).positions(patch_size), build, settings=settings, is_precious=False)
+
+
+def measure_positions(settings: Settings, patch_size: int, artifact: Path) -> None:
+    """Measure the position statistics of one patch size on training pictures and write them to `artifact`.
+
+    Validation would give the same pattern of fewer pictures, and thresholds are measured on it: they must be new to the detector.
+
+    Raises:
+        DataError: There are too few pictures, or they differ in size.
+    """
+    samples = read_split(RunDir(settings.run_dir), "train")
+    samples = samples[:: math.ceil(len(samples) / MAX_POSITION_PICTURES)] if samples else []
+    if len(samples) < MIN_POSITION_PICTURES:
+        raise DataError(
+            f"scoring.per_position=true needs at least {MIN_POSITION_PICTURES} training pictures, and there are {len(samples)}: "
+            "set it to false, or give other split.ratios"
+        )
+    detector = detector_of(settings, [patch_size], scoring=replace(settings.scoring, per_position=False))
+    cache = cached_images(settings, samples, detector.pipeline, description="decoding")
+    gatherer = PositionGatherer()
+    with progress(f"scoring training (p={patch_size})", len(cache), enabled=settings.runtime.progress) as on_step:
+        for index in range(len(cache)):
+            _require_same_size(cache, samples, index)
+            gatherer.add(detector.raw_maps(cache[index])[patch_size])
+            on_step(index + 1, {})
+    save_positions(artifact, gatherer.statistics(), num_images=len(cache))
+
+
+def _require_same_size(cache: ImageCache, samples: list[Sample], index: int) -> None:
+    sizes = ["x".join(map(str, cache[i].shape[1:])) for i in (0, index)]
+    if sizes[0] != sizes[1]:
+        raise DataError(
+            f"scoring.per_position=true needs pictures of one size, and for the networks {samples[0].filename} has {sizes[0]} "
+            f"pixels and {samples[index].filename} {sizes[1]}: give augmentation.evaluation a Resize to one height and width, or "
+            "set scoring.per_position=false"
+        )
 
 
 def build_detector(settings: Settings, calibration: Calibration | None) -> Detector:
     """Build the detector of a run directory under the settings in force."""
-    run_dir = RunDir(settings.run_dir)
-    compute = choose_compute(settings.runtime)
+    detector = detector_of(settings, settings.scales, scoring=settings.scoring, calibration=calibration)
     if calibration is not None:
+        run_dir = RunDir(settings.run_dir)
         calibrated = calibrated_precision(read_json(run_dir.calibration))
-        say_if_calibrated_otherwise(run_dir.root, calibrated=calibrated, now=precision_of(compute))
+        say_if_calibrated_otherwise(run_dir.root, calibrated=calibrated, now=precision_of(detector.compute))
+    return detector
+
+
+def detector_of(
+    settings: Settings, scales: list[int], *, scoring: ScoringSettings, calibration: Calibration | None = None
+) -> Detector:
+    """Build a detector of some of the scales of a run directory."""
+    run_dir = RunDir(settings.run_dir)
     return Detector(
-        {size: load_scale(run_dir, size) for size in settings.scales},
+        {size: load_scale(run_dir, size, per_position=scoring.per_position) for size in scales},
         pipeline=build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None),
-        scoring=settings.scoring,
+        scoring=scoring,
         calibration=calibration,
-        compute=compute,
+        compute=choose_compute(settings.runtime),
         max_image_pixels=settings.data.max_image_pixels,
     )
 
@@ -119,7 +185,7 @@ class _RawMapsOf:
         return self._detector.raw_maps(self._cache[index])
 
 
-def _summarize(calibration: Calibration, run_dir: RunDir) -> None:
+def _summarize(calibration: Calibration, run_dir: RunDir, positions: list[Path]) -> None:
     """Say what was chosen and why."""
     if calibration.threshold_reason:
         log.warning("threshold by %s: %s", calibration.threshold_rule, calibration.threshold_reason)
@@ -133,7 +199,7 @@ def _summarize(calibration: Calibration, run_dir: RunDir) -> None:
                 ("threshold", f"{calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {origin}"),
                 ("colours", "{:.4g} (blue) to {:.4g} (red)".format(*calibration.color_range)),
             ],
-            written=[("calibration", run_dir.calibration)],
+            written=[("calibration", run_dir.calibration), *(("positions", path) for path in positions)],
             next_command="infer",
         )
     )

@@ -31,6 +31,7 @@ _OFF = {
     "students.noise": 0,
     "students.validate_every_steps": None,
     "scoring.border_px": 0,
+    "scoring.per_position": False,
     "students.patience": None,
 }
 _SPLIT_AGAIN = "delete it and run `usad split`"
@@ -205,13 +206,30 @@ class Recipes:
             },
         )
 
+    @functools.cache  # noqa: B019
+    def positions(self, patch_size: int) -> Recipe:
+        """Return what decides the position statistics of one patch size."""
+        return Recipe(
+            command="calibrate",
+            settings={
+                "scoring.stride_px": self.settings.scoring.stride_px,
+                "scoring.border_px": self.settings.scoring.border_px,
+                "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+            },
+            inputs={
+                **self.students(patch_size).inputs,
+                **self._checked(self.run_dir.students(patch_size), self.students(patch_size)),
+            },
+        )
+
     @functools.cached_property
     def calibration(self) -> Recipe:
         """What decides `calibration.json`."""
         inputs: dict[str, str] = {}
         for patch_size in self.settings.scales:
-            inputs |= self.students(patch_size).inputs
-            inputs |= self._checked(self.run_dir.students(patch_size), self.students(patch_size))
+            inputs |= self.positions(patch_size).inputs
+            if self.settings.scoring.per_position:
+                inputs |= self._checked(self.run_dir.position_statistics(patch_size), self.positions(patch_size))
         return Recipe(
             command="calibrate",
             settings={

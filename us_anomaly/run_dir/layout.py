@@ -58,6 +58,10 @@ class RunDir:
         """The ensemble."""
         return self.scale(patch_size) / "students.pt"
 
+    def position_statistics(self, patch_size: int) -> Path:
+        """What is normal at each position of a map; absent unless `scoring.per_position`."""
+        return self.scale(patch_size) / "position_statistics.pt"
+
     def training_state(self, artifact: Path) -> Path:
         """State from which an interrupted training of `artifact` resumes; removed when it is complete."""
         return artifact.with_name(artifact.stem + ".resume.pt")

@@ -20,7 +20,7 @@ from us_anomaly.run_dir.provenance import check_format
 from us_anomaly.training.normalization import TeacherStatistics
 
 FORMAT_VERSION = 1
-"""Of `backbone.pt`, `teacher.pt`, `teacher_statistics.pt` and `students.pt`, and of the loss curves beside them."""
+"""Of all files of tensors in a run directory, and of the loss curves beside them."""
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -31,13 +31,13 @@ def load_finetuned(path: Path, backbone: Backbone) -> None:
     Raises:
         ArtifactError: The file is damaged, of another format version, or holds weights of another network.
     """
-    state = _read(path, "finetune-backbone")
+    state = read_state(path, "finetune-backbone")
 
     def fill() -> None:
         weights = {name: _whole_or_finite(name, tensor) for name, tensor in state["network"].items()}
         backbone.network.load_state_dict(weights)
 
-    _of(path, "weights of this backbone", "finetune-backbone", fill)
+    built_from(path, "weights of this backbone", "finetune-backbone", fill)
 
 
 def load_teacher(path: Path) -> PatchNetwork:
@@ -46,8 +46,8 @@ def load_teacher(path: Path) -> PatchNetwork:
     Raises:
         ArtifactError: The file is damaged, of another format version, or no teacher.
     """
-    state = _read(path, "distill-teacher")
-    return _of(path, "teacher", "distill-teacher", lambda: build_teacher(state, state["network"]))
+    state = read_state(path, "distill-teacher")
+    return built_from(path, "teacher", "distill-teacher", lambda: build_teacher(state, state["network"]))
 
 
 def build_teacher(numbers: dict[str, Any], network: dict[str, Tensor]) -> PatchNetwork:
@@ -67,18 +67,18 @@ def load_statistics(path: Path) -> TeacherStatistics:
     Raises:
         ArtifactError: The file is damaged, of another format version, or holds no teacher statistics.
     """
-    state = _read(path, "normalize")
+    state = read_state(path, "normalize")
 
     def build() -> TeacherStatistics:
-        mean, std = _finite("mean", state["mean"]), _finite("std", state["std"])
+        mean, std = finite("mean", state["mean"]), finite("std", state["std"])
         if mean.ndim != 1 or mean.shape != std.shape or not bool((std > 0).all()):
             raise ValueError("mean and std must be vectors of one length, and every std above 0")
-        whitening = _finite("whitening", state["whitening"]) if "whitening" in state else None
+        whitening = finite("whitening", state["whitening"]) if "whitening" in state else None
         if whitening is not None and whitening.shape != (len(mean), len(mean)):
             raise ValueError("whitening must be a square matrix of the length of mean")
         return TeacherStatistics(mean=mean, std=std, whitening=whitening)
 
-    return _of(path, "teacher statistics", "normalize", build)
+    return built_from(path, "teacher statistics", "normalize", build)
 
 
 def load_students(path: Path) -> StudentEnsemble:
@@ -87,7 +87,7 @@ def load_students(path: Path) -> StudentEnsemble:
     Raises:
         ArtifactError: The file is damaged, of another format version, or holds no students.
     """
-    state = _read(path, "train-students")
+    state = read_state(path, "train-students")
 
     def build() -> StudentEnsemble:
         num_students, weights = int(state["num_students"]), state["networks"]
@@ -105,20 +105,29 @@ def load_students(path: Path) -> StudentEnsemble:
             weights,
         )
 
-    return _of(path, "students", "train-students", build)
+    return built_from(path, "students", "train-students", build)
 
 
 T = TypeVar("T")
 
 
-def _read(path: Path, command: str) -> dict[str, Any]:
+def read_state(path: Path, command: str) -> dict[str, Any]:
+    """Read the content of a file that `command` makes.
+
+    Raises:
+        ArtifactError: The file is damaged, or of another format version.
+    """
     state = read_tensors(path)
     check_format(path, state.get("format_version"), reads=FORMAT_VERSION, command=command)
     return state
 
 
-def _of(path: Path, what: str, command: str, build: Callable[[], T]) -> T:
-    """Build something from a file and say in one line why that fails."""
+def built_from(path: Path, what: str, command: str, build: Callable[[], T]) -> T:
+    """Build something from the content of a file and say in one line why that fails.
+
+    Raises:
+        ArtifactError: The content is not `what`.
+    """
     try:
         return build()
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, SettingsError) as error:
@@ -130,7 +139,7 @@ def _filled(build: Callable[[], N], weights: dict[str, Tensor]) -> N:
     """Build a network without memory and give it its weights, whose names and shapes must fit."""
     with torch.device("meta"):
         network = build()
-    checked = {name: _finite(name, tensor) for name, tensor in weights.items()}
+    checked = {name: finite(name, tensor) for name, tensor in weights.items()}
     network.load_state_dict(checked, assign=True)
     return network
 
@@ -139,10 +148,15 @@ def _whole_or_finite(name: str, tensor: Any) -> Tensor:
     """Return a tensor of whole numbers, such as the counters of batch norms, or one of finite numbers."""
     if isinstance(tensor, Tensor) and tensor.dtype is torch.int64 and tensor.layout is torch.strided:
         return tensor
-    return _finite(name, tensor)
+    return finite(name, tensor)
 
 
-def _finite(name: str, tensor: Any) -> Tensor:
+def finite(name: str, tensor: Any) -> Tensor:
+    """Return a tensor of finite numbers as float32.
+
+    Raises:
+        ValueError: It is something else; `name` says which.
+    """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.layout is not torch.strided:
         raise ValueError(f"{name} is not a tensor of floating-point numbers")
     if not bool(torch.isfinite(tensor).all()):

@@ -1,0 +1,214 @@
+"""What is normal at each position: the formula, its limits, the file, and the command and detector that use it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from us_anomaly.commands import calibrate, infer
+from us_anomaly.detector import load
+from us_anomaly.errors import ArtifactError, DataError, StaleArtifactError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import write_tensors
+from us_anomaly.scoring.anomaly_map import Grid, RawMaps
+from us_anomaly.scoring.position_statistics import (
+    PRIOR_PICTURES,
+    PositionGatherer,
+    load_positions,
+    save_positions,
+)
+
+GRID = Grid(12, 16, 2)
+
+
+def raw(error, uncertainty=None):
+    return RawMaps(error, torch.ones(6, 8) if uncertainty is None else uncertainty, GRID)
+
+
+def gathered(maps):
+    gatherer = PositionGatherer()
+    for one in maps:
+        gatherer.add(one)
+    return gatherer.statistics()
+
+
+def normal_maps(count, pattern):
+    generator = torch.Generator().manual_seed(3)
+    return [raw(pattern * torch.randn(6, 8, generator=generator).mul(0.3).exp()) for _ in range(count)]
+
+
+def test_a_map_is_related_to_mean_and_deviation_of_the_logarithm_at_each_position():
+    torch.manual_seed(0)
+    maps = [raw(torch.rand(6, 8) * 9 + 0.1, torch.rand(6, 8) + 0.01) for _ in range(7)]
+    positions = gathered(maps)
+    for kind in ("error", "uncertainty"):
+        logs = np.log(np.stack([getattr(one, kind).double().numpy() for one in maps]))
+        mean, variance = logs.mean(axis=0), logs.var(axis=0)
+        share = 7 / (7 + PRIOR_PICTURES)
+        mean = share * mean + (1 - share) * mean.mean()
+        std = np.sqrt(share * variance + (1 - share) * variance.mean())
+        new = torch.rand(6, 8) * 5
+        related = getattr(positions, kind).relate(new)
+        expected = np.exp(np.sqrt(variance.mean()) * (np.log(new.double().numpy()) - mean) / std)
+        np.testing.assert_allclose(related, expected, rtol=1e-4)
+
+
+def test_what_is_high_on_every_normal_picture_is_no_longer_high():
+    pattern = torch.ones(6, 8)
+    pattern[0] = 50  # a frame
+    positions = gathered(normal_maps(200, pattern))
+    related = positions.relate(normal_maps(1, pattern)[0]).error
+    assert float(related[0].mean()) < 2 * float(related[1:].mean())
+    defect = normal_maps(1, pattern)[0].error
+    defect[3, 4] *= 20
+    assert positions.error.relate(defect).argmax() == 3 * 8 + 4
+
+
+def test_where_positions_are_alike_only_the_unit_changes():
+    maps = normal_maps(4000, torch.full((6, 8), 3.0))
+    related = gathered(maps).error.relate(maps[0].error)
+    assert torch.corrcoef(torch.stack([related.log().flatten(), maps[0].error.log().flatten()]))[0, 1] > 0.995
+    assert float(related.median()) == pytest.approx(1, abs=0.2)
+
+
+def test_pictures_that_are_all_the_same_leave_the_ratio():
+    same = raw(torch.linspace(1, 5, 48).reshape(6, 8))
+    positions = gathered([same, same])
+    share = 2 / (2 + PRIOR_PICTURES)
+    mean = same.error.log()
+    expected = (3 * same.error) / (share * mean + (1 - share) * mean.mean()).exp()
+    torch.testing.assert_close(positions.error.relate(3 * same.error), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30])
+def test_the_uncertainty_of_one_student_and_absurd_values_stay_finite(value):
+    positions = gathered([raw(torch.rand(6, 8) + 1, torch.zeros(6, 8)) for _ in range(5)])
+    related = positions.relate(raw(torch.full((6, 8), value), torch.zeros(6, 8)))
+    assert torch.isfinite(related.error).all()
+    assert torch.equal(related.uncertainty, torch.ones(6, 8))
+
+
+def test_what_was_written_is_read(tmp_path):
+    positions = gathered(normal_maps(5, torch.ones(6, 8)))
+    save_positions(tmp_path / "position_statistics.pt", positions, num_images=5)
+    again = load_positions(tmp_path / "position_statistics.pt")
+    assert again.shape == (6, 8)
+    for kind in ("error", "uncertainty"):
+        assert torch.equal(getattr(again, kind).mean, getattr(positions, kind).mean)
+        assert torch.equal(getattr(again, kind).std, getattr(positions, kind).std)
+        assert getattr(again, kind).typical_std == getattr(positions, kind).typical_std
+
+
+def content(**changes):
+    known = {"mean": torch.zeros(6, 8), "std": torch.ones(6, 8), "typical_std": 1.0}
+    return {"format_version": 1, "num_images": 5, "error": known | changes, "uncertainty": known}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"format_version": 1, "num_images": 5}, "it lacks 'error'"),
+        (content(std=torch.zeros(6, 8)), "every std above 0"),
+        (content(std=torch.ones(6, 7)), "maps of one shape"),
+        (content(mean=torch.zeros(8), std=torch.ones(8)), "maps of one shape"),
+        (content(mean=torch.zeros(6, 7), std=torch.ones(6, 7)), "both maps must have one shape"),
+        (content(mean="zero"), "mean is not a tensor"),
+        (content(typical_std=0.0), "typical_std must be a number above 0"),
+        (content(typical_std=float("nan")), "typical_std must be a number above 0"),
+        ({**content(), "format_version": 2}, "a newer us_anomaly"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_with_the_reason(tmp_path, state, reason):
+    path = tmp_path / "position_statistics.pt"
+    write_tensors(path, state)
+    with pytest.raises(ArtifactError, match=reason):
+        load_positions(path)
+
+
+# --- the command and the detector --------------------------------------------------------------------------------
+
+PER_POSITION = "scoring.per_position=true"
+
+
+@pytest.fixture
+def calibrated(compose, tiny, trained_copy):
+    settings = compose("calibrate", *tiny(trained_copy, PER_POSITION))
+    calibrate.run(settings)
+    return trained_copy
+
+
+def test_calibrate_measures_positions_and_the_detector_relates_maps_to_them(calibrated, trained, parts):
+    path = RunDir(calibrated).position_statistics(33)
+    positions = load_positions(path)
+    assert positions.shape == (12, 12)
+    runtime = {"device": "cpu", "precision": "float32", "num_threads": 1}
+    plain, related = load(trained, **runtime), load(calibrated, **runtime)
+    pixels = np.asarray(Image.open(parts / "images/hole/000.png"))
+    prepared = plain.pipeline.prefix(pixels)
+    before, after = (detector.raw_maps(prepared)[33] for detector in (plain, related))
+    torch.testing.assert_close(after.error, positions.error.relate(before.error))
+    torch.testing.assert_close(after.uncertainty, positions.uncertainty.relate(before.uncertainty))
+
+
+def test_they_are_measured_once_for_all_rules_of_the_threshold(compose, tiny, calibrated):
+    path = RunDir(calibrated).position_statistics(33)
+    before = path.stat().st_mtime_ns
+    calibrate.run(compose("calibrate", *tiny(calibrated, PER_POSITION, "calibration.quantile=0.9")))
+    assert path.stat().st_mtime_ns == before
+    calibrate.run(compose("calibrate", *tiny(calibrated, PER_POSITION, "scoring.border_px=0")))
+    assert path.stat().st_mtime_ns != before
+
+
+def test_positions_of_something_else_are_noticed(calibrated, compose, tiny):
+    path = RunDir(calibrated).position_statistics(33)
+    positions = load_positions(path)
+    save_positions(path, positions, num_images=99)
+    with pytest.raises(StaleArtifactError, match=r"position_statistics\.pt is not the file it was made from"):
+        load(calibrated)
+    with pytest.raises(StaleArtifactError, match=r"position_statistics\.pt was made from something else"):
+        infer.run(compose("infer", *tiny(calibrated, PER_POSITION)))
+
+
+def test_a_picture_of_another_size_is_refused_with_the_ways_out(calibrated):
+    detector = load(calibrated, device="cpu", precision="float32", num_threads=1)
+    with pytest.raises(
+        DataError, match=r"40x48 pixels for the networks.*measured on pictures of about 48x48: give .*Resize"
+    ):
+        detector.raw_maps(torch.zeros(3, 40, 48, dtype=torch.uint8))
+
+
+def test_training_pictures_of_several_sizes_are_refused_by_name(compose, tiny, trained_copy, monkeypatch):
+    genuine = calibrate.cached_images
+
+    def of_two_sizes(settings, samples, pipeline, *, description):
+        pictures = list(genuine(settings, samples, pipeline, description=description))
+        return [*pictures[:-1], pictures[-1][:, 1:]]
+
+    monkeypatch.setattr(calibrate, "cached_images", of_two_sizes)
+    with pytest.raises(DataError, match=r"good/.*png has 48x48 pixels and images/good/.*png 47x48: give augmentation"):
+        calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION)))
+    assert not RunDir(trained_copy).position_statistics(33).exists()
+
+
+def test_one_training_picture_is_too_few(compose, tiny, trained_copy, monkeypatch):
+    genuine = calibrate.read_split
+    monkeypatch.setattr(calibrate, "read_split", lambda *given: genuine(*given)[:1])
+    with pytest.raises(DataError, match=r"needs at least 2 training pictures, and there are 1: set it to false"):
+        calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION)))
+
+
+def test_of_many_training_pictures_some_are_taken_evenly(compose, tiny, trained_copy, monkeypatch):
+    monkeypatch.setattr(calibrate, "MAX_POSITION_PICTURES", 3)
+    seen = []
+    genuine = calibrate.cached_images
+
+    def watched(settings, samples, pipeline, *, description):
+        seen.append(samples)
+        return genuine(settings, samples, pipeline, description=description)
+
+    monkeypatch.setattr(calibrate, "cached_images", watched)
+    calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION)))
+    everything = calibrate.read_split(RunDir(trained_copy), "train")
+    step = -(-len(everything) // 3)
+    assert seen[0] == everything[::step]
+    assert len(seen[0]) <= 3
