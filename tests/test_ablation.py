@@ -215,9 +215,9 @@ def test_a_tiny_study_chooses_without_the_test_split_and_reports_without_trainin
     work = tmp_path / "work"
     arguments = ("--quick", "--data", f"drawn={category}", "--work", work, "--set", "runtime.device=cpu")
     chosen = call("--choose", *arguments)
-    runs = [work / "drawn" / name / "seed0" for name in ("scales", "accurate")]
+    runs = [work / "drawn" / name / "seed0" for name in ("top", "accurate")]
     assert chosen.stdout == (work / "choose.md").read_text()
-    assert [line.split("`")[1] for line in chosen.stdout.splitlines()[-2:]] == ["scales", "accurate"]
+    assert [line.split("`")[1] for line in chosen.stdout.splitlines()[-2:]] == ["top", "accurate"]
     assert not any((run / "predictions.jsonl").exists() for run in runs)
     students = [(run / "p66/students.pt").read_bytes() for run in runs]
     notes = [json.loads((run / "provenance/p66/students.pt.json").read_text())["made_at"] for run in runs]
@@ -227,7 +227,7 @@ def test_a_tiny_study_chooses_without_the_test_split_and_reports_without_trainin
     tested = call(*arguments)
     assert [(run / "p66/students.pt").read_bytes() for run in runs] == students
     content = json.loads((work / "test.json").read_text())
-    assert [row["row"] for row in content["rows"]] == ["scales", "accurate"]
+    assert [row["row"] for row in content["rows"]] == ["top", "accurate"]
     evaluation = json.loads((runs[1] / "evaluation.json").read_text())["metrics"]
     assert content["rows"][1]["figures"]["aupro_0.3"]["mean"] == evaluation["aupro_0.3"]
     assert tested.stdout == (work / "test.md").read_text()

@@ -36,8 +36,14 @@ PATH = (
     Row("zscore", "error and uncertainty by z-score", {"scoring.normalization": "zscore"}),
     Row("error", "the regression error alone, without the uncertainty", {"scoring.uncertainty_weight": 0.0}),
     Row("whitened", "students learn the whitened teacher", {"teacher.whitening_floor": 0.01}),
-    Row("scales", "patches of 33 and 65 pixels, and of 66 at half the resolution, and half the border", {
-        "scales": "[33,65,66]", "scoring.border_px": 8,
+    Row("positions", "maps in relation to what is normal at each position", {"scoring.per_position": True}),
+    Row("longer", "students of a quarter of the width, which train 4000 steps at about the same cost", {
+        "students.width": 0.25, "students.steps": 4000,
+    }),
+    Row("scales", "patches of 33 and 65 pixels, and of 66 at half the resolution", {"scales": "[33,65,66]"}),
+    Row("half_border", "half the border", {"scoring.border_px": 8}),
+    Row("top", "mean of the highest hundredth of the map instead of its maximum", {
+        "scoring.image_score": "top_mean", "scoring.image_score_fraction": 0.01,
     }),
     Row("accurate", "maps smoothed by 4 pixels: experiment=accurate", {"experiment": "accurate"}, start=""),
 )  # fmt: skip
@@ -46,7 +52,9 @@ PATH = (
 ALONE = (
     Row("one_student", "one student: no uncertainty", {"students.num_students": 1}, start="accurate"),
     Row("five_students", "five students", {"students.num_students": 5}, start="accurate"),
-    Row("narrow", "students of a quarter of the width", {"students.width": 0.25}, start="accurate"),
+    Row("wide", "students of half the width, which train 1500 steps", {
+        "students.width": 0.5, "students.steps": 1500,
+    }, start="accurate"),
     Row("all_elements", "all elements train", {"students.hard_fraction": 1.0}, start="accurate"),
     Row("hardest", "only the hardest hundredth trains", {"students.hard_fraction": 0.01}, start="accurate"),
     Row("penalty", "answers on generic pictures are penalised", {
@@ -57,7 +65,7 @@ ALONE = (
     Row("stopped", "students stop by the validation normals", {
         "students.validate_every_steps": 250, "students.patience": 3,
     }, start="accurate"),
-    Row("longer", "students train three times as long", {"students.steps": 4500}, start="accurate"),
+    Row("twice_as_long", "students train twice as long", {"students.steps": 8000}, start="accurate"),
     Row("quantile", "error and uncertainty by quantiles", {"scoring.normalization": "quantile"}, start="accurate"),
     Row("with_uncertainty", "error and uncertainty", {"scoring.uncertainty_weight": 1.0}, start="accurate"),
     Row("one_scale", "patches of 33 pixels alone", {"scales": "[33]"}, start="accurate"),
@@ -65,6 +73,8 @@ ALONE = (
     Row("half_resolution", "patches of 66 pixels, seen at half the resolution, alone", {"scales": "[66]"}, start="accurate"),
     Row("two_scales", "patches of 33 and 65 pixels", {"scales": "[33,65]"}, start="accurate"),
     Row("larger_scales", "patches of 65 pixels, and of 66 at half the resolution", {"scales": "[65,66]"}, start="accurate"),
+    Row("alike", "all positions alike", {"scoring.per_position": False}, start="accurate"),
+    Row("maximum", "the maximum of the map", {"scoring.image_score": "max"}, start="accurate"),
     Row("no_border", "positions up to the border", {"scoring.border_px": 0}, start="accurate"),
     Row("bordered", "the outer 16 pixels of a map take the scores beside them", {"scoring.border_px": 16}, start="accurate"),
     Row("sharp", "maps as they are", {"scoring.smoothing_sigma_px": 0.0}, start="accurate"),
