@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 import us_anomaly
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.detector import Detector, ScaleModel, load, read_calibration
+from us_anomaly.detector import Detector, ScaleModel
 from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError
+from us_anomaly.loading import load, read_calibration
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork

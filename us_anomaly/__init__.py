@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING, Any
 from us_anomaly.version import __version__
 
 if TYPE_CHECKING:
-    from us_anomaly.detector import Detector, load
+    from us_anomaly.detector import Detector
+    from us_anomaly.loading import load
 
 __all__ = ["Detector", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the detector on first use, so that ``usad --help`` never loads torch."""
-    if name in ("Detector", "load"):
-        from us_anomaly import detector
+    if name == "Detector":
+        from us_anomaly.detector import Detector
 
-        return getattr(detector, name)
+        return Detector
+    if name == "load":
+        from us_anomaly.loading import load
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,35 +6,24 @@ Shapes: H W pixels of the image as it lies on disk, h w pixels of the network's 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from us_anomaly.data.augmentation import Pipeline, build_transforms
+from us_anomaly.data.augmentation import Pipeline
 from us_anomaly.data.images import read_image
 from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError
-from us_anomaly.models.compute import Compute, choose_compute
+from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json
-from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
-from us_anomaly.run_dir.provenance import require_consistent
 from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
 from us_anomaly.scoring.calibration import Calibration
-from us_anomaly.scoring.position_statistics import ScalePositions, load_positions
+from us_anomaly.scoring.position_statistics import ScalePositions
 from us_anomaly.settings import (
-    ImageScore,
-    Normalization,
-    Precision,
-    RuntimeSettings,
     ScoringSettings,
-    TransformSettings,
 )
-from us_anomaly.training.artifacts import load_statistics, load_students, load_teacher
 from us_anomaly.training.normalization import TeacherStatistics
 
 DEFAULT_MAX_IMAGE_PIXELS = 1_000_000_000
@@ -226,119 +215,3 @@ def _for_inference(model: ScaleModel, compute: Compute) -> ScaleModel:
         network.requires_grad_(False).eval()
         network.to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
     return replace(model, statistics=model.statistics.to(compute.device))
-
-
-def load_scale(run_dir: RunDir, patch_size: int, *, per_position: bool) -> ScaleModel:
-    """Read teacher, statistics and students of one patch size, and what is normal at each position if that is wanted.
-
-    Raises:
-        MissingArtifactError: One of them was not made yet.
-        ArtifactError: One of them is damaged, or they do not belong together.
-    """
-    model = ScaleModel(
-        teacher=load_teacher(_existing(run_dir.teacher(patch_size), "distill-teacher")),
-        statistics=load_statistics(_existing(run_dir.teacher_statistics(patch_size), "normalize")),
-        ensemble=load_students(_existing(run_dir.students(patch_size), "train-students")),
-        positions=(
-            load_positions(_existing(run_dir.position_statistics(patch_size), "calibrate")) if per_position else None
-        ),
-    )
-    dims = {model.teacher.descriptor_dim, len(model.statistics.mean), model.ensemble.networks[0].descriptor_dim}
-    if len(dims) > 1 or {model.teacher.patch_size, model.ensemble.patch_size} != {patch_size}:
-        raise ArtifactError(f"{run_dir.scale(patch_size)}: teacher, statistics and students do not belong together")
-    return model
-
-
-def _existing(path: Path, command: str) -> Path:
-    if not path.exists():
-        raise MissingArtifactError(f"{path} does not exist: run `usad {command}` first (or `usad run` for all stages)")
-    return path
-
-
-def load(
-    run_dir: str | Path, *, device: str = "auto", precision: str = "auto", num_threads: int | None = None
-) -> Detector:
-    """Load the detector of a run directory.
-
-    Args:
-        run_dir: Where `usad run` (or `usad calibrate`) put it.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: `auto`, `float32` or `bfloat16`.
-        num_threads: Threads of the arithmetic; None takes the physical cores that this process may use.
-
-    Raises:
-        MissingArtifactError: A stage was not run yet; the message names it.
-        StaleArtifactError: A stage was run again after the detector was calibrated.
-        ArtifactError: A file is damaged.
-    """
-    directory = RunDir(run_dir)
-    content = read_json(_existing(directory.calibration, "calibrate"))
-    calibration, scoring, transforms = read_calibration(content)
-    parts = [
-        path
-        for size in calibration.statistics
-        for path in (
-            directory.teacher(size),
-            directory.teacher_statistics(size),
-            directory.students(size),
-            *([directory.position_statistics(size)] if scoring.per_position else []),
-        )
-    ]
-    require_consistent(directory, directory.calibration, parts=parts)
-    runtime = RuntimeSettings(
-        device=device,
-        precision=Precision(precision),
-        compile=False,
-        num_threads=num_threads,
-        num_workers=0,
-        num_drawing_processes=None,
-        progress=False,
-        log_level="warning",
-    )
-    compute = choose_compute(runtime)
-    say_if_calibrated_otherwise(directory.root, calibrated=calibrated_precision(content), now=precision_of(compute))
-    return Detector(
-        {size: load_scale(directory, size, per_position=scoring.per_position) for size in calibration.statistics},
-        pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
-        scoring=scoring,
-        calibration=calibration,
-        compute=compute,
-    )
-
-
-def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSettings, list[TransformSettings]]:
-    """Read the content of `calibration.json`: numbers, and the scoring and transforms they belong to.
-
-    Raises:
-        ArtifactError: It does not follow the schema.
-    """
-    try:
-        scoring: dict[str, Any] = {"border_px": 0, "per_position": False}  # as maps were before there were the settings
-        scoring |= content["scoring"]
-        scoring["normalization"] = Normalization(scoring["normalization"])
-        scoring["image_score"] = ImageScore(scoring["image_score"])
-        transforms = [TransformSettings(**entry) for entry in content["transforms"]]
-        return Calibration.from_json(content["calibration"]), ScoringSettings(**scoring), transforms
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(
-            f"calibration.json does not follow its schema ({error!r}); delete it and run `usad calibrate`"
-        ) from error
-
-
-def calibrated_precision(content: dict[str, Any]) -> str | None:
-    """Return the number format that `calibration.json` was made in; None where an older file does not say it.
-
-    Raises:
-        ArtifactError: It is none.
-    """
-    precision = content.get("precision")
-    if precision not in (None, "float32", "bfloat16"):
-        raise ArtifactError(
-            f"calibration.json does not follow its schema (precision {precision!r}); delete it and run `usad calibrate`"
-        )
-    return precision
-
-
-def precision_of(compute: Compute) -> str:
-    """Return the number format of the arithmetic as settings call it, for example `float32`."""
-    return str(compute.dtype).removeprefix("torch.")

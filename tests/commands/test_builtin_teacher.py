@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 import us_anomaly
 from us_anomaly.commands import distill_teacher
 from us_anomaly.commands.distill_teacher import reuse
-from us_anomaly.detector import load_teacher
 from us_anomaly.errors import ArtifactError, DataError, SettingsError, StaleArtifactError
 from us_anomaly.models.patch_network import PatchNetwork, at_reduced_resolution
 from us_anomaly.run_dir import RunDir
+from us_anomaly.training.artifacts import load_teacher
 
 FOLDER = Path(us_anomaly.__file__).parent / "teachers"
 TEACHERS = sorted(FOLDER.glob("p*.safetensors"))

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from us_anomaly.commands import calibrate, infer
-from us_anomaly.detector import load
 from us_anomaly.errors import ArtifactError, DataError, StaleArtifactError
+from us_anomaly.loading import load
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.scoring.anomaly_map import Grid, RawMaps

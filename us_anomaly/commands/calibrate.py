@@ -13,8 +13,9 @@ from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.memory import available_memory_bytes
 from us_anomaly.data.sample import Sample
-from us_anomaly.detector import Detector, calibrated_precision, load_scale, precision_of, read_calibration
+from us_anomaly.detector import Detector
 from us_anomaly.errors import DataError
+from us_anomaly.loading import calibrated_precision, load_scale, precision_of, read_calibration
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
