@@ -1,7 +1,6 @@
 """`usad calibrate`: score statistics, thresholds and colours from the validation pictures."""
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +78,8 @@ def measure_positions(settings: Settings, patch_size: int, artifact: Path) -> No
         DataError: There are too few pictures, or they differ in size.
     """
     samples = read_split(RunDir(settings.run_dir), "train")
-    samples = samples[:: math.ceil(len(samples) / MAX_POSITION_PICTURES)] if samples else []
+    count = min(len(samples), MAX_POSITION_PICTURES)
+    samples = [samples[number * len(samples) // count] for number in range(count)]
     if len(samples) < MIN_POSITION_PICTURES:
         raise DataError(
             f"scoring.per_position=true needs at least {MIN_POSITION_PICTURES} training pictures, and there are {len(samples)}: "
