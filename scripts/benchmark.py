@@ -26,7 +26,6 @@ from benchmarks.measure import Plan, Row, matrix_rate, peak_mib
 from rich.console import Console
 from rich.table import Table
 
-from us_anomaly.loading import precision_of
 from us_anomaly.models.compute import available_cores
 from us_anomaly.settings import Precision
 from us_anomaly.version import __version__
@@ -138,7 +137,7 @@ def described_machine(plan: Plan) -> dict[str, Any]:
         "processor": torch.cuda.get_device_name() if gpu else _processor(),
         "threads": plan.threads,
         "clock": "processor time" if plan.threads == 1 and not gpu else "wall time",
-        "precision": precision_of(compute),
+        "precision": compute.precision,
         "float32_tflop_per_second": matrix_rate(torch.float32, plan=plan, compute=compute),
         "bfloat16_tflop_per_second": matrix_rate(torch.bfloat16, plan=plan, compute=compute),
         "versions": {"us_anomaly": __version__, "torch": torch.__version__, "python": platform.python_version()},

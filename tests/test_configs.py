@@ -198,3 +198,9 @@ def test_the_demo_needs_no_download(compose):
     settings = compose("run", "data=demo")
     assert settings.backbone.name == "efficientnet_lite0"
     assert "train" not in settings.teacher.image_sources()
+
+
+def test_the_fast_experiment_is_the_accurate_one_at_one_scale(compose):
+    accurate, fast = (compose("run", "data.root=x", f"experiment={name}") for name in ("accurate", "fast"))
+    assert fast.scales == [66]
+    assert dataclasses.replace(fast, scales=accurate.scales, run_dir=accurate.run_dir) == accurate

@@ -22,7 +22,7 @@ from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring import anomaly_map
-from us_anomaly.scoring.anomaly_map import MapStatistics
+from us_anomaly.scoring.anomaly_map import Grid, MapStatistics, RawMaps
 from us_anomaly.scoring.map_files import read_map
 from us_anomaly.settings import Normalization, TransformSettings
 from us_anomaly.training.normalization import TeacherStatistics
@@ -125,9 +125,7 @@ def test_a_file_that_is_no_picture_is_named(detector, tmp_path):
 # --- a detector put together by hand -----------------------------------------------------------------------------
 
 
-def made_by_hand(
-    *patch_sizes, normalization=Normalization.none, transforms=FLOATS, calibrated=True, stride_px=1, border_px=0
-):
+def made_by_hand(*patch_sizes, normalization=Normalization.none, transforms=FLOATS, calibrated=True, **of_scores):
     torch.manual_seed(0)
     statistics = MapStatistics(mean=6.0, std=2.0, quantile_90=8.0, quantile_995=12.0)
     by_size = {size: {"error": statistics, "uncertainty": statistics} for size in patch_sizes}
@@ -142,7 +140,7 @@ def made_by_hand(
     return Detector(
         scales,
         pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
-        scoring=plain_scores.scoring(normalization=normalization, stride_px=stride_px, border_px=border_px),
+        scoring=plain_scores.scoring(normalization=normalization, **of_scores),
         calibration=plain_scores.calibration(statistics=by_size) if calibrated else None,
         compute=Compute(torch.device("cpu"), torch.float32),
     )
@@ -199,19 +197,42 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size if self.uses[pointer] == 0 else 0
 
 
-@pytest.mark.parametrize(("stride_px", "border_px"), [(1, 0), (4, 0), (1, 16), (4, 16)])
-def test_memory_grows_by_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px, border_px):
-    """3 of the picture and 8 to 12 of maps; neither the network's input nor descriptors take any."""
-    monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 32 * 32)
-    monkeypatch.setattr(anomaly_map, "PIXELS_AT_ONCE", 1000)
-    detector = made_by_hand(33, stride_px=stride_px, border_px=border_px)
+def growth_of_memory(detector, sides, work):
+    """Bytes per pixel of the picture by which the memory of `work` grows from one side to the other."""
     most = []
-    for side in (200, 400):
-        pixels = picture_of(side, side)
+    for side in sides:
+        prepared = detector.pipeline.prefix(picture_of(side, side))
         with LiveBytes() as counted:
-            detector.predict_pixels(pixels)
+            work(prepared)
         most.append(counted.most)
-    assert 3 + 8 <= (most[1] - most[0]) / (400**2 - 200**2) < 16
+    return (most[1] - most[0]) / (sides[1] ** 2 - sides[0] ** 2)
+
+
+@pytest.mark.parametrize(("stride_px", "border_px"), [(1, 0), (4, 0), (1, 16), (4, 16)])
+def test_raw_maps_take_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px, border_px):
+    """Both maps on the grid and no more: neither the network's input nor descriptors of the whole are ever there."""
+    monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 32 * 32)
+    detector = made_by_hand(33, stride_px=stride_px, border_px=border_px)
+    assert (
+        growth_of_memory(detector, (200, 400), detector.raw_maps) < 8 / stride_px**2 + 3
+    )  # 3: indices, tests of finiteness
+
+
+@pytest.mark.parametrize(("stride_px", "bytes_per_pixel"), [(1, 20), (4, 8)])
+def test_scores_take_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px, bytes_per_pixel):
+    """Two maps at once; at stride 1 also the raw maps and a map that is being added up."""
+    monkeypatch.setattr(anomaly_map, "PIXELS_AT_ONCE", 1000)
+    detector = made_by_hand(33, stride_px=stride_px, normalization=Normalization.zscore, smoothing_sigma_px=2.0)
+
+    def raw_maps(self, prepared):
+        grid = Grid(*prepared.shape[1:], stride_px)
+        return {33: RawMaps(*(torch.rand(*map(len, grid.axes)) for _ in range(2)), grid)}
+
+    monkeypatch.setattr(Detector, "raw_maps", raw_maps)
+    grown = growth_of_memory(
+        detector, (400, 800), lambda prepared: detector.predict_prepared(prepared, height=1, width=1)
+    )
+    assert bytes_per_pixel * 0.9 < grown < bytes_per_pixel + 4
 
 
 def test_the_score_is_taken_before_the_map_is_resized_to_the_picture():

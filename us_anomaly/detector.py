@@ -20,10 +20,8 @@ from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
 from us_anomaly.scoring.calibration import Calibration
-from us_anomaly.scoring.position_statistics import ScalePositions
-from us_anomaly.settings import (
-    ScoringSettings,
-)
+from us_anomaly.scoring.position_statistics import ScalePositionStatistics
+from us_anomaly.settings import ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
 DEFAULT_MAX_IMAGE_PIXELS = 1_000_000_000
@@ -53,7 +51,7 @@ class ScaleModel:
     teacher: PatchNetwork
     statistics: TeacherStatistics
     ensemble: StudentEnsemble
-    positions: ScalePositions | None = None
+    positions: ScalePositionStatistics | None = None
     """What is normal at each position; with `scoring.per_position` only."""
 
 
@@ -95,8 +93,12 @@ class Detector:
 
         Raises:
             ArtifactError: A value is not a finite number: the weights are damaged, or training diverged.
-            DataError: The picture has another size than those that `scoring.per_position` knows about.
+            DataError: It is no picture of bytes, or has another size than those that `scoring.per_position` knows about.
         """
+        if prepared.dtype is not torch.uint8:
+            raise DataError(
+                f"raw maps are made of what `pipeline.prefix` gives, uint8 (3, h, w), not of {prepared.dtype}"
+            )
         image, finish = self.pipeline.by_parts(prepared)
         return {size: self._raw_maps(size, model, image, finish) for size, model in self.scales.items()}
 
@@ -118,14 +120,15 @@ class Detector:
                 f"the detector of patch size {patch_size} gives values that are not finite numbers: train it again, with a "
                 "lower learning rate or runtime.precision=float32"
             )
-        if model.positions is None or not self.scoring.per_position:
+        if not self.scoring.per_position:
             return raw
+        assert model.positions is not None
         if raw.error.shape != model.positions.shape:
             known = "x".join(str(length * self.scoring.stride_px) for length in model.positions.shape)
             raise DataError(
-                f"a picture has {raw.grid.height}x{raw.grid.width} pixels for the networks, and scoring.per_position=true was "
-                f"measured on pictures of about {known}: give augmentation.evaluation a Resize to one height and width, or "
-                "calibrate again with scoring.per_position=false"
+                f"the picture has {raw.grid.height}x{raw.grid.width} pixels for the networks, and scoring.per_position=true "
+                f"was measured on pictures of about {known}: calibrate again with scoring.per_position=false, or train "
+                "anew with a Resize to one height and width in augmentation.evaluation"
             )
         return model.positions.relate(raw)
 
@@ -139,7 +142,8 @@ class Detector:
 
         Raises:
             BadImageError: A file cannot be decoded.
-            DataError: An array is no RGB picture of bytes.
+            DataError: An array is no RGB picture of bytes, or a picture has another size than `scoring.per_position` knows.
+            ArtifactError: The networks give values that are not finite numbers.
             MissingArtifactError: The detector was not calibrated.
         """
         single = isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim < 4)
@@ -157,7 +161,7 @@ class Detector:
         """Return the prediction for one RGB picture (H, W, 3) of bytes.
 
         Raises:
-            DataError: It is something else.
+            DataError: It is something else, or has another size than `scoring.per_position` knows.
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
             raise DataError(

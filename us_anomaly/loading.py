@@ -6,13 +6,13 @@ from typing import Any
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.detector import Detector, ScaleModel
 from us_anomaly.errors import ArtifactError, MissingArtifactError
-from us_anomaly.models.compute import Compute, choose_compute
+from us_anomaly.models.compute import choose_compute
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.run_dir.provenance import require_consistent
 from us_anomaly.scoring.calibration import Calibration
-from us_anomaly.scoring.position_statistics import load_positions
+from us_anomaly.scoring.position_statistics import load_position_statistics
 from us_anomaly.settings import (
     ImageScore,
     Normalization,
@@ -36,7 +36,9 @@ def load_scale(run_dir: RunDir, patch_size: int, *, per_position: bool) -> Scale
         statistics=load_statistics(_existing(run_dir.teacher_statistics(patch_size), "normalize")),
         ensemble=load_students(_existing(run_dir.students(patch_size), "train-students")),
         positions=(
-            load_positions(_existing(run_dir.position_statistics(patch_size), "calibrate")) if per_position else None
+            load_position_statistics(_existing(run_dir.position_statistics(patch_size), "calibrate"))
+            if per_position
+            else None
         ),
     )
     dims = {model.teacher.descriptor_dim, len(model.statistics.mean), model.ensemble.networks[0].descriptor_dim}
@@ -92,7 +94,7 @@ def load(
         log_level="warning",
     )
     compute = choose_compute(runtime)
-    say_if_calibrated_otherwise(directory.root, calibrated=calibrated_precision(content), now=precision_of(compute))
+    say_if_calibrated_otherwise(directory.root, calibrated=calibrated_precision(content), now=compute.precision)
     return Detector(
         {size: load_scale(directory, size, per_position=scoring.per_position) for size in calibration.statistics},
         pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
@@ -133,8 +135,3 @@ def calibrated_precision(content: dict[str, Any]) -> str | None:
             f"calibration.json does not follow its schema (precision {precision!r}); delete it and run `usad calibrate`"
         )
     return precision
-
-
-def precision_of(compute: Compute) -> str:
-    """Return the number format of the arithmetic as settings call it, for example `float32`."""
-    return str(compute.dtype).removeprefix("torch.")

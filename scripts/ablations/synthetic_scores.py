@@ -3,7 +3,8 @@
 `choose_figures` takes the detector as it is. `score_table` computes the raw maps once and scores them under other settings of
 `scoring`: AXES lists what is tried, so a new setting is a line there. Limits: the normals are those that calibrated the
 detector (and stopped its students, if `students.validate_every_steps` is set), so the figures compare recipes and
-promise nothing about real defects.
+promise nothing about real defects. Position statistics belong to one border, so others are tried with all positions alike
+(`--cross`) only.
 """
 
 import dataclasses

@@ -224,3 +224,13 @@ def test_a_checkpoint_that_is_missing_is_not_mistaken_for_damage(tmp_path):
 def test_json_on_disk_is_plain_json(tmp_path):
     write_json(tmp_path / "x.json", {"a": "ö"})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": "ö"}
+
+
+def test_a_checkpoint_that_was_cut_off_anywhere_is_damaged(tmp_path):
+    path = tmp_path / "x.pt"
+    write_tensors(path, {"format_version": 1, "error": {"mean": torch.zeros(12, 12), "std": torch.ones(12, 12)}})
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 61):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ArtifactError, match="it is damaged"):
+            read_tensors(path)

@@ -62,4 +62,5 @@ def test_every_artifact_has_a_name_of_its_own(tmp_path):
     single = [path for path in paths if isinstance(path, Path)]
     for size in (17, 33, 65):
         single += [run_dir.teacher(size), run_dir.students(size), run_dir.teacher_statistics(size)]
+        single += [run_dir.position_statistics(size)]
     assert len(set(single)) == len(single)

@@ -287,7 +287,7 @@ def test_scales_are_averaged_after_each_map_is_standardised():
     np.testing.assert_allclose(doubt, doubts, rtol=1e-4, atol=1e-5)
 
 
-def test_scales_on_a_grid_are_added_up_before_pixels_are_interpolated():
+def test_scales_added_up_on_a_grid_give_the_values_of_full_maps():
     grid = Grid(22, 27, 4)
     maps = {size: RawMaps(torch.rand(5, 7) * size, torch.rand(5, 7), grid) for size in (33, 65)}
     known = {"error": STATISTICS, "uncertainty": MapStatistics(mean=0.5, std=0.2, quantile_90=0.4, quantile_995=0.9)}

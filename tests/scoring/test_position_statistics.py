@@ -4,19 +4,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plain_scores import scoring
 
-from us_anomaly.commands import calibrate, infer
-from us_anomaly.errors import ArtifactError, DataError, StaleArtifactError
+from us_anomaly.commands import calibrate, distill_teacher, infer, normalize, train_students
+from us_anomaly.data import augmentation
+from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError, StaleArtifactError
 from us_anomaly.loading import load
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
-from us_anomaly.scoring.anomaly_map import Grid, RawMaps
+from us_anomaly.scoring.anomaly_map import Grid, RawMaps, combine, image_score
 from us_anomaly.scoring.position_statistics import (
+    MAX_STRETCH,
     PRIOR_PICTURES,
     PositionGatherer,
-    load_positions,
-    save_positions,
+    load_position_statistics,
+    save_position_statistics,
 )
+from us_anomaly.settings import ImageScore
 
 GRID = Grid(12, 16, 2)
 
@@ -46,7 +50,7 @@ def test_a_map_is_related_to_mean_and_deviation_of_the_logarithm_at_each_positio
         mean, variance = logs.mean(axis=0), logs.var(axis=0)
         share = 7 / (7 + PRIOR_PICTURES)
         mean = share * mean + (1 - share) * mean.mean()
-        std = np.sqrt(share * variance + (1 - share) * variance.mean())
+        std = np.sqrt(np.maximum(share * variance + (1 - share) * variance.mean(), variance.mean() / MAX_STRETCH**2))
         new = torch.rand(6, 8) * 5
         related = getattr(positions, kind).relate(new)
         expected = np.exp(np.sqrt(variance.mean()) * (np.log(new.double().numpy()) - mean) / std)
@@ -84,14 +88,36 @@ def test_pictures_that_are_all_the_same_leave_the_ratio():
 def test_the_uncertainty_of_one_student_and_absurd_values_stay_finite(value):
     positions = gathered([raw(torch.rand(6, 8) + 1, torch.zeros(6, 8)) for _ in range(5)])
     related = positions.relate(raw(torch.full((6, 8), value), torch.zeros(6, 8)))
-    assert torch.isfinite(related.error).all()
     assert torch.equal(related.uncertainty, torch.ones(6, 8))
+    settings = scoring(image_score=ImageScore.top_mean, image_score_fraction=1.0)
+    anomaly_map, _ = combine({33: related}, statistics={}, settings=settings)
+    assert torch.isfinite(anomaly_map).all()
+    assert np.isfinite(image_score(anomaly_map, settings=settings))
+
+
+def test_a_speck_of_dust_on_a_quiet_background_does_not_hide_a_defect():
+    generator = torch.Generator().manual_seed(5)
+    spread = torch.cat([torch.full((6, 4), 0.02), torch.full((6, 4), 0.6)], dim=1)
+
+    def normal():
+        return raw((spread * torch.randn(6, 8, generator=generator)).exp())
+
+    positions = gathered([normal() for _ in range(300)])
+    validation = [normal() for _ in range(50)]
+    validation[7].error[2, 1] = 20  # dust, where normal pictures hardly differ
+    related = [positions.error.relate(one.error) for one in validation]
+    everything = torch.stack(related)
+    defect = normal()
+    defect.error[3, 6] *= 50
+    score = float(positions.error.relate(defect.error).max())
+    assert sum(float(one.max()) >= score for one in related) <= 1
+    assert (score - float(everything.mean())) / float(everything.std()) > 10
 
 
 def test_what_was_written_is_read(tmp_path):
     positions = gathered(normal_maps(5, torch.ones(6, 8)))
-    save_positions(tmp_path / "position_statistics.pt", positions, num_images=5)
-    again = load_positions(tmp_path / "position_statistics.pt")
+    save_position_statistics(tmp_path / "position_statistics.pt", positions, num_images=5, precision="float32")
+    again = load_position_statistics(tmp_path / "position_statistics.pt")
     assert again.shape == (6, 8)
     for kind in ("error", "uncertainty"):
         assert torch.equal(getattr(again, kind).mean, getattr(positions, kind).mean)
@@ -122,7 +148,7 @@ def test_a_file_of_something_else_is_refused_with_the_reason(tmp_path, state, re
     path = tmp_path / "position_statistics.pt"
     write_tensors(path, state)
     with pytest.raises(ArtifactError, match=reason):
-        load_positions(path)
+        load_position_statistics(path)
 
 
 # --- the command and the detector --------------------------------------------------------------------------------
@@ -139,7 +165,7 @@ def calibrated(compose, tiny, trained_copy):
 
 def test_calibrate_measures_positions_and_the_detector_relates_maps_to_them(calibrated, trained, parts):
     path = RunDir(calibrated).position_statistics(33)
-    positions = load_positions(path)
+    positions = load_position_statistics(path)
     assert positions.shape == (12, 12)
     runtime = {"device": "cpu", "precision": "float32", "num_threads": 1}
     plain, related = load(trained, **runtime), load(calibrated, **runtime)
@@ -159,10 +185,67 @@ def test_they_are_measured_once_for_all_rules_of_the_threshold(compose, tiny, ca
     assert path.stat().st_mtime_ns != before
 
 
+@pytest.mark.parametrize(
+    ("changes", "precision"),
+    [
+        (["students.steps=7", "overwrite=true"], "float32"),
+        (["scoring.stride_px=2"], "float32"),
+        ([], "bfloat16"),
+    ],
+)
+def test_positions_are_measured_anew_when_something_they_rest_on_has_changed(
+    compose, tiny, calibrated, changes, precision
+):
+    path = RunDir(calibrated).position_statistics(33)
+    before = load_position_statistics(path).error.mean
+    overrides = tiny(calibrated, PER_POSITION, f"runtime.precision={precision}", *changes)
+    train_students.run(compose("train-students", *overrides))
+    calibrate.run(compose("calibrate", *overrides))
+    after = load_position_statistics(path).error.mean
+    assert after.shape != before.shape or not torch.equal(after, before)
+
+
+def test_positions_can_be_switched_off_and_on_again(compose, tiny, calibrated, trained):
+    path = RunDir(calibrated).position_statistics(33)
+    with_positions, made = RunDir(calibrated).calibration.read_bytes(), path.stat().st_mtime_ns
+    calibrate.run(compose("calibrate", *tiny(calibrated)))
+    assert RunDir(calibrated).calibration.read_bytes() == RunDir(trained).calibration.read_bytes()
+    load(calibrated)
+    calibrate.run(compose("calibrate", *tiny(calibrated, PER_POSITION)))
+    assert RunDir(calibrated).calibration.read_bytes() == with_positions
+    assert path.stat().st_mtime_ns == made
+
+
+def test_pictures_are_decoded_once_for_all_patch_sizes(compose, tiny, trained_copy, monkeypatch):
+    seen = []
+    genuine = calibrate.cached_images
+    monkeypatch.setattr(
+        calibrate, "cached_images", lambda *given, **named: (seen.append(named), genuine(*given, **named))[1]
+    )
+    overrides = tiny(trained_copy, PER_POSITION, "scales=[17,33]", "scoring.normalization=zscore")
+    for stage in (distill_teacher, normalize, train_students, calibrate):
+        stage.run(compose("run", *overrides))
+    assert [named["description"] for named in seen] == ["decoding", "decoding validation"]
+    assert load_position_statistics(RunDir(trained_copy).position_statistics(17)).shape == (12, 12)
+
+
+def test_a_damaged_file_is_refused_by_the_detector_and_made_again_by_calibrate(compose, tiny, calibrated):
+    path = RunDir(calibrated).position_statistics(33)
+    genuine = path.read_bytes()
+    path.write_bytes(genuine[:-100])
+    with pytest.raises(StaleArtifactError, match=r"position_statistics\.pt is not the file it was made from"):
+        load(calibrated)
+    calibrate.run(compose("calibrate", *tiny(calibrated, PER_POSITION)))
+    assert path.read_bytes() == genuine
+    path.unlink()
+    with pytest.raises(MissingArtifactError, match=r"position_statistics\.pt does not exist: run `usad calibrate`"):
+        load(calibrated)
+
+
 def test_positions_of_something_else_are_noticed(calibrated, compose, tiny):
     path = RunDir(calibrated).position_statistics(33)
-    positions = load_positions(path)
-    save_positions(path, positions, num_images=99)
+    positions = load_position_statistics(path)
+    save_position_statistics(path, positions, num_images=99, precision="float32")
     with pytest.raises(StaleArtifactError, match=r"position_statistics\.pt is not the file it was made from"):
         load(calibrated)
     with pytest.raises(StaleArtifactError, match=r"position_statistics\.pt was made from something else"):
@@ -172,20 +255,31 @@ def test_positions_of_something_else_are_noticed(calibrated, compose, tiny):
 def test_a_picture_of_another_size_is_refused_with_the_ways_out(calibrated):
     detector = load(calibrated, device="cpu", precision="float32", num_threads=1)
     with pytest.raises(
-        DataError, match=r"40x48 pixels for the networks.*measured on pictures of about 48x48: give .*Resize"
+        DataError, match=r"40x48 pixels for the networks.*measured on .* about 48x48: calibrate again with"
     ):
         detector.raw_maps(torch.zeros(3, 40, 48, dtype=torch.uint8))
+    with pytest.raises(DataError, match=r"uint8 \(3, h, w\), not of torch\.float32"):
+        detector.raw_maps(torch.zeros(3, 48, 48))
+
+
+def test_the_picture_of_another_size_is_named(calibrated, compose, tiny, tmp_path, monkeypatch):
+    Image.new("RGB", (30, 50)).save(tmp_path / "odd.png")
+    genuine = augmentation.Pipeline.prefix
+    monkeypatch.setattr(augmentation.Pipeline, "prefix", lambda self, image: genuine(self, image)[:, 8:])
+    with pytest.raises(DataError, match=r"odd\.png: the picture has 40x48 pixels for the networks"):
+        infer.run(compose("infer", *tiny(calibrated, PER_POSITION, f"inference.input={tmp_path / 'odd.png'}")))
 
 
 def test_training_pictures_of_several_sizes_are_refused_by_name(compose, tiny, trained_copy, monkeypatch):
     genuine = calibrate.cached_images
 
     def of_two_sizes(settings, samples, pipeline, *, description):
-        pictures = list(genuine(settings, samples, pipeline, description=description))
+        cache = genuine(settings, samples, pipeline, description=description)
+        pictures = [cache[index] for index in range(len(cache))]
         return [*pictures[:-1], pictures[-1][:, 1:]]
 
     monkeypatch.setattr(calibrate, "cached_images", of_two_sizes)
-    with pytest.raises(DataError, match=r"good/.*png has 48x48 pixels and images/good/.*png 47x48: give augmentation"):
+    with pytest.raises(DataError, match=r"good/.*png has 48x48 pixels and images/good/.*png 47x48: set it to false"):
         calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION)))
     assert not RunDir(trained_copy).position_statistics(33).exists()
 

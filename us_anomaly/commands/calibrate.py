@@ -1,5 +1,6 @@
 """`usad calibrate`: score statistics, thresholds and colours from the validation pictures."""
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +14,8 @@ from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.memory import available_memory_bytes
 from us_anomaly.data.sample import Sample
 from us_anomaly.detector import Detector
-from us_anomaly.errors import DataError
-from us_anomaly.loading import calibrated_precision, load_scale, precision_of, read_calibration
+from us_anomaly.errors import ArtifactError, DataError
+from us_anomaly.loading import calibrated_precision, load_scale, read_calibration
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
@@ -23,7 +24,7 @@ from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, calibrate
-from us_anomaly.scoring.position_statistics import PositionGatherer, save_positions
+from us_anomaly.scoring.position_statistics import PositionGatherer, measured_precision, save_position_statistics
 from us_anomaly.settings import ScoringSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def run(settings: Settings) -> None:
             "calibration": calibration.to_json(),
             "scoring": plain(settings.scoring),
             "transforms": plain(settings.augmentation.evaluation),
-            "precision": precision_of(choose_compute(settings.runtime)),
+            "precision": choose_compute(settings.runtime).precision,
         }
         write_json(run_dir.calibration, content)
 
@@ -58,52 +59,74 @@ def run(settings: Settings) -> None:
 
 
 def _make_position_statistics(settings: Settings) -> None:
-    """Measure what is normal at each position, for every patch size."""
+    """Measure what is normal at each position, for every patch size, on training pictures.
+
+    Validation shows the same pattern on fewer pictures, and thresholds are measured on it: it must be new to the detector.
+    """
     run_dir = RunDir(settings.run_dir)
+    pictures = functools.cache(lambda: _pictures_for_positions(settings))
+    precision = choose_compute(settings.runtime).precision
     for patch_size in settings.scales:
         artifact = run_dir.position_statistics(patch_size)
 
         def build(patch_size: int = patch_size, artifact: Path = artifact) -> None:
-            measure_positions(settings, patch_size, artifact)
+            _measure_positions(settings, patch_size, artifact, pictures())
 
-        make(artifact, Recipes(settings).positions(patch_size), build, settings=settings, is_precious=False)
+        make(
+            artifact,
+            Recipes(settings).position_statistics(patch_size),
+            build,
+            settings=settings,
+            is_precious=False,
+            anew=not _is_measured_in(precision, artifact),
+        )
 
 
-def measure_positions(settings: Settings, patch_size: int, artifact: Path) -> None:
-    """Measure the position statistics of one patch size on training pictures and write them to `artifact`.
+def _is_measured_in(precision: str, artifact: Path) -> bool:
+    """Return whether position statistics can be read and were measured in a number format: rounding must not differ in part."""
+    try:
+        return measured_precision(artifact) == precision
+    except ArtifactError:
+        return False
 
-    Validation would give the same pattern of fewer pictures, and thresholds are measured on it: they must be new to the detector.
+
+def _pictures_for_positions(settings: Settings) -> ImageCache:
+    """Return training pictures, evenly drawn, ready for the networks.
 
     Raises:
-        DataError: There are too few pictures, or they differ in size.
+        DataError: There are too few, or they differ in size.
     """
     samples = read_split(RunDir(settings.run_dir), "train")
     count = min(len(samples), MAX_POSITION_PICTURES)
-    samples = [samples[number * len(samples) // count] for number in range(count)]
-    if len(samples) < MIN_POSITION_PICTURES:
+    if count < MIN_POSITION_PICTURES:
         raise DataError(
-            f"scoring.per_position=true needs at least {MIN_POSITION_PICTURES} training pictures, and there are {len(samples)}: "
+            f"scoring.per_position=true needs at least {MIN_POSITION_PICTURES} training pictures, and there are {count}: "
             "set it to false, or give other split.ratios"
         )
+    samples = [samples[number * len(samples) // count] for number in range(count)]
+    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    cache = cached_images(settings, samples, pipeline, description="decoding")
+    sizes = ["x".join(map(str, cache[index].shape[1:])) for index in range(len(cache))]
+    for sample, size in zip(samples, sizes, strict=True):
+        if size != sizes[0]:
+            raise DataError(
+                f"scoring.per_position=true needs pictures of one size, and for the networks {samples[0].filename} has "
+                f"{sizes[0]} pixels and {sample.filename} {size}: set it to false, or give augmentation.evaluation a Resize "
+                "to one height and width"
+            )
+    return cache
+
+
+def _measure_positions(settings: Settings, patch_size: int, artifact: Path, cache: ImageCache) -> None:
+    """Measure the position statistics of one patch size and write them to `artifact`."""
     detector = detector_of(settings, [patch_size], scoring=replace(settings.scoring, per_position=False))
-    cache = cached_images(settings, samples, detector.pipeline, description="decoding")
     gatherer = PositionGatherer()
     with progress(f"scoring training (p={patch_size})", len(cache), enabled=settings.runtime.progress) as on_step:
         for index in range(len(cache)):
-            _require_same_size(cache, samples, index)
             gatherer.add(detector.raw_maps(cache[index])[patch_size])
             on_step(index + 1, {})
-    save_positions(artifact, gatherer.statistics(), num_images=len(cache))
-
-
-def _require_same_size(cache: ImageCache, samples: list[Sample], index: int) -> None:
-    sizes = ["x".join(map(str, cache[i].shape[1:])) for i in (0, index)]
-    if sizes[0] != sizes[1]:
-        raise DataError(
-            f"scoring.per_position=true needs pictures of one size, and for the networks {samples[0].filename} has {sizes[0]} "
-            f"pixels and {samples[index].filename} {sizes[1]}: give augmentation.evaluation a Resize to one height and width, or "
-            "set scoring.per_position=false"
-        )
+    precision = detector.compute.precision
+    save_position_statistics(artifact, gatherer.statistics(), num_images=len(cache), precision=precision)
 
 
 def build_detector(settings: Settings, calibration: Calibration | None) -> Detector:
@@ -112,7 +135,7 @@ def build_detector(settings: Settings, calibration: Calibration | None) -> Detec
     if calibration is not None:
         run_dir = RunDir(settings.run_dir)
         calibrated = calibrated_precision(read_json(run_dir.calibration))
-        say_if_calibrated_otherwise(run_dir.root, calibrated=calibrated, now=precision_of(detector.compute))
+        say_if_calibrated_otherwise(run_dir.root, calibrated=calibrated, now=detector.compute.precision)
     return detector
 
 
@@ -167,6 +190,7 @@ class _RawMapsOf:
 
     def __init__(self, settings: Settings, detector: Detector, samples: list[Sample]) -> None:
         self._detector = detector
+        self._samples = samples
         self._cache: ImageCache = cached_images(settings, samples, detector.pipeline, description="decoding validation")
         self._kept: dict[int, dict[int, RawMaps]] = {}
         with progress("scoring validation", len(samples), enabled=settings.runtime.progress) as on_step:
@@ -183,7 +207,10 @@ class _RawMapsOf:
         return lambda: self._kept[index] if self._keeps else self._compute(index)
 
     def _compute(self, index: int) -> dict[int, RawMaps]:
-        return self._detector.raw_maps(self._cache[index])
+        try:
+            return self._detector.raw_maps(self._cache[index])
+        except DataError as error:
+            raise DataError(f"{self._samples[index].filename}: {error}") from error
 
 
 def _summarize(calibration: Calibration, run_dir: RunDir, positions: list[Path]) -> None:

@@ -207,7 +207,7 @@ class Recipes:
         )
 
     @functools.cache  # noqa: B019
-    def positions(self, patch_size: int) -> Recipe:
+    def position_statistics(self, patch_size: int) -> Recipe:
         """Return what decides the position statistics of one patch size."""
         return Recipe(
             command="calibrate",
@@ -227,9 +227,10 @@ class Recipes:
         """What decides `calibration.json`."""
         inputs: dict[str, str] = {}
         for patch_size in self.settings.scales:
-            inputs |= self.positions(patch_size).inputs
+            positions = self.position_statistics(patch_size)
+            inputs |= positions.inputs  # the networks, which make the maps with positions or without
             if self.settings.scoring.per_position:
-                inputs |= self._checked(self.run_dir.position_statistics(patch_size), self.positions(patch_size))
+                inputs |= self._checked(self.run_dir.position_statistics(patch_size), positions)
         return Recipe(
             command="calibrate",
             settings={

@@ -18,9 +18,9 @@ from us_anomaly.commands.calibrate import build_detector, load_calibration
 from us_anomaly.data.images import read_image, read_mask
 from us_anomaly.data.read_ahead import read_ahead
 from us_anomaly.detector import Detector, Prediction
-from us_anomaly.errors import BadImageError
+from us_anomaly.errors import BadImageError, DataError
 from us_anomaly.reporting.heatmaps import colorize, write_heatmap
-from us_anomaly.reporting.panel import panel, write_panel
+from us_anomaly.reporting.panel import panel, reduction, write_panel
 from us_anomaly.reporting.predictions_table import predictions_csv
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
@@ -103,7 +103,10 @@ def _score_into(
 
         for picture, pixels, prepared in _inputs(settings, detector, pictures):
             height, width = pixels.shape[:2]
-            prediction = detector.predict_prepared(prepared, height=height, width=width)
+            try:
+                prediction = detector.predict_prepared(prepared, height=height, width=width)
+            except DataError as error:
+                raise DataError(f"{picture.path}: {error}") from error
             del prepared
             most = 0 if height * width > LARGE_PIXELS else MAX_WAITING_WRITES
             regions = strongest_regions(prediction.anomaly_map, threshold)
@@ -190,10 +193,13 @@ def _write_panel(
 ) -> None:
     mask = None if mask_path is None else read_mask(mask_path, max_pixels=detector.max_image_pixels)
     calibration = detector.require_calibration()
+    factor = reduction(*pixels.shape[:2])
     picture = panel(
         pixels,
-        heatmap=colorize(prediction.anomaly_map, color_range=calibration.color_range),
-        uncertainty=colorize(prediction.uncertainty_map, color_range=calibration.uncertainty_color_range),
+        heatmap=colorize(prediction.anomaly_map, color_range=calibration.color_range, reduction=factor),
+        uncertainty=colorize(
+            prediction.uncertainty_map, color_range=calibration.uncertainty_color_range, reduction=factor
+        ),
         mask=mask if mask is not None and mask.shape == pixels.shape[:2] else None,
         regions=regions[:NUM_EXPLAINED_REGIONS],
     )

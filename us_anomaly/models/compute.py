@@ -29,6 +29,11 @@ class Compute:
     compile: bool = False
     """Whether functions of networks are compiled by torch.compile."""
 
+    @property
+    def precision(self) -> str:
+        """Number format as settings call it, for example `float32`."""
+        return str(self.dtype).removeprefix("torch.")
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which networks with float32 weights compute in `dtype`."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)

@@ -6,7 +6,6 @@ Shapes: H W pixels.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,17 +35,21 @@ def panel(
 
     Args:
         image: (H, W, 3) RGB.
-        heatmap: (H, W, 4) RGBA, laid over the image; None leaves that part out.
+        heatmap: (H, W, 4) RGBA, laid over the image, or the same reduced by `reduction`; None leaves that part out.
         uncertainty: The same for the predictive uncertainty.
         mask: (H, W), if the truth is known.
         regions: Boxes to draw on the heatmap, numbered from 1.
     """
-    factor = max(1, max(image.shape[:2]) // (2 * MAX_SIDE_PX))
+    factor = reduction(*image.shape[:2])
     if factor > 1:  # before anything is mixed in floating point, which takes many times the memory of the picture
-        image, heatmap, uncertainty = (_shrunk(part, factor) for part in (image, heatmap, uncertainty))
+        shape = image.shape[:2]
+        heatmap, uncertainty = (
+            part if part is None or part.shape[:2] != shape else _shrunk(part, factor)
+            for part in (heatmap, uncertainty)
+        )
+        image = _shrunk(image, factor)
         mask = None if mask is None else _shrunk(mask.astype(np.uint8) * 255, factor) > 0
         regions = [_on_shrunk(region, factor) for region in regions]
-    assert image is not None
     parts = [("image", Image.fromarray(image))]
     if heatmap is not None:
         parts.append(("anomaly score", _with_boxes(overlay(image, heatmap), regions)))
@@ -64,9 +67,14 @@ def write_panel(path: Path, picture: Image.Image) -> None:
     write_atomically(path, lambda file: picture.save(file, format="PNG"), flush=False)
 
 
-def _shrunk(pixels: npt.NDArray[np.uint8] | None, factor: int) -> Any:
+def reduction(height: int, width: int) -> int:
+    """Return by how many pixels a side the parts of a large picture are averaged before they are put together."""
+    return max(1, max(height, width) // (2 * MAX_SIDE_PX))
+
+
+def _shrunk(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
     """Return the mean of every square of `factor` pixels."""
-    return None if pixels is None else np.asarray(Image.fromarray(pixels).reduce(factor))
+    return np.asarray(Image.fromarray(pixels).reduce(factor))
 
 
 def _on_shrunk(region: Region, factor: int) -> Region:

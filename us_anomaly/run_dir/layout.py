@@ -59,7 +59,7 @@ class RunDir:
         return self.scale(patch_size) / "students.pt"
 
     def position_statistics(self, patch_size: int) -> Path:
-        """What is normal at each position of a map; absent unless `scoring.per_position`."""
+        """What is normal at each position of a map; made and used with `scoring.per_position` only."""
         return self.scale(patch_size) / "position_statistics.pt"
 
     def training_state(self, artifact: Path) -> Path:

@@ -68,6 +68,10 @@ class Grid:
         return values.index_select(axis, low).lerp_(values.index_select(axis, high), weight)
 
 
+MAP_KINDS = ("error", "uncertainty")
+"""Names of both raw maps."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawMaps:
     """Regression error and predictive uncertainty of one picture at one scale, both (R, S) float32, on a grid."""

@@ -15,13 +15,12 @@ import torch
 
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir.provenance import check_format
-from us_anomaly.scoring.anomaly_map import MapStatistics, RawMaps, combine, image_score
+from us_anomaly.scoring.anomaly_map import MAP_KINDS, MapStatistics, RawMaps, combine, image_score
 from us_anomaly.scoring.thresholds import choose_threshold
 from us_anomaly.settings import CalibrationSettings, ScoringSettings
 from us_anomaly.training.normalization import RunningMoments
 
 FORMAT_VERSION = 1
-MAP_KINDS = ("error", "uncertainty")
 MAX_SAMPLED_PIXELS = 20_000_000
 """Quantiles of pixel scores are taken over at most this many pixels, evenly drawn from all pictures."""
 

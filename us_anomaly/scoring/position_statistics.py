@@ -3,8 +3,12 @@
 Where parts are photographed in one place, the edge of a part or of its frame scores high on every good picture. A map is
 therefore compared, position by position, with the maps of normal training pictures. Errors are positive and their
 distribution has a long tail, so that is done with logarithms: with mean m and deviation s of the logarithm at a position, and
-S the deviation at a typical one, a value x becomes exp(S (log x - m) / s). It is about 1 at every position of a normal
-picture. Where all positions are alike, as on textures, only the unit changes.
+S the deviation at a typical one, a value x becomes exp(S (log x - m) / s). Where all positions are alike, as on textures, only
+the unit changes.
+
+Of few pictures m and s are uncertain, so both are mixed with what holds for all positions; and s is never taken for less than
+S / 1.5, because a position where normal pictures hardly differ would blow up any speck of dust. The formula is ours:
+docs/accuracy.md tells what else was tried.
 
 Shapes: R S rows and columns of the grid of a raw map.
 """
@@ -16,17 +20,18 @@ from typing import Any
 from torch import Tensor
 
 from us_anomaly.run_dir.atomic import write_tensors
-from us_anomaly.scoring.anomaly_map import RawMaps
+from us_anomaly.scoring.anomaly_map import MAP_KINDS, RawMaps
 from us_anomaly.training.artifacts import FORMAT_VERSION, built_from, finite, read_state
 from us_anomaly.training.normalization import RunningMoments
 
-MAP_KINDS = ("error", "uncertainty")
 PRIOR_PICTURES = 10
 """Mean and deviation of a position are mixed with those of all positions as if so many more pictures showed the latter."""
 SMALLEST = 1e-12
 """What counts as zero in a map."""
-LARGEST_EXPONENT = 80.0
-"""Keeps results finite in float32."""
+MAX_STRETCH = 1.5
+"""Largest S / s."""
+LARGEST_EXPONENT = 30.0
+"""Keeps values and sums of them finite in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,12 @@ class PositionStatistics:
 
     def relate(self, values: Tensor) -> Tensor:
         """Return a raw map (R, S) in relation to what is normal at each position."""
-        deviation = (_logarithm(values) - self.mean) / self.std
+        deviation = _logarithm(values).sub_(self.mean).div_(self.std)
         return deviation.mul_(self.typical_std).clamp_(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp_()
 
 
 @dataclass(frozen=True, slots=True)
-class ScalePositions:
+class ScalePositionStatistics:
     """Position statistics of one patch size."""
 
     error: PositionStatistics
@@ -77,16 +82,16 @@ class PositionGatherer:
             moments.update(_logarithm(getattr(raw, kind)).reshape(1, -1))
         self._shape = raw.error.shape
 
-    def statistics(self) -> ScalePositions:
+    def statistics(self) -> ScalePositionStatistics:
         """Return the statistics of the pictures so far, at least two."""
-        return ScalePositions(**{kind: self._statistics(moments) for kind, moments in self._moments.items()})
+        return ScalePositionStatistics(**{kind: self._statistics(moments) for kind, moments in self._moments.items()})
 
     def _statistics(self, moments: RunningMoments) -> PositionStatistics:
         mean, variance = moments.mean, moments.std.square().clamp(min=SMALLEST)  # pictures may be all the same
         weight = moments.count / (moments.count + PRIOR_PICTURES)
         mean = mean.lerp(mean.mean(), 1 - weight)
         typical = variance.mean()
-        std = variance.lerp(typical, 1 - weight).sqrt()
+        std = variance.lerp(typical, 1 - weight).clamp(min=typical / MAX_STRETCH**2).sqrt()
         return PositionStatistics(
             mean=mean.float().reshape(self._shape),
             std=std.float().reshape(self._shape),
@@ -98,17 +103,35 @@ def _logarithm(values: Tensor) -> Tensor:
     return values.clamp(min=SMALLEST).log_()
 
 
-def save_positions(path: Path, positions: ScalePositions, *, num_images: int) -> None:
-    """Write the statistics of one patch size, whole or not at all."""
-    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "num_images": num_images}
+def save_position_statistics(
+    path: Path, positions: ScalePositionStatistics, *, num_images: int, precision: str
+) -> None:
+    """Write the statistics of one patch size, whole or not at all.
+
+    Args:
+        path: Where to.
+        positions: The statistics.
+        num_images: Number of pictures they were measured on.
+        precision: Number format they were measured in, for example `float32`.
+    """
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "num_images": num_images, "precision": precision}
     for kind in MAP_KINDS:
         known: PositionStatistics = getattr(positions, kind)
         content[kind] = {"mean": known.mean, "std": known.std, "typical_std": known.typical_std}
     write_tensors(path, content)
 
 
-def load_positions(path: Path) -> ScalePositions:
-    """Read what `save_positions` wrote.
+def measured_precision(path: Path) -> str | None:
+    """Return the number format that position statistics were measured in; None where there are none.
+
+    Raises:
+        ArtifactError: The file is damaged, or of another format version.
+    """
+    return str(read_state(path, "calibrate").get("precision")) if path.exists() else None
+
+
+def load_position_statistics(path: Path) -> ScalePositionStatistics:
+    """Read what `save_position_statistics` wrote.
 
     Raises:
         ArtifactError: The file is damaged, of another format version, or holds something else.
@@ -124,8 +147,8 @@ def load_positions(path: Path) -> ScalePositions:
             raise ValueError("typical_std must be a number above 0")
         return PositionStatistics(mean, std, typical_std)
 
-    def build() -> ScalePositions:
-        positions = ScalePositions(**{kind: statistics(state[kind]) for kind in MAP_KINDS})
+    def build() -> ScalePositionStatistics:
+        positions = ScalePositionStatistics(**{kind: statistics(state[kind]) for kind in MAP_KINDS})
         if positions.error.mean.shape != positions.uncertainty.mean.shape:
             raise ValueError("both maps must have one shape")
         return positions

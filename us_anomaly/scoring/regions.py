@@ -3,18 +3,22 @@
 Legend: `H W` pixels of the image as it lies on disk. Positions are pixel indices, (0, 0) at the upper left.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from us_anomaly.scoring.map_files import FloatMap
-from us_anomaly.scoring.ranking import BoolArray
 from us_anomaly.scoring.region_overlap import connected_components
 
 CATEGORY_ID = 1
+PIXELS_AT_ONCE = 2**20
+"""Pixels of a map that are measured at once."""
+
+IntArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,36 +63,73 @@ def strongest_regions(anomaly_map: FloatMap, threshold: float, limit: int | None
     labels, num_regions = connected_components(anomaly_map >= threshold)
     if num_regions == 0:
         return []
-    inside = np.flatnonzero(labels)  # mostly few: what follows then takes no memory of the size of the map
-    numbers = labels.ravel()[inside] - 1
-    areas = np.bincount(numbers, minlength=num_regions)
-    peaks = np.full(num_regions, -np.inf, dtype=anomaly_map.dtype)
-    np.maximum.at(peaks, numbers, anomaly_map.ravel()[inside])
+    measured = _Measured(num_regions, anomaly_map.dtype)
+    for band in _bands(labels):
+        measured.add(*band, anomaly_map)
+    for band in _bands(labels):
+        measured.find_peaks(*band, anomaly_map)
     boxes = ndimage.find_objects(labels)
     corners = np.array([(rows.start, columns.start) for rows, columns in boxes])
-    order = np.lexsort((corners[:, 1], corners[:, 0], -areas, -peaks))[:limit]
-    return [_described(anomaly_map, boxes[index], inside=labels[boxes[index]] == index + 1) for index in order]
+    order = np.lexsort((corners[:, 1], corners[:, 0], -measured.areas, -measured.peaks))[:limit]
+    return [measured.region(index, boxes[index], width=anomaly_map.shape[1]) for index in order]
 
 
-def _described(anomaly_map: FloatMap, box: tuple[slice, slice], *, inside: BoolArray) -> Region:
-    """Measure one region, whose pixels are those of the box that are `inside`."""
-    rows, columns = np.nonzero(inside)
-    scores = anomaly_map[box][inside]
-    peak = int(scores.argmax())
-    top, left = box[0].start, box[1].start
-    return Region(
-        peak_score=float(scores[peak]),
-        mean_score=float(scores.mean(dtype=np.float64)),
-        peak_x=int(left + columns[peak]),
-        peak_y=int(top + rows[peak]),
-        centroid_x=float(left + columns.mean()),
-        centroid_y=float(top + rows.mean()),
-        left=int(left),
-        top=int(top),
-        width=int(box[1].stop - left),
-        height=int(box[0].stop - top),
-        area_px=int(scores.size),
-    )
+def _bands(labels: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+    """Yield positions in the flat map and number from 0 of the pixels inside regions, band by band of rows.
+
+    A region may fill a map of any size, and whole lists of its pixels would take many times the memory of the map.
+    """
+    height, width = labels.shape
+    num_rows = max(1, PIXELS_AT_ONCE // width)
+    for top in range(0, height, num_rows):
+        band = labels[top : top + num_rows].ravel()
+        inside = np.flatnonzero(band)
+        if inside.size:
+            yield inside + top * width, band[inside] - 1
+
+
+class _Measured:
+    """What is measured of all regions while their pixels come by."""
+
+    def __init__(self, num_regions: int, dtype: np.dtype[Any]) -> None:
+        self.areas = np.zeros(num_regions, dtype=np.int64)
+        self.peaks = np.full(num_regions, -np.inf, dtype=dtype)
+        self._peak_at = np.full(num_regions, -1, dtype=np.int64)
+        self._scores, self._rows, self._columns = (np.zeros(num_regions) for _ in range(3))
+
+    def add(self, at: IntArray, numbers: IntArray, anomaly_map: FloatMap) -> None:
+        """Take pixels into account."""
+        scores, rows, columns = anomaly_map.ravel()[at], *np.divmod(at, anomaly_map.shape[1])
+        count = len(self.areas)
+        self.areas += np.bincount(numbers, minlength=count)
+        for total, values in ((self._scores, scores), (self._rows, rows), (self._columns, columns)):
+            total += np.bincount(numbers, weights=values, minlength=count)
+        np.maximum.at(self.peaks, numbers, scores)
+
+    def find_peaks(self, at: IntArray, numbers: IntArray, anomaly_map: FloatMap) -> None:
+        """Note the first pixel of the highest score, when `peaks` are known."""
+        is_peak = anomaly_map.ravel()[at] == self.peaks[numbers]
+        found, first = np.unique(numbers[is_peak], return_index=True)
+        unknown = self._peak_at[found] < 0
+        self._peak_at[found[unknown]] = at[is_peak][first[unknown]]
+
+    def region(self, index: int, box: tuple[slice, slice], *, width: int) -> Region:
+        """Return one region, given the box around it and the columns of the map."""
+        area = int(self.areas[index])
+        peak_y, peak_x = divmod(int(self._peak_at[index]), width)
+        return Region(
+            peak_score=float(self.peaks[index]),
+            mean_score=float(self._scores[index] / area),
+            peak_x=peak_x,
+            peak_y=peak_y,
+            centroid_x=float(self._columns[index] / area),
+            centroid_y=float(self._rows[index] / area),
+            left=int(box[1].start),
+            top=int(box[0].start),
+            width=int(box[1].stop - box[1].start),
+            height=int(box[0].stop - box[0].start),
+            area_px=area,
+        )
 
 
 def to_coco(images: Iterable[tuple[str, tuple[int, int], list[Region]]], *, description: str) -> dict[str, Any]:

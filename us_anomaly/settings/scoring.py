@@ -33,8 +33,8 @@ class ScoringSettings:
     """`none`: e + v as computed; `zscore` and `quantile`: each map on a common scale by statistics of the validation
     normals (required for several scales)."""
     per_position: bool
-    """Put each map in relation to what is normal at each position, measured on training pictures: for parts that always lie in
-    one place. Costs nothing on textures. All pictures must have one size for the networks."""
+    """Put each map in relation to what is normal at each position, measured on up to 300 training pictures: for parts that always
+    lie in one place; on textures it changes next to nothing. All pictures must have one size for the networks."""
     error_weight: float
     """Weight of the regression error in the sum."""
     uncertainty_weight: float

@@ -190,6 +190,7 @@ def _notes(source: ReportSource) -> list[tuple[str, float, str]]:
             (f"teacher{suffix}", run_dir.teacher(size)),
             (f"teacher statistics{suffix}", run_dir.teacher_statistics(size)),
             (f"students{suffix}", run_dir.students(size)),
+            (f"positions{suffix}", run_dir.position_statistics(size)),
         ]
     artifacts += [
         ("calibration", run_dir.calibration),
