@@ -190,7 +190,7 @@ def test_they_are_measured_once_for_all_rules_of_the_threshold(compose, tiny, ca
     [
         (["students.steps=7", "overwrite=true"], "float32"),
         (["scoring.stride_px=2"], "float32"),
-        ([], "bfloat16"),
+        (["overwrite=true"], "bfloat16"),
     ],
 )
 def test_positions_are_measured_anew_when_something_they_rest_on_has_changed(
@@ -203,6 +203,14 @@ def test_positions_are_measured_anew_when_something_they_rest_on_has_changed(
     calibrate.run(compose("calibrate", *overrides))
     after = load_position_statistics(path).error.mean
     assert after.shape != before.shape or not torch.equal(after, before)
+
+
+def test_another_number_format_is_told_and_makes_nothing_anew(compose, tiny, calibrated, caplog):
+    path = RunDir(calibrated).position_statistics(33)
+    before = path.read_bytes()
+    calibrate.run(compose("calibrate", *tiny(calibrated, PER_POSITION, "runtime.precision=bfloat16")))
+    assert path.read_bytes() == before
+    assert "was measured in float32, and this computes in bfloat16" in caplog.text
 
 
 def test_positions_can_be_switched_off_and_on_again(compose, tiny, calibrated, trained):

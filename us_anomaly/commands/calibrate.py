@@ -14,7 +14,7 @@ from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.memory import available_memory_bytes
 from us_anomaly.data.sample import Sample
 from us_anomaly.detector import Detector
-from us_anomaly.errors import ArtifactError, DataError
+from us_anomaly.errors import DataError
 from us_anomaly.loading import calibrated_precision, load_scale, read_calibration
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
@@ -78,16 +78,16 @@ def _make_position_statistics(settings: Settings) -> None:
             build,
             settings=settings,
             is_precious=False,
-            anew=not _is_measured_in(precision, artifact),
+            anew=settings.overwrite,
         )
-
-
-def _is_measured_in(precision: str, artifact: Path) -> bool:
-    """Return whether position statistics can be read and were measured in a number format: rounding must not differ in part."""
-    try:
-        return measured_precision(artifact) == precision
-    except ArtifactError:
-        return False
+        if (measured := measured_precision(artifact)) != precision:
+            log.warning(
+                "%s was measured in %s, and this computes in %s, so scores differ in their last digits; "
+                "`usad calibrate overwrite=true` measures it again",
+                artifact,
+                measured,
+                precision,
+            )
 
 
 def _pictures_for_positions(settings: Settings) -> ImageCache:

@@ -121,13 +121,13 @@ def save_position_statistics(
     write_tensors(path, content)
 
 
-def measured_precision(path: Path) -> str | None:
-    """Return the number format that position statistics were measured in; None where there are none.
+def measured_precision(path: Path) -> str:
+    """Return the number format that position statistics were measured in, for example `float32`.
 
     Raises:
         ArtifactError: The file is damaged, or of another format version.
     """
-    return str(read_state(path, "calibrate").get("precision")) if path.exists() else None
+    return str(read_state(path, "calibrate").get("precision"))
 
 
 def load_position_statistics(path: Path) -> ScalePositionStatistics:
