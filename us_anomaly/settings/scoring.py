@@ -34,7 +34,8 @@ class ScoringSettings:
     normals (required for several scales)."""
     per_position: bool
     """Put each map in relation to what is normal at each position, measured on up to 300 training pictures: for parts that always
-    lie in one place; on textures it changes next to nothing. All pictures must have one size for the networks."""
+    lie in one place. For textures cut at random places it changes little, and false may be better. All pictures must have one
+    size for the networks."""
     error_weight: float
     """Weight of the regression error in the sum."""
     uncertainty_weight: float
