@@ -1,12 +1,13 @@
 """The detector of a run directory: its files read, checked against each other, and put together."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.detector import Detector, ScaleModel
+from us_anomaly.detector import DEFAULT_MAX_IMAGE_PIXELS, Detector, ScaleModel
 from us_anomaly.errors import ArtifactError, MissingArtifactError
-from us_anomaly.models.compute import choose_compute
+from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
@@ -95,12 +96,48 @@ def load(
     )
     compute = choose_compute(runtime)
     say_if_calibrated_otherwise(directory.root, calibrated=calibrated_precision(content), now=compute.precision)
+    return detector_of(
+        directory,
+        list(calibration.statistics),
+        transforms=transforms,
+        scoring=scoring,
+        calibration=calibration,
+        compute=compute,
+    )
+
+
+def detector_of(
+    run_dir: RunDir,
+    scales: Sequence[int],
+    *,
+    transforms: Sequence[TransformSettings],
+    scoring: ScoringSettings,
+    calibration: Calibration | None,
+    compute: Compute,
+    max_image_pixels: int = DEFAULT_MAX_IMAGE_PIXELS,
+) -> Detector:
+    """Build the detector of some of the patch sizes of a run directory.
+
+    Args:
+        run_dir: Where the networks lie.
+        scales: Patch sizes.
+        transforms: From an image to the network's input.
+        scoring: How maps become scores.
+        calibration: Statistics and thresholds; None before calibration.
+        compute: Device and number format.
+        max_image_pixels: Larger images are refused.
+
+    Raises:
+        MissingArtifactError, ArtifactError: As `load_scale`.
+        SettingsError: As `build_transforms`.
+    """
     return Detector(
-        {size: load_scale(directory, size, per_position=scoring.per_position) for size in calibration.statistics},
+        {size: load_scale(run_dir, size, per_position=scoring.per_position) for size in scales},
         pipeline=build_transforms(transforms, key="augmentation.evaluation", patch_size=None),
         scoring=scoring,
         calibration=calibration,
         compute=compute,
+        max_image_pixels=max_image_pixels,
     )
 
 

@@ -15,7 +15,7 @@ from us_anomaly.data.memory import available_memory_bytes
 from us_anomaly.data.sample import Sample
 from us_anomaly.detector import Detector
 from us_anomaly.errors import DataError
-from us_anomaly.loading import calibrated_precision, load_scale, read_calibration
+from us_anomaly.loading import calibrated_precision, detector_of, read_calibration
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
@@ -39,9 +39,10 @@ MIN_POSITION_PICTURES = 2
 def run(settings: Settings) -> None:
     """Calibrate the detector on validation pictures and write `calibration.json`."""
     run_dir = RunDir(settings.run_dir)
+    recipes = Recipes(settings)
     if settings.scoring.per_position:
-        _make_position_statistics(settings)
-    recipe = Recipes(settings).calibration
+        _make_position_statistics(settings, recipes)
+    recipe = recipes.calibration
 
     def build() -> None:
         calibration = measure(settings)
@@ -58,7 +59,7 @@ def run(settings: Settings) -> None:
     _summarize(load_calibration(settings), run_dir, list(positions))
 
 
-def _make_position_statistics(settings: Settings) -> None:
+def _make_position_statistics(settings: Settings, recipes: Recipes) -> None:
     """Measure what is normal at each position, for every patch size, on training pictures.
 
     Validation shows the same pattern on fewer pictures, and thresholds are measured on it: it must be new to the detector.
@@ -74,7 +75,7 @@ def _make_position_statistics(settings: Settings) -> None:
 
         make(
             artifact,
-            Recipes(settings).position_statistics(patch_size),
+            recipes.position_statistics(patch_size),
             build,
             settings=settings,
             is_precious=False,
@@ -119,7 +120,7 @@ def _pictures_for_positions(settings: Settings) -> ImageCache:
 
 def _measure_positions(settings: Settings, patch_size: int, artifact: Path, cache: ImageCache) -> None:
     """Measure the position statistics of one patch size and write them to `artifact`."""
-    detector = detector_of(settings, [patch_size], scoring=replace(settings.scoring, per_position=False))
+    detector = _detector(settings, [patch_size], scoring=replace(settings.scoring, per_position=False))
     gatherer = PositionGatherer()
     with progress(f"scoring training (p={patch_size})", len(cache), enabled=settings.runtime.progress) as on_step:
         for index in range(len(cache)):
@@ -131,7 +132,7 @@ def _measure_positions(settings: Settings, patch_size: int, artifact: Path, cach
 
 def build_detector(settings: Settings, calibration: Calibration | None) -> Detector:
     """Build the detector of a run directory under the settings in force."""
-    detector = detector_of(settings, settings.scales, scoring=settings.scoring, calibration=calibration)
+    detector = _detector(settings, settings.scales, scoring=settings.scoring, calibration=calibration)
     if calibration is not None:
         run_dir = RunDir(settings.run_dir)
         calibrated = calibrated_precision(read_json(run_dir.calibration))
@@ -139,14 +140,14 @@ def build_detector(settings: Settings, calibration: Calibration | None) -> Detec
     return detector
 
 
-def detector_of(
+def _detector(
     settings: Settings, scales: list[int], *, scoring: ScoringSettings, calibration: Calibration | None = None
 ) -> Detector:
-    """Build a detector of some of the scales of a run directory."""
-    run_dir = RunDir(settings.run_dir)
-    return Detector(
-        {size: load_scale(run_dir, size, per_position=scoring.per_position) for size in scales},
-        pipeline=build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None),
+    """Build the detector of some of the scales under the settings in force."""
+    return detector_of(
+        RunDir(settings.run_dir),
+        scales,
+        transforms=settings.augmentation.evaluation,
         scoring=scoring,
         calibration=calibration,
         compute=choose_compute(settings.runtime),
