@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import us_anomaly
+from us_anomaly.data import bands
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.detector import Detector, ScaleModel
 from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError
@@ -221,7 +222,7 @@ def test_raw_maps_take_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px
 @pytest.mark.parametrize(("stride_px", "bytes_per_pixel"), [(1, 20), (4, 8)])
 def test_scores_take_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px, bytes_per_pixel):
     """Two maps at once; at stride 1 also the raw maps and a map that is being added up."""
-    monkeypatch.setattr(anomaly_map, "PIXELS_AT_ONCE", 1000)
+    monkeypatch.setattr(bands, "PIXELS_AT_ONCE", 1000)
     detector = made_by_hand(33, stride_px=stride_px, normalization=Normalization.zscore, smoothing_sigma_px=2.0)
 
     def raw_maps(self, prepared):

@@ -8,6 +8,7 @@ import torch
 import yaml
 from torchvision.transforms import InterpolationMode
 
+from us_anomaly.data import bands
 from us_anomaly.data.augmentation import Pipeline, build_transforms
 from us_anomaly.data.transform_factory import DETERMINISTIC, RANDOM, covering_size, is_random, make_transform
 from us_anomaly.errors import DataError, SettingsError
@@ -184,6 +185,15 @@ def test_in_place_transforms_are_refused() -> None:
 def test_prefix_then_suffix_equals_the_whole_list() -> None:
     pipeline = default_pipeline("evaluation")
     assert torch.equal(pipeline.suffix(pipeline.prefix(picture())), pipeline(picture()))
+
+
+@pytest.mark.parametrize("pixels_at_once", [1, 100, 2**20])
+def test_a_large_picture_is_finished_band_by_band_to_the_same_values(monkeypatch, pixels_at_once) -> None:
+    pipeline = default_pipeline("evaluation")
+    head = pipeline.prefix(picture())
+    whole = pipeline.suffix(head)
+    monkeypatch.setattr(bands, "PIXELS_AT_ONCE", pixels_at_once)
+    assert torch.equal(pipeline.suffix(head), whole)
 
 
 def test_unknown_names_are_quoted_with_close_matches() -> None:

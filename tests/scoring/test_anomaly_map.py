@@ -4,6 +4,7 @@ import torch
 from plain_scores import scoring
 from scipy import ndimage
 
+from us_anomaly.data import bands
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
@@ -171,7 +172,7 @@ def test_between_grid_pixels_values_are_interpolated_and_constant_outside(
     rows = np.arange(min(stride // 2, height - 1), height, stride)
     cols = np.arange(min(stride // 2, width - 1), width, stride)
     values = np.random.default_rng(0).normal(size=(len(rows), len(cols)))
-    monkeypatch.setattr(anomaly_map, "PIXELS_AT_ONCE", pixels_at_once)
+    monkeypatch.setattr(bands, "PIXELS_AT_ONCE", pixels_at_once)
     full = Grid(height, width, stride).at_every_pixel(torch.from_numpy(values).float())
     by_rows = np.stack([np.interp(np.arange(height), rows, column) for column in values.T], axis=1)
     expected = np.stack([np.interp(np.arange(width), cols, row) for row in by_rows])
@@ -326,17 +327,17 @@ def test_smoothing_is_the_gaussian_filter_of_scipy(sigma_px, size):
 def test_a_large_map_is_smoothed_band_by_band_to_the_same_values(monkeypatch, at_once):
     values = torch.rand(37, 29)
     expected = smooth(values, sigma_px=2.0)
-    monkeypatch.setattr(anomaly_map, "PIXELS_AT_ONCE", at_once)
-    bands = []
+    monkeypatch.setattr(bands, "PIXELS_AT_ONCE", at_once)
+    heights = []
     convolve = torch.nn.functional.conv2d
 
     def counted(window, *rest, **others):
-        bands.append(window.shape[-2])
+        heights.append(window.shape[-2])
         return convolve(window, *rest, **others)
 
     monkeypatch.setattr(anomaly_map.nn.functional, "conv2d", counted)
     torch.testing.assert_close(smooth(values, sigma_px=2.0), expected, rtol=0, atol=1e-6)
-    assert max(bands) <= max(1, at_once // 29) + 16  # what is smoothed at once, and its margin
+    assert max(heights) <= max(1, at_once // 29) + 16  # what is smoothed at once, and its margin
 
 
 def test_smoothing_by_nothing_changes_nothing():

@@ -14,6 +14,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from us_anomaly.data.bands import bands
 from us_anomaly.data.transform_factory import (
     END_OF_BYTES,
     PATCH_SIZE,
@@ -34,7 +35,6 @@ LEAVES_GAPS = {
     "ElasticTransform", "RandomAffine", "RandomPerspective", "RandomRotation", "RandomZoomOut",
 }  # fmt: skip
 EACH_PIXEL_ALONE = {"Normalize", "ToDtype", "ToImage"}
-BAND_PIXELS = 1_000_000
 MOVES_PIXELS = LEAVES_GAPS | {
     "CenterCrop", "Pad", "RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "RandomVerticalFlip",
     "Resize",
@@ -79,14 +79,14 @@ class Pipeline:
         Raises:
             DataError: The list cannot be applied to a picture of this size.
         """
-        rows = max(1, BAND_PIXELS // max(1, picture.shape[-1]))
-        if picture.shape[-2] <= rows or not self._ends_pixel_by_pixel:
+        first, *others = bands(*picture.shape[-2:])
+        if not others or not self._ends_pixel_by_pixel:
             return self._apply(self._tail, picture)
-        first = self._apply(self._tail, picture[:, :rows])
-        whole = first.new_empty(first.shape[0], *picture.shape[1:])
-        whole[:, :rows] = first
-        for start in range(rows, picture.shape[-2], rows):
-            whole[:, start : start + rows] = self._apply(self._tail, picture[:, start : start + rows])
+        top = self._apply(self._tail, picture[:, first])
+        whole = top.new_empty(top.shape[0], *picture.shape[1:])
+        whole[:, first] = top
+        for rows in others:
+            whole[:, rows] = self._apply(self._tail, picture[:, rows])
         return whole
 
     def by_parts(self, picture: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:

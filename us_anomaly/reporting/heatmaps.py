@@ -3,18 +3,16 @@
 Shapes: H W pixels.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from us_anomaly.data.bands import bands
 from us_anomaly.reporting.color_scale import map_colors
 from us_anomaly.run_dir.atomic import write_atomically
 
-PIXELS_AT_ONCE = 2**20
-"""Pixels of a map that are coloured at once."""
 PNG_EFFORT = 3
 """zlib level of the pictures: higher ones cost twice the time for a tenth of the size."""
 
@@ -30,7 +28,7 @@ def color_values(values: npt.NDArray[np.float32], *, color_range: tuple[float, f
 def color_steps(values: npt.NDArray[np.float32], *, color_range: tuple[float, float]) -> npt.NDArray[np.uint8]:
     """Return the number of each score's colour, 0 to 255, for a map (H, W)."""
     steps = np.empty(values.shape, dtype=np.uint8)
-    for rows in _bands(values, multiple=1):
+    for rows in bands(*values.shape):
         scaled = color_values(values[rows], color_range=color_range)
         scaled *= 255
         steps[rows] = np.round(scaled, out=scaled)
@@ -49,18 +47,11 @@ def colorize(
     """
     if reduction == 1:
         return map_colors().take(color_steps(values, color_range=color_range), axis=0)
-    bands = (
+    colored = (
         map_colors().take(color_steps(values[rows], color_range=color_range), axis=0)
-        for rows in _bands(values, multiple=reduction)
+        for rows in bands(*values.shape, multiple=reduction)
     )
-    return np.concatenate([np.asarray(Image.fromarray(band).reduce(reduction)) for band in bands])
-
-
-def _bands(values: npt.NDArray[np.float32], *, multiple: int) -> Iterator[slice]:
-    """Yield the rows of a map (H, W) in which it is coloured, a multiple of so many: floating point takes much memory."""
-    num_rows = -(-max(1, PIXELS_AT_ONCE // values.shape[1]) // multiple) * multiple
-    for top in range(0, values.shape[0], num_rows):
-        yield slice(top, top + num_rows)
+    return np.concatenate([np.asarray(Image.fromarray(band).reduce(reduction)) for band in colored])
 
 
 def heatmap_picture(steps: npt.NDArray[np.uint8]) -> Image.Image:

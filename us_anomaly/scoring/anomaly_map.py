@@ -7,13 +7,14 @@ positions are interpolated once, at the end.
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from us_anomaly.data.bands import bands
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import descriptors_by_phase, reflect_window, tiles, weave
 from us_anomaly.models.ensemble import StudentEnsemble
@@ -25,8 +26,6 @@ MAX_TILE_PIXELS = 256 * 256
 """Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
 COMPARED_AT_ONCE = 2**16
 """Numbers of one network's descriptors that are compared at once: few enough to stay in the processor's cache."""
-PIXELS_AT_ONCE = 2**20
-"""Pixels of a map that are interpolated or smoothed at once, because both take many times the memory of the result."""
 VALUES_AT_ONCE = 2**22
 """Values of a map that are sorted at once."""
 
@@ -55,9 +54,9 @@ class Grid:
         if self.stride == 1:
             return values
         full = values.new_empty(self.height, self.width)
-        for top, bottom in _bands(self.height, self.width):
-            band = self._interpolated(values, axis=0, first=top, end=bottom)
-            full[top:bottom] = self._interpolated(band, axis=1, first=0, end=self.width)
+        for rows in bands(self.height, self.width):
+            band = self._interpolated(values, axis=0, first=rows.start, end=rows.stop)
+            full[rows] = self._interpolated(band, axis=1, first=0, end=self.width)
         return full
 
     def _interpolated(self, values: Tensor, *, axis: int, first: int, end: int) -> Tensor:
@@ -265,18 +264,11 @@ def smooth(values: Tensor, *, sigma_px: float) -> Tensor:
     kernel = kernel / kernel.sum()
     height, width = values.shape
     smoothed = torch.empty_like(values)
-    for top, bottom in _bands(height, width):
-        window = reflect_window(values[None, None], radius, rows=(top, bottom), cols=(0, width))
+    for rows in bands(height, width):
+        window = reflect_window(values[None, None], radius, rows=(rows.start, rows.stop), cols=(0, width))
         by_rows = nn.functional.conv2d(window, kernel[None, None, :, None])
-        smoothed[top:bottom] = nn.functional.conv2d(by_rows, kernel[None, None, None])[0, 0]
+        smoothed[rows] = nn.functional.conv2d(by_rows, kernel[None, None, None])[0, 0]
     return smoothed
-
-
-def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """Yield first row and end of the bands of a map in which it is worked on."""
-    num_rows = max(1, PIXELS_AT_ONCE // width)
-    for top in range(0, height, num_rows):
-        yield top, min(top + num_rows, height)
 
 
 def image_score(anomaly_map: Tensor, *, settings: ScoringSettings) -> float:

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from us_anomaly.data.bands import bands
 from us_anomaly.scoring.map_files import FloatMap
 from us_anomaly.scoring.region_overlap import connected_components
 
 CATEGORY_ID = 1
-PIXELS_AT_ONCE = 2**20
-"""Pixels of a map that are measured at once."""
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -64,28 +63,27 @@ def strongest_regions(anomaly_map: FloatMap, threshold: float, limit: int | None
     if num_regions == 0:
         return []
     measured = _Measured(num_regions, anomaly_map.dtype)
-    for band in _bands(labels):
-        measured.add(*band, anomaly_map)
-    for band in _bands(labels):
-        measured.find_peaks(*band, anomaly_map)
+    for pixels in _pixels_inside(labels):
+        measured.add(*pixels, anomaly_map)
+    for pixels in _pixels_inside(labels):
+        measured.find_peaks(*pixels, anomaly_map)
     boxes = ndimage.find_objects(labels)
     corners = np.array([(rows.start, columns.start) for rows, columns in boxes])
     order = np.lexsort((corners[:, 1], corners[:, 0], -measured.areas, -measured.peaks))[:limit]
     return [measured.region(index, boxes[index], width=anomaly_map.shape[1]) for index in order]
 
 
-def _bands(labels: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+def _pixels_inside(labels: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield positions in the flat map and number from 0 of the pixels inside regions, band by band of rows.
 
     A region may fill a map of any size, and whole lists of its pixels would take many times the memory of the map.
     """
     height, width = labels.shape
-    num_rows = max(1, PIXELS_AT_ONCE // width)
-    for top in range(0, height, num_rows):
-        band = labels[top : top + num_rows].ravel()
+    for rows in bands(height, width):
+        band = labels[rows].ravel()
         inside = np.flatnonzero(band)
         if inside.size:
-            yield inside + top * width, band[inside] - 1
+            yield inside + rows.start * width, band[inside] - 1
 
 
 class _Measured:
