@@ -68,9 +68,7 @@ def choose_compute(runtime: RuntimeSettings) -> Compute:
     device = _device(runtime.device)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, it is float32
-        torch.backends.cudnn.benchmark = (
-            True  # the fastest algorithm of a layer is searched once for each size of picture
-        )
+        torch.backends.cudnn.benchmark = True  # searches the fastest algorithm of a layer once for each picture size
     match runtime.precision:
         case Precision.float32:
             dtype = torch.float32

@@ -157,9 +157,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch raises many types for many kinds of damage, EINVAL for an archive that was cut off
+    except Exception as error:  # torch raises many types for many kinds of damage; EINVAL where an archive was cut off
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise cannot_read(path, error) from error
         if is_out_of_memory(error):
