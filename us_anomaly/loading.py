@@ -148,12 +148,16 @@ def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSetti
         ArtifactError: It does not follow the schema.
     """
     try:
-        scoring: dict[str, Any] = {"border_px": 0, "per_position": False}  # as maps were before there were the settings
+        scoring: dict[str, Any] = {"border_px": 0, "per_position": False, "per_picture": False}  # as it was before them
         scoring |= content["scoring"]
         scoring["normalization"] = Normalization(scoring["normalization"])
         scoring["image_score"] = ImageScore(scoring["image_score"])
         transforms = [TransformSettings(**entry) for entry in content["transforms"]]
-        return Calibration.from_json(content["calibration"]), ScoringSettings(**scoring), transforms
+        calibration = Calibration.from_json(content["calibration"])
+        known = [numbers for kinds in calibration.statistics.values() for numbers in kinds.values()]
+        if scoring["per_picture"] and any(numbers.level is None for numbers in known):
+            raise ValueError("scoring.per_picture=true, and no level was measured")
+        return calibration, ScoringSettings(**scoring), transforms
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"calibration.json does not follow its schema ({error!r}); delete it and run `usad calibrate`"

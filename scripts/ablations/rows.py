@@ -37,13 +37,14 @@ PATH = (
     Row("error", "the regression error alone, without the uncertainty", {"scoring.uncertainty_weight": 0.0}),
     Row("whitened", "students learn the whitened teacher", {"teacher.whitening_floor": 0.01}),
     Row("positions", "maps in relation to what is normal at each position", {"scoring.per_position": True}),
+    Row("levels", "and to how high the picture's map lies as a whole", {"scoring.per_picture": True}),
     Row("longer", "students of a quarter of the width, which train 4000 steps at about the same cost", {
         "students.width": 0.25, "students.steps": 4000,
     }),
     Row("scales", "patches of 33 and 65 pixels, and of 66 at half the resolution", {"scales": "[33,65,66]"}),
     Row("half_border", "half the border", {"scoring.border_px": 8}),
-    Row("top", "mean of the highest hundredth of the map instead of its maximum", {
-        "scoring.image_score": "top_mean", "scoring.image_score_fraction": 0.01,
+    Row("top", "mean of the highest 3 % of the map instead of its maximum", {
+        "scoring.image_score": "top_mean", "scoring.image_score_fraction": 0.03,
     }),
     Row("accurate", "maps smoothed by 4 pixels: experiment=accurate", {"experiment": "accurate"}, start=""),
 )  # fmt: skip
@@ -74,6 +75,10 @@ ALONE = (
     Row("two_scales", "patches of 33 and 65 pixels", {"scales": "[33,65]"}, start="accurate"),
     Row("larger_scales", "patches of 65 pixels, and of 66 at half the resolution", {"scales": "[65,66]"}, start="accurate"),
     Row("alike", "all positions alike", {"scoring.per_position": False}, start="accurate"),
+    Row("own_level", "each picture as high as it lies", {"scoring.per_picture": False}, start="accurate"),
+    Row("hundredth", "mean of the highest hundredth of the map", {
+        "scoring.image_score_fraction": 0.01,
+    }, start="accurate"),
     Row("maximum", "the maximum of the map", {"scoring.image_score": "max"}, start="accurate"),
     Row("no_border", "positions up to the border", {"scoring.border_px": 0}, start="accurate"),
     Row("bordered", "the outer 16 pixels of a map take the scores beside them", {"scoring.border_px": 16}, start="accurate"),

@@ -79,6 +79,11 @@ AXES = (
         lambda scoring: "each in relation to its own" if scoring.per_position else "alike",
         [{"per_position": False}, {"per_position": True}],
     ),
+    Axis(
+        "pictures",
+        lambda scoring: "each in relation to its level" if scoring.per_picture else "alike",
+        [{"per_picture": False}, {"per_picture": True}],
+    ),
     Axis("border", lambda scoring: f"{scoring.border_px} px", [{"border_px": width} for width in (0, 8, 16, 32)]),
     Axis(
         "smoothing",
@@ -174,10 +179,15 @@ def score_table(run_dir: RunDir, work: Path, *, is_crossed: bool, runtime: dict[
         same_maps = [variant for variant in variants if _raw_key(variant) == key_of_maps]
         raw = _raw_maps(detector, same_maps[0], folder, samples)
         normals = [maps for maps, sample in zip(raw, samples, strict=True) if not sample.is_anomalous]
-        statistics = _statistics(same_maps[0], normals)
+        statistics = {
+            per_picture: _statistics(dataclasses.replace(same_maps[0], per_picture=per_picture), normals)
+            for per_picture in {variant.per_picture for variant in same_maps}
+        }
         for scoring, patch_sizes in itertools.product(same_maps, _subsets(sorted(detector.scales))):
             chosen = [{size: maps[size] for size in patch_sizes} for maps in raw]
-            combined = [combine(maps, statistics=statistics, settings=scoring)[0] for maps in chosen]
+            combined = [
+                combine(maps, statistics=statistics[scoring.per_picture], settings=scoring)[0] for maps in chosen
+            ]
             key = _maps_key(scoring, patch_sizes)
             if key not in known_pixels:
                 full = [resize_map(values, height=h, width=w) for values, (h, w) in zip(combined, sizes, strict=True)]

@@ -67,7 +67,7 @@ def test_statistics_of_maps_are_those_of_all_their_pixels():
     maps = [torch.rand(5, 7) * 3 + number for number in range(4)]
     gatherer = MapGatherer(len(maps))
     for values in maps:
-        gatherer.add(values)
+        gatherer.add(values, Grid(*values.shape, 1))
     statistics, pixels = gatherer.statistics(), torch.cat([values.flatten() for values in maps]).double().numpy()
     assert statistics.mean == pytest.approx(pixels.mean())
     assert statistics.std == pytest.approx(pixels.std())
@@ -80,7 +80,7 @@ def test_of_many_pixels_quantiles_look_at_a_bounded_number_drawn_from_every_pict
     maps = [torch.rand(50, 41) + number for number in range(4)]
     gatherer = MapGatherer(len(maps))
     for values in maps:
-        gatherer.add(values)
+        gatherer.add(values, Grid(*values.shape, 1))
     assert 500 < sum(sample.size for sample in gatherer._sampled) <= 1000
     assert all(sample.base is None or sample.base.nbytes < 2 * sample.nbytes for sample in gatherer._sampled)
     statistics, pixels = gatherer.statistics(), torch.stack(maps).numpy()

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +22,12 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.scoring.anomaly_map import RawMaps
-from us_anomaly.scoring.calibration import Calibration, calibrate
+from us_anomaly.scoring.calibration import Calibration, MapsOf, calibrate
 from us_anomaly.scoring.position_statistics import PositionGatherer, measured_precision, save_position_statistics
 from us_anomaly.settings import ScoringSettings, Settings
 
 log = logging.getLogger(__name__)
 
-MapsOf = Callable[[], dict[int, RawMaps]]
 MAX_MEMORY_SHARE = 0.25
 MAX_POSITION_PICTURES = 300
 """What is normal at each position is measured on at most so many training pictures, evenly drawn."""

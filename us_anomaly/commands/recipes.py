@@ -32,6 +32,7 @@ _OFF = {
     "students.validate_every_steps": None,
     "scoring.border_px": 0,
     "scoring.per_position": False,
+    "scoring.per_picture": False,
     "students.patience": None,
 }
 _SPLIT_AGAIN = "delete it and run `usad split`"

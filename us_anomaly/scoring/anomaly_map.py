@@ -19,6 +19,7 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import descriptors_by_phase, reflect_window, tiles, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.scoring.picture_level import PictureLevel
 from us_anomaly.settings import ImageScore, Normalization, ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
@@ -88,6 +89,8 @@ class MapStatistics:
     std: float
     quantile_90: float
     quantile_995: float
+    level: PictureLevel | None = None
+    """How their levels differ; with `scoring.per_picture` only, and the other numbers are then those of evened maps."""
 
     def normalize(self, values: Tensor, *, normalization: Normalization) -> Tensor:
         """Return the map on the common scale.
@@ -223,12 +226,13 @@ def combine(
 ) -> tuple[Tensor, Tensor]:
     """Return the anomaly map and the uncertainty map of one picture.
 
-    The anomaly map is the mean over scales of the weighted sum of error and uncertainty, each on its common scale, then
-    smoothed.
+    The anomaly map is the mean over scales of the weighted sum of error and uncertainty, each with the picture's level evened
+    out, if that is wanted, and on its common scale; then smoothed.
 
     Args:
         maps: Raw maps by patch size, on one grid.
-        statistics: By patch size, the statistics of `error` and `uncertainty`; unused without normalisation.
+        statistics: By patch size, the statistics of `error` and `uncertainty`; unused without normalisation and
+            `scoring.per_picture`.
         settings: Normalisation, weights and smoothing.
 
     Returns:
@@ -248,6 +252,10 @@ def combine(
 
 def _on_common_scale(values: Tensor, known: MapStatistics | None, settings: ScoringSettings) -> Tensor:
     """Return a copy of a map on the common scale, which may be changed in place."""
+    if settings.per_picture:
+        assert known is not None
+        assert known.level is not None
+        values = known.level.even_out(values)
     if settings.normalization is Normalization.none:
         return values.clone()
     assert known is not None

@@ -15,11 +15,14 @@ import torch
 
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir.provenance import check_format
-from us_anomaly.scoring.anomaly_map import MAP_KINDS, MapStatistics, RawMaps, combine, image_score
+from us_anomaly.scoring.anomaly_map import MAP_KINDS, Grid, MapStatistics, RawMaps, combine, image_score
+from us_anomaly.scoring.picture_level import LevelGatherer, PictureLevel
 from us_anomaly.scoring.thresholds import choose_threshold
 from us_anomaly.settings import CalibrationSettings, ScoringSettings
 from us_anomaly.training.normalization import RunningMoments
 
+MapsOf = Callable[[], dict[int, RawMaps]]
+"""Returns the raw maps of one picture by patch size."""
 FORMAT_VERSION = 1
 MAX_SAMPLED_PIXELS = 20_000_000
 """Quantiles of pixel scores are taken over at most this many pixels, evenly drawn from all pictures."""
@@ -75,10 +78,7 @@ class Calibration:
             check_format(Path("calibration.json"), content["format_version"], reads=FORMAT_VERSION, command="calibrate")
             values = {key: value for key, value in content.items() if key != "format_version"}
             values["statistics"] = {
-                int(patch_size): {
-                    kind: MapStatistics(**{name: _number(name, number) for name, number in numbers.items()})
-                    for kind, numbers in kinds.items()
-                }
+                int(patch_size): {kind: _map_statistics(numbers) for kind, numbers in kinds.items()}
                 for patch_size, kinds in content["statistics"].items()
             }
             for key in ("image_threshold", "score_scale", "pixel_threshold"):
@@ -97,6 +97,18 @@ class Calibration:
             ) from error
 
 
+def _map_statistics(content: dict[str, Any]) -> MapStatistics:
+    """Read the statistics of one kind of map; older files know nothing of levels."""
+    numbers = {name: _number(name, number) for name, number in content.items() if name != "level"}
+    level = content.get("level")
+    return MapStatistics(
+        **numbers,
+        level=None
+        if level is None
+        else PictureLevel(**{name: _number(name, number) for name, number in level.items()}),
+    )
+
+
 def _number(name: str, value: object) -> float:
     """Return a finite number, as JSON knows it.
 
@@ -111,14 +123,21 @@ def _number(name: str, value: object) -> float:
 class MapGatherer:
     """Statistics of one kind of map over the reference normals: mean and deviation over all pixels, quantiles over some."""
 
-    def __init__(self, num_maps: int) -> None:
-        """Start with no map seen; `num_maps` will come, and at most `MAX_SAMPLED_PIXELS` of all pixels are kept."""
+    def __init__(self, num_maps: int, *, level: PictureLevel | None = None) -> None:
+        """Start with no map seen.
+
+        Args:
+            num_maps: So many will come; at most `MAX_SAMPLED_PIXELS` of all their pixels are kept.
+            level: Their levels are evened out by it.
+        """
         self._num_maps = num_maps
+        self._level = level
         self._moments = RunningMoments()
         self._sampled: list[npt.NDArray[np.float32]] = []
 
-    def add(self, values: torch.Tensor) -> None:
-        """Take a map (H, W) into account."""
+    def add(self, values: torch.Tensor, grid: Grid) -> None:
+        """Take a raw map (R, S) on a grid into account."""
+        values = grid.at_every_pixel(values if self._level is None else self._level.even_out(values))
         self._moments.update(values.reshape(-1, 1))
         self._sampled.append(_sample(values, self._num_maps))
 
@@ -130,6 +149,7 @@ class MapGatherer:
             std=float(self._moments.std),
             quantile_90=float(quantile_90),
             quantile_995=float(quantile_995),
+            level=self._level,
         )
 
 
@@ -139,20 +159,35 @@ def _sample(values: torch.Tensor, num_maps: int) -> npt.NDArray[np.float32]:
     return values.flatten()[::step].contiguous().numpy()
 
 
-def _measure(normals: Sequence[Callable[[], dict[int, RawMaps]]]) -> dict[int, dict[str, MapStatistics]]:
-    """Return the statistics of error and uncertainty by patch size, looking at every picture once."""
+def _measure(normals: Sequence[MapsOf], *, per_picture: bool) -> dict[int, dict[str, MapStatistics]]:
+    """Return the statistics of error and uncertainty by patch size."""
+    levels = _measure_levels(normals) if per_picture else {}
     gathered: dict[int, dict[str, MapGatherer]] = {}
     for maps in normals:
         for patch_size, raw in maps().items():
-            kinds = gathered.setdefault(patch_size, {kind: MapGatherer(len(normals)) for kind in MAP_KINDS})
-            kinds["error"].add(raw.grid.at_every_pixel(raw.error))
-            kinds["uncertainty"].add(raw.grid.at_every_pixel(raw.uncertainty))
+            known = levels.get(patch_size, {})
+            kinds = gathered.setdefault(
+                patch_size, {kind: MapGatherer(len(normals), level=known.get(kind)) for kind in MAP_KINDS}
+            )
+            for kind, gatherer in kinds.items():
+                gatherer.add(getattr(raw, kind), raw.grid)
     return {size: {kind: maps.statistics() for kind, maps in kinds.items()} for size, kinds in gathered.items()}
 
 
+def _measure_levels(normals: Sequence[MapsOf]) -> dict[int, dict[str, PictureLevel]]:
+    """Return how the levels of pictures differ, by patch size and kind of map."""
+    gathered: dict[int, dict[str, LevelGatherer]] = {}
+    for maps in normals:
+        for patch_size, raw in maps().items():
+            kinds = gathered.setdefault(patch_size, {kind: LevelGatherer() for kind in MAP_KINDS})
+            for kind, gatherer in kinds.items():
+                gatherer.add(getattr(raw, kind))
+    return {size: {kind: levels.level() for kind, levels in kinds.items()} for size, kinds in gathered.items()}
+
+
 def calibrate(
-    normals: Sequence[Callable[[], dict[int, RawMaps]]],
-    anomalies: Sequence[Callable[[], dict[int, RawMaps]]],
+    normals: Sequence[MapsOf],
+    anomalies: Sequence[MapsOf],
     *,
     reference: str,
     scoring: ScoringSettings,
@@ -161,8 +196,8 @@ def calibrate(
     """Measure score statistics on normal pictures and choose thresholds and colours.
 
     Args:
-        normals: For each reference normal, a function that returns its raw maps by patch size. It is called twice per
-            picture: what it returns may be kept or computed anew, depending on the memory there is.
+        normals: For each reference normal, a function that returns its raw maps by patch size. It is called two or three
+            times per picture: what it returns may be kept or computed anew, depending on the memory there is.
         anomalies: The same for the anomalous validation pictures; called once each.
         reference: `val` or `train`.
         scoring: How maps become scores.
@@ -171,7 +206,7 @@ def calibrate(
     Raises:
         DataError: The rule for the threshold needs pictures that there are none of.
     """
-    statistics = _measure(normals)
+    statistics = _measure(normals, per_picture=scoring.per_picture)
     scores, pixels, doubts = [], [], []
     for maps in normals:
         anomaly_map, doubt = combine(maps(), statistics=statistics, settings=scoring)

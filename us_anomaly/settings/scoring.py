@@ -36,6 +36,9 @@ class ScoringSettings:
     """Put each map in relation to what is normal at each position, measured on up to 300 training pictures: for parts that always
     lie in one place. For textures cut at random places it changes little, and false may be better. All pictures must have one
     size for the networks."""
+    per_picture: bool
+    """Even out how high the map of a picture lies as a whole, as far as that is known to lift the high values of good pictures
+    too: for exposure, focus or material that differ from picture to picture. Measured on the validation normals."""
     error_weight: float
     """Weight of the regression error in the sum."""
     uncertainty_weight: float
