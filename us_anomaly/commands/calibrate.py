@@ -23,6 +23,7 @@ from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, MapsOf, calibrate
+from us_anomaly.scoring.picture_level import MIN_PICTURES
 from us_anomaly.scoring.position_statistics import PositionGatherer, measured_precision, save_position_statistics
 from us_anomaly.settings import ScoringSettings, Settings
 
@@ -216,6 +217,13 @@ def _summarize(calibration: Calibration, run_dir: RunDir, positions: list[Path])
     """Say what was chosen and why."""
     if calibration.threshold_reason:
         log.warning("threshold by %s: %s", calibration.threshold_rule, calibration.threshold_reason)
+    if (levels := _slopes(calibration)) and calibration.num_normal < MIN_PICTURES:
+        log.warning(
+            "scoring.per_picture=true leaves maps as they are: it takes %d normal pictures to learn how their levels differ, and "
+            "there are %d; a split with a larger validation share has more",
+            MIN_PICTURES,
+            calibration.num_normal,
+        )
     origin = (
         f"{calibration.num_normal} normal and {calibration.num_anomalous} anomalous pictures ({calibration.reference})"
     )
@@ -225,11 +233,18 @@ def _summarize(calibration: Calibration, run_dir: RunDir, positions: list[Path])
             facts=[
                 ("threshold", f"{calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {origin}"),
                 ("colours", "{:.4g} (blue) to {:.4g} (red)".format(*calibration.color_range)),
+                *([("errors follow the picture's level", levels)] if levels else []),
             ],
             written=[("calibration", run_dir.calibration), *(("positions", path) for path in positions)],
             next_command="infer",
         )
     )
+
+
+def _slopes(calibration: Calibration) -> str:
+    """Return by how much high errors follow the level of a picture, at each patch size; nothing if that was not measured."""
+    levels = {size: kinds["error"].level for size, kinds in calibration.statistics.items()}
+    return ", ".join(f"p={size}: {level.slope:.2f}" for size, level in levels.items() if level is not None)
 
 
 def load_calibration(settings: Settings) -> Calibration:

@@ -252,13 +252,12 @@ def combine(
 
 def _on_common_scale(values: Tensor, known: MapStatistics | None, settings: ScoringSettings) -> Tensor:
     """Return a copy of a map on the common scale, which may be changed in place."""
-    if settings.per_picture:
-        assert known is not None
-        assert known.level is not None
-        values = known.level.even_out(values)
-    if settings.normalization is Normalization.none:
+    if not settings.per_picture and settings.normalization is Normalization.none:
         return values.clone()
     assert known is not None
+    if settings.per_picture:
+        assert known.level is not None
+        values = known.level.even_out(values)
     return known.normalize(values, normalization=settings.normalization)
 
 

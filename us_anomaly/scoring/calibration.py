@@ -5,7 +5,7 @@ Shapes: H W pixels of the network's input.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir.provenance import check_format
 from us_anomaly.scoring.anomaly_map import MAP_KINDS, Grid, MapStatistics, RawMaps, combine, image_score
 from us_anomaly.scoring.picture_level import LevelGatherer, PictureLevel
+from us_anomaly.scoring.sampling import evenly_drawn
 from us_anomaly.scoring.thresholds import choose_threshold
 from us_anomaly.settings import CalibrationSettings, ScoringSettings
 from us_anomaly.training.normalization import RunningMoments
 
 MapsOf = Callable[[], dict[int, RawMaps]]
 """Returns the raw maps of one picture by patch size."""
+Levels = dict[int, dict[str, LevelGatherer]]
+"""By patch size and kind of map; empty without `scoring.per_picture`."""
 FORMAT_VERSION = 1
 MAX_SAMPLED_PIXELS = 20_000_000
 """Quantiles of pixel scores are taken over at most this many pixels, evenly drawn from all pictures."""
@@ -81,6 +84,8 @@ class Calibration:
                 int(patch_size): {kind: _map_statistics(numbers) for kind, numbers in kinds.items()}
                 for patch_size, kinds in content["statistics"].items()
             }
+            if any(set(kinds) != set(MAP_KINDS) for kinds in values["statistics"].values()):
+                raise ValueError(f"statistics must be those of {' and '.join(MAP_KINDS)} for each patch size")
             for key in ("image_threshold", "score_scale", "pixel_threshold"):
                 values[key] = _number(key, content[key])
             if values["score_scale"] <= 0:
@@ -155,34 +160,47 @@ class MapGatherer:
 
 def _sample(values: torch.Tensor, num_maps: int) -> npt.NDArray[np.float32]:
     """Return evenly drawn pixels of a map; a copy, unless it is all of them, so that the map need not stay in memory."""
-    step = max(1, math.ceil(values.numel() * num_maps / MAX_SAMPLED_PIXELS))
-    return values.flatten()[::step].contiguous().numpy()
+    return evenly_drawn(values, limit=MAX_SAMPLED_PIXELS // num_maps).contiguous().numpy()
 
 
-def _measure(normals: Sequence[MapsOf], *, per_picture: bool) -> dict[int, dict[str, MapStatistics]]:
-    """Return the statistics of error and uncertainty by patch size."""
-    levels = _measure_levels(normals) if per_picture else {}
+def _measure(normals: Sequence[MapsOf], *, levels: Levels) -> dict[int, dict[str, MapStatistics]]:
+    """Return the statistics of error and uncertainty by patch size, of maps whose levels are evened out if they are known."""
     gathered: dict[int, dict[str, MapGatherer]] = {}
     for maps in normals:
         for patch_size, raw in maps().items():
-            known = levels.get(patch_size, {})
-            kinds = gathered.setdefault(
-                patch_size, {kind: MapGatherer(len(normals), level=known.get(kind)) for kind in MAP_KINDS}
-            )
-            for kind, gatherer in kinds.items():
+            if patch_size not in gathered:
+                known = {kind: seen.level() for kind, seen in levels.get(patch_size, {}).items()}
+                gathered[patch_size] = {kind: MapGatherer(len(normals), level=known.get(kind)) for kind in MAP_KINDS}
+            for kind, gatherer in gathered[patch_size].items():
                 gatherer.add(getattr(raw, kind), raw.grid)
     return {size: {kind: maps.statistics() for kind, maps in kinds.items()} for size, kinds in gathered.items()}
 
 
-def _measure_levels(normals: Sequence[MapsOf]) -> dict[int, dict[str, PictureLevel]]:
-    """Return how the levels of pictures differ, by patch size and kind of map."""
-    gathered: dict[int, dict[str, LevelGatherer]] = {}
+def _gather_levels(normals: Sequence[MapsOf]) -> Levels:
+    """Gather how the levels of pictures differ."""
+    gathered: Levels = {}
     for maps in normals:
         for patch_size, raw in maps().items():
             kinds = gathered.setdefault(patch_size, {kind: LevelGatherer() for kind in MAP_KINDS})
             for kind, gatherer in kinds.items():
                 gatherer.add(getattr(raw, kind))
-    return {size: {kind: levels.level() for kind, levels in kinds.items()} for size, kinds in gathered.items()}
+    return gathered
+
+
+def _as_if_new(
+    statistics: dict[int, dict[str, MapStatistics]], levels: Levels, number: int
+) -> dict[int, dict[str, MapStatistics]]:
+    """Return the statistics for a reference normal, its level evened out by what the others say.
+
+    Else its score would be lower than that of a new picture, and with it the threshold.
+    """
+    return {
+        size: {
+            kind: replace(known, level=levels[size][kind].level(without=number)) if levels else known
+            for kind, known in kinds.items()
+        }
+        for size, kinds in statistics.items()
+    }
 
 
 def calibrate(
@@ -206,10 +224,12 @@ def calibrate(
     Raises:
         DataError: The rule for the threshold needs pictures that there are none of.
     """
-    statistics = _measure(normals, per_picture=scoring.per_picture)
+    levels = _gather_levels(normals) if scoring.per_picture else {}
+    statistics = _measure(normals, levels=levels)
     scores, pixels, doubts = [], [], []
-    for maps in normals:
-        anomaly_map, doubt = combine(maps(), statistics=statistics, settings=scoring)
+    for number, maps in enumerate(normals):
+        as_if_new = _as_if_new(statistics, levels, number)
+        anomaly_map, doubt = combine(maps(), statistics=as_if_new, settings=scoring)
         scores.append(image_score(anomaly_map, settings=scoring))
         pixels.append(_sample(anomaly_map, len(normals)))
         doubts.append(_sample(doubt, len(normals)))
