@@ -203,12 +203,12 @@ def score_variants(own: ScoringSettings, *, is_crossed: bool) -> list[ScoringSet
         changes = [{key: value for option in options for key, value in option.items()} for options in combinations]
     else:
         changes = [option for axis in AXES for option in axis.options]
-    variants = [own]
+    variants = {_labels(own): own}
     for change in changes:
         variant = dataclasses.replace(own, **change)
-        if _labels(variant) not in map(_labels, variants) and _is_known(variant, own):
-            variants.append(variant)
-    return variants
+        if _is_known(variant, own):
+            variants.setdefault(_labels(variant), variant)
+    return list(variants.values())
 
 
 def _is_known(variant: ScoringSettings, own: ScoringSettings) -> bool:
@@ -216,8 +216,8 @@ def _is_known(variant: ScoringSettings, own: ScoringSettings) -> bool:
     return not variant.per_position or (own.per_position and _raw_key(variant) == _raw_key(own))
 
 
-def _labels(scoring: ScoringSettings) -> list[str]:
-    return [axis.label(scoring) for axis in AXES]
+def _labels(scoring: ScoringSettings) -> tuple[str, ...]:
+    return tuple(axis.label(scoring) for axis in AXES)
 
 
 def _raw_key(scoring: ScoringSettings) -> tuple[str, ...]:
