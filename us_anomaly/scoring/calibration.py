@@ -4,7 +4,7 @@ Shapes: H W pixels of the network's input.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -166,25 +166,29 @@ def _sample(values: torch.Tensor, num_maps: int) -> npt.NDArray[np.float32]:
 def _measure(normals: Sequence[MapsOf], *, levels: Levels) -> dict[int, dict[str, MapStatistics]]:
     """Return the statistics of error and uncertainty by patch size, of maps whose levels are evened out if they are known."""
     gathered: dict[int, dict[str, MapGatherer]] = {}
-    for maps in normals:
-        for patch_size, raw in maps().items():
-            if patch_size not in gathered:
-                known = {kind: seen.level() for kind, seen in levels.get(patch_size, {}).items()}
-                gathered[patch_size] = {kind: MapGatherer(len(normals), level=known.get(kind)) for kind in MAP_KINDS}
-            for kind, gatherer in gathered[patch_size].items():
-                gatherer.add(getattr(raw, kind), raw.grid)
+    for patch_size, kind, values, grid in _each_map(normals):
+        kinds = gathered.setdefault(patch_size, {})
+        if kind not in kinds:
+            level = levels[patch_size][kind].level() if levels else None
+            kinds[kind] = MapGatherer(len(normals), level=level)
+        kinds[kind].add(values, grid)
     return {size: {kind: maps.statistics() for kind, maps in kinds.items()} for size, kinds in gathered.items()}
 
 
 def _gather_levels(normals: Sequence[MapsOf]) -> Levels:
     """Gather how the levels of pictures differ."""
     gathered: Levels = {}
+    for patch_size, kind, values, _ in _each_map(normals):
+        gathered.setdefault(patch_size, {}).setdefault(kind, LevelGatherer()).add(values)
+    return gathered
+
+
+def _each_map(normals: Sequence[MapsOf]) -> Iterator[tuple[int, str, torch.Tensor, Grid]]:
+    """Yield patch size, kind, values (R, S) and grid of every raw map, picture by picture."""
     for maps in normals:
         for patch_size, raw in maps().items():
-            kinds = gathered.setdefault(patch_size, {kind: LevelGatherer() for kind in MAP_KINDS})
-            for kind, gatherer in kinds.items():
-                gatherer.add(getattr(raw, kind))
-    return gathered
+            for kind in MAP_KINDS:
+                yield patch_size, kind, getattr(raw, kind), raw.grid
 
 
 def _as_if_new(
@@ -195,10 +199,7 @@ def _as_if_new(
     Else its score would be lower than that of a new picture, and with it the threshold.
     """
     return {
-        size: {
-            kind: replace(known, level=levels[size][kind].level(without=number)) if levels else known
-            for kind, known in kinds.items()
-        }
+        size: {kind: replace(known, level=levels[size][kind].level(without=number)) for kind, known in kinds.items()}
         for size, kinds in statistics.items()
     }
 
@@ -228,7 +229,7 @@ def calibrate(
     statistics = _measure(normals, levels=levels)
     scores, pixels, doubts = [], [], []
     for number, maps in enumerate(normals):
-        as_if_new = _as_if_new(statistics, levels, number)
+        as_if_new = _as_if_new(statistics, levels, number) if levels else statistics
         anomaly_map, doubt = combine(maps(), statistics=as_if_new, settings=scoring)
         scores.append(image_score(anomaly_map, settings=scoring))
         pixels.append(_sample(anomaly_map, len(normals)))
