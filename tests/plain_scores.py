@@ -16,6 +16,7 @@ def scoring(**changed: Any) -> ScoringSettings:
         "stride_px": 1,
         "border_px": 0,
         "per_position": False,
+        "position_components": 16,
         "per_picture": False,
         "smoothing_sigma_px": 0.0,
         "image_score": ImageScore.max,

@@ -24,6 +24,14 @@ from us_anomaly.settings import (
 )
 from us_anomaly.training.artifacts import load_statistics, load_students, load_teacher
 
+BEFORE_THERE_WERE_SUCH_SETTINGS = {
+    "border_px": 0,
+    "per_position": False,
+    "position_components": 0,
+    "per_picture": False,
+}
+"""How the scores of older detectors were made."""
+
 
 def load_scale(run_dir: RunDir, patch_size: int, *, per_position: bool) -> ScaleModel:
     """Read teacher, statistics and students of one patch size, and what is normal at each position if that is wanted.
@@ -148,7 +156,7 @@ def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSetti
         ArtifactError: It does not follow the schema.
     """
     try:
-        scoring: dict[str, Any] = {"border_px": 0, "per_position": False, "per_picture": False}  # as it was before them
+        scoring: dict[str, Any] = dict(BEFORE_THERE_WERE_SUCH_SETTINGS)
         scoring |= content["scoring"]
         scoring["normalization"] = Normalization(scoring["normalization"])
         scoring["image_score"] = ImageScore(scoring["image_score"])

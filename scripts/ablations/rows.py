@@ -36,7 +36,12 @@ PATH = (
     Row("zscore", "error and uncertainty by z-score", {"scoring.normalization": "zscore"}),
     Row("error", "the regression error alone, without the uncertainty", {"scoring.uncertainty_weight": 0.0}),
     Row("whitened", "students learn the whitened teacher", {"teacher.whitening_floor": 0.01}),
-    Row("positions", "maps in relation to what is normal at each position", {"scoring.per_position": True}),
+    Row("positions", "maps in relation to what is normal at each position", {
+        "scoring.per_position": True, "scoring.position_components": 0,
+    }),
+    Row("components", "less what normal maps have in common, where parts lie in one place", {
+        "scoring.position_components": 16,
+    }),
     Row("levels", "and to how high the picture's map lies as a whole", {"scoring.per_picture": True}),
     Row("longer", "students of a quarter of the width, which train 4000 steps at about the same cost", {
         "students.width": 0.25, "students.steps": 4000,
@@ -75,6 +80,9 @@ ALONE = (
     Row("two_scales", "patches of 33 and 65 pixels", {"scales": "[33,65]"}, start="accurate"),
     Row("larger_scales", "patches of 65 pixels, and of 66 at half the resolution", {"scales": "[65,66]"}, start="accurate"),
     Row("alike", "all positions alike", {"scoring.per_position": False}, start="accurate"),
+    Row("no_components", "what normal maps have in common is not taken off", {
+        "scoring.position_components": 0,
+    }, start="accurate"),
     Row("own_level", "each picture as high as it lies", {"scoring.per_picture": False}, start="accurate"),
     Row("hundredth", "mean of the highest hundredth of the map", {
         "scoring.image_score_fraction": 0.01,

@@ -36,7 +36,7 @@ from us_anomaly.settings import CalibrationSettings, ImageScore, MetricAlgorithm
 
 FIGURES = ("image_auroc", "image_average_precision", "pixel_auroc", "pixel_average_precision", "aupro_0.3")
 NUM_PER_PICTURE = 5
-RAW_KEYS = ("stride_px", "border_px", "per_position")
+RAW_KEYS = ("stride_px", "border_px", "per_position", "position_components")
 """Settings of the scores that change the raw maps, which are then computed anew."""
 
 Figures = dict[str, float]

@@ -29,8 +29,8 @@ def raw(error, uncertainty=None):
     return RawMaps(error, torch.ones(6, 8) if uncertainty is None else uncertainty, GRID)
 
 
-def gathered(maps):
-    gatherer = PositionGatherer()
+def gathered(maps, *, max_components=16):
+    gatherer = PositionGatherer(max_components=max_components)
     for one in maps:
         gatherer.add(one)
     return gatherer.statistics()

@@ -24,7 +24,12 @@ from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, MapsOf, calibrate
 from us_anomaly.scoring.picture_level import MIN_PICTURES
-from us_anomaly.scoring.position_statistics import PositionGatherer, measured_precision, save_position_statistics
+from us_anomaly.scoring.position_statistics import (
+    PositionGatherer,
+    load_position_statistics,
+    measured_precision,
+    save_position_statistics,
+)
 from us_anomaly.settings import ScoringSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -54,8 +59,8 @@ def run(settings: Settings) -> None:
         write_json(run_dir.calibration, content)
 
     make(run_dir.calibration, recipe, build, settings=settings, is_precious=False)
-    positions = map(run_dir.position_statistics, settings.scales if settings.scoring.per_position else [])
-    _summarize(load_calibration(settings), run_dir, list(positions))
+    scales = settings.scales if settings.scoring.per_position else []
+    _summarize(load_calibration(settings), run_dir, {size: run_dir.position_statistics(size) for size in scales})
 
 
 def _make_position_statistics(settings: Settings, recipes: Recipes) -> None:
@@ -120,7 +125,7 @@ def _pictures_for_positions(settings: Settings) -> ImageCache:
 def _measure_positions(settings: Settings, patch_size: int, artifact: Path, cache: ImageCache) -> None:
     """Measure the position statistics of one patch size and write them to `artifact`."""
     detector = _detector(settings, [patch_size], scoring=replace(settings.scoring, per_position=False))
-    gatherer = PositionGatherer()
+    gatherer = PositionGatherer(max_components=settings.scoring.position_components)
     with progress(f"scoring training (p={patch_size})", len(cache), enabled=settings.runtime.progress) as on_step:
         for index in range(len(cache)):
             gatherer.add(detector.raw_maps(cache[index])[patch_size])
@@ -213,8 +218,8 @@ class _RawMapsOf:
             raise DataError(f"{self._samples[index].filename}: {error}") from error
 
 
-def _summarize(calibration: Calibration, run_dir: RunDir, positions: list[Path]) -> None:
-    """Say what was chosen and why."""
+def _summarize(calibration: Calibration, run_dir: RunDir, positions: dict[int, Path]) -> None:
+    """Say what was chosen and why; `positions` are the files of what is normal at each position, by patch size."""
     if calibration.threshold_reason:
         log.warning("threshold by %s: %s", calibration.threshold_rule, calibration.threshold_reason)
     if (levels := _slopes(calibration)) and calibration.num_normal < MIN_PICTURES:
@@ -233,9 +238,10 @@ def _summarize(calibration: Calibration, run_dir: RunDir, positions: list[Path])
             facts=[
                 ("threshold", f"{calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {origin}"),
                 ("colours", "{:.4g} (blue) to {:.4g} (red)".format(*calibration.color_range)),
+                *([("maps explained by position", _explained(positions))] if positions else []),
                 *([("errors follow the picture's level", levels)] if levels else []),
             ],
-            written=[("calibration", run_dir.calibration), *(("positions", path) for path in positions)],
+            written=[("calibration", run_dir.calibration), *(("positions", path) for path in positions.values())],
             next_command="infer",
         )
     )
@@ -245,6 +251,16 @@ def _slopes(calibration: Calibration) -> str:
     """Return by how much high errors follow the level of a picture, at each patch size; nothing if that was not measured."""
     levels = {size: kinds["error"].level for size, kinds in calibration.statistics.items()}
     return ", ".join(f"p={size}: {level.slope:.2f}" for size, level in levels.items() if level is not None)
+
+
+def _explained(positions: dict[int, Path]) -> str:
+    """Return how much of the error maps is the same in all pictures, at each patch size, and how they vary together."""
+    parts = []
+    for size, path in positions.items():
+        known = load_position_statistics(path).error
+        number = 0 if known.components is None else len(known.components.directions)
+        parts.append(f"p={size}: {known.alignment or 0:.0%}" + (f" and {number} components" if number else ""))
+    return ", ".join(parts)
 
 
 def load_calibration(settings: Settings) -> Calibration:

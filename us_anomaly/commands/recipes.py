@@ -215,6 +215,7 @@ class Recipes:
             settings={
                 "scoring.stride_px": self.settings.scoring.stride_px,
                 "scoring.border_px": self.settings.scoring.border_px,
+                "scoring.position_components": self.settings.scoring.position_components,
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
             inputs={
@@ -236,7 +237,7 @@ class Recipes:
             command="calibrate",
             settings={
                 "scales": list(self.settings.scales),
-                **_without_what_is_off(flat("scoring", self.settings.scoring)),
+                **_without_what_is_off(flat("scoring", self.settings.scoring, without=("position_components",))),
                 **flat("calibration", self.settings.calibration),
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },

@@ -21,14 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from us_anomaly.scoring.logarithm import SMALLEST
 from us_anomaly.scoring.sampling import evenly_drawn
 
 LEVEL_QUANTILE = 0.1
 HIGH_QUANTILE = 0.99
 MAX_SAMPLED_VALUES = 2**20
 """Quantiles of a map are taken over at most this many of its values."""
-SMALLEST = 1e-12
-"""Smaller values of a map count as this, so that they have a logarithm."""
 MIN_PICTURES = 5
 """On fewer, chance has no expected slope, and maps stay as they are."""
 MIN_SPREAD = 1e-6

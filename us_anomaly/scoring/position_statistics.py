@@ -6,6 +6,9 @@ distribution has a long tail, so that is done with logarithms: with mean m and d
 S the deviation at a typical one, a value x becomes exp(S (log x - m) / s). Where all positions are alike, as on textures, only
 the unit changes.
 
+Where positions matter, normal maps also vary together: what their principal components explain of a map is taken off log x,
+and s is the deviation of what is left (`us_anomaly.scoring.map_components`).
+
 Of few pictures m and s are uncertain, so both are mixed with what holds for all positions; and s is never taken for less than
 S / 1.5, because a position where normal pictures hardly differ would blow up any speck of dust. The formula is ours:
 docs/accuracy.md tells what else was tried.
@@ -13,21 +16,30 @@ docs/accuracy.md tells what else was tried.
 Shapes: R S rows and columns of the grid of a raw map.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.scoring.anomaly_map import MAP_KINDS, RawMaps
+from us_anomaly.scoring.logarithm import SMALLEST, logarithm
+from us_anomaly.scoring.map_components import (
+    MapComponents,
+    alignment,
+    explained_variance,
+    find_components,
+    to_cells,
+)
 from us_anomaly.training.artifacts import FORMAT_VERSION, built_from, finite, read_state
 from us_anomaly.training.normalization import RunningMoments
 
 PRIOR_PICTURES = 10
 """Mean and deviation of a position are mixed with those of all positions as if so many more pictures showed the latter."""
-SMALLEST = 1e-12
-"""What counts as zero in a map."""
+MIN_UNEXPLAINED = 0.02
+"""Smallest share of the variance at a position that components leave."""
 MAX_STRETCH = 1.5
 """Largest S / s."""
 LARGEST_EXPONENT = 30.0
@@ -44,10 +56,16 @@ class PositionStatistics:
     """(R, S) float32."""
     typical_std: float
     """The deviation at a typical position: the root of the mean variance."""
+    alignment: float | None = None
+    """How much of the maps is the same in all of them, from 0 to 1; None in files of before it was measured."""
+    components: MapComponents | None = None
+    """How maps vary together; None where they do not, or where there are too few."""
 
     def relate(self, values: Tensor) -> Tensor:
         """Return a raw map (R, S) in relation to what is normal at each position."""
-        deviation = _logarithm(values).sub_(self.mean).div_(self.std)
+        logs = logarithm(values)
+        explained = 0.0 if self.components is None else self.components.explained(logs)
+        deviation = logs.sub_(self.mean).sub_(explained).div_(self.std)
         return deviation.mul_(self.typical_std).clamp_(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp_()
 
 
@@ -70,24 +88,38 @@ class ScalePositionStatistics:
 
 
 class PositionGatherer:
-    """Gathers the statistics of one patch size, picture by picture, in a memory that does not depend on their number."""
+    """Gathers the statistics of one patch size, picture by picture. Of each picture a few thousand numbers are kept."""
 
-    def __init__(self) -> None:
-        """Start with no picture seen."""
+    def __init__(self, *, max_components: int) -> None:
+        """Start with no picture seen.
+
+        Args:
+            max_components: Look for at most so many ways in which maps vary together.
+        """
+        self._max_components = max_components
         self._moments = {kind: RunningMoments() for kind in MAP_KINDS}
+        self._cells: dict[str, list[Tensor]] = {kind: [] for kind in MAP_KINDS}
 
     def add(self, raw: RawMaps) -> None:
         """Take the raw maps of a normal picture into account; all must have the same shape."""
         for kind, moments in self._moments.items():
-            moments.update(_logarithm(getattr(raw, kind)).reshape(1, -1))
+            logs = logarithm(getattr(raw, kind))
+            moments.update(logs.reshape(1, -1))
+            self._cells[kind].append(to_cells(logs))
         self._shape = raw.error.shape
 
     def statistics(self) -> ScalePositionStatistics:
         """Return the statistics of the pictures so far, at least two."""
-        return ScalePositionStatistics(**{kind: self._statistics(moments) for kind, moments in self._moments.items()})
+        return ScalePositionStatistics(**{kind: self._statistics(kind) for kind in MAP_KINDS})
 
-    def _statistics(self, moments: RunningMoments) -> PositionStatistics:
+    def _statistics(self, kind: str) -> PositionStatistics:
+        moments, cells = self._moments[kind], torch.stack(self._cells[kind])
         mean, variance = moments.mean, moments.std.square().clamp(min=SMALLEST)  # pictures may be all the same
+        components = find_components(cells, max_components=self._max_components)
+        if components is not None:
+            left = variance - explained_variance(components, cells, self._shape).flatten()
+            freedom = (moments.count - 1) / (moments.count - 1 - len(components.directions))
+            variance = torch.maximum(left, MIN_UNEXPLAINED * variance) * freedom
         weight = moments.count / (moments.count + PRIOR_PICTURES)
         mean = mean.lerp(mean.mean(), 1 - weight)
         typical = variance.mean()
@@ -96,11 +128,9 @@ class PositionGatherer:
             mean=mean.float().reshape(self._shape),
             std=std.float().reshape(self._shape),
             typical_std=float(typical.sqrt()),
+            alignment=alignment(cells),
+            components=components,
         )
-
-
-def _logarithm(values: Tensor) -> Tensor:
-    return values.clamp(min=SMALLEST).log_()
 
 
 def save_position_statistics(
@@ -117,7 +147,13 @@ def save_position_statistics(
     content: dict[str, Any] = {"format_version": FORMAT_VERSION, "num_images": num_images, "precision": precision}
     for kind in MAP_KINDS:
         known: PositionStatistics = getattr(positions, kind)
-        content[kind] = {"mean": known.mean, "std": known.std, "typical_std": known.typical_std}
+        content[kind] = {
+            "mean": known.mean,
+            "std": known.std,
+            "typical_std": known.typical_std,
+            "alignment": known.alignment,
+            "components": None if known.components is None else asdict(known.components),
+        }
     write_tensors(path, content)
 
 
@@ -145,7 +181,7 @@ def load_position_statistics(path: Path) -> ScalePositionStatistics:
             raise ValueError("mean and std must be maps of one shape, and every std above 0")
         if not 0 < typical_std < float("inf"):
             raise ValueError("typical_std must be a number above 0")
-        return PositionStatistics(mean, std, typical_std)
+        return PositionStatistics(mean, std, typical_std, content.get("alignment"), _components(content, mean.shape))
 
     def build() -> ScalePositionStatistics:
         positions = ScalePositionStatistics(**{kind: statistics(state[kind]) for kind in MAP_KINDS})
@@ -154,3 +190,20 @@ def load_position_statistics(path: Path) -> ScalePositionStatistics:
         return positions
 
     return built_from(path, "position statistics", "calibrate", build)
+
+
+def _components(content: dict[str, Any], shape: torch.Size) -> MapComponents | None:
+    """Read the components of maps of a shape (R, S); older files know nothing of them.
+
+    Raises:
+        KeyError, TypeError, ValueError: They are damaged, or of other maps.
+    """
+    if (known := content.get("components")) is None:
+        return None
+    components = MapComponents(**{name: finite(name, known[name]) for name in MapComponents.__slots__})
+    cells, count = to_cells(torch.zeros(shape)).shape, len(components.directions)
+    if components.center.shape != cells or components.directions.shape != (count, *cells):
+        raise ValueError("components must be those of maps of the shape of mean")
+    if not components.low.shape == components.high.shape == (count,) or bool((components.low > components.high).any()):
+        raise ValueError("each component must have a lowest and a highest coefficient")
+    return components

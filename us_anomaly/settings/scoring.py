@@ -36,6 +36,10 @@ class ScoringSettings:
     """Put each map in relation to what is normal at each position, measured on up to 300 training pictures: for parts that always
     lie in one place. For textures cut at random places it changes little, and false may be better. All pictures must have one
     size for the networks."""
+    position_components: int
+    """With `scoring.per_position`: at most so many ways in which the maps of good pictures vary together (parts that lie a little
+    aside, other batches, grounds that change) are learned and taken off; one for ten training pictures, and none on textures
+    cut at random places, which is measured. 0 for none."""
     per_picture: bool
     """Even out how high the map of a picture lies as a whole, as far as that is known to lift the high values of good pictures
     too: for exposure, focus or material that differ from picture to picture. Measured on the validation normals."""
@@ -63,6 +67,7 @@ class ScoringSettings:
         if self.error_weight + self.uncertainty_weight == 0:
             raise SettingsError("`scoring.error_weight` and `scoring.uncertainty_weight` must not both be 0")
         between("scoring.stride_px", self.stride_px, 1, 32)
+        between("scoring.position_components", self.position_components, 0, 256)
         at_least("scoring.border_px", self.border_px, 0)
         at_least("scoring.smoothing_sigma_px", self.smoothing_sigma_px, 0)
         above("scoring.image_score_fraction", self.image_score_fraction, 0)

@@ -1,0 +1,349 @@
+"""How maps of normal pictures vary together: alignment, components, the robust fit, the file, and the command."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from us_anomaly.commands import calibrate
+from us_anomaly.errors import ArtifactError
+from us_anomaly.loading import load, read_calibration
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json, write_tensors
+from us_anomaly.scoring import map_components
+from us_anomaly.scoring.anomaly_map import Grid, RawMaps
+from us_anomaly.scoring.map_components import (
+    DOUBTED_ABOVE,
+    MAD_OF_A_NORMAL_DISTRIBUTION,
+    MAPS_PER_COMPONENT,
+    MAX_CELLS,
+    NUM_FITS,
+    alignment,
+    explained_variance,
+    find_components,
+    to_cells,
+)
+from us_anomaly.scoring.position_statistics import (
+    MAX_STRETCH,
+    MIN_UNEXPLAINED,
+    PRIOR_PICTURES,
+    PositionGatherer,
+    load_position_statistics,
+    save_position_statistics,
+)
+
+ROWS, COLS = 16, 24
+NUM_MAPS = 40
+
+
+def waves():
+    """Return two directions (2, ROWS, COLS), orthonormal."""
+    rows, cols = torch.meshgrid(torch.linspace(0, 3, ROWS), torch.linspace(0, 3, COLS), indexing="ij")
+    both = torch.stack([torch.sin(rows), torch.cos(2 * cols)]).double().flatten(1)
+    return torch.linalg.qr((both - both.mean(dim=1, keepdim=True)).T)[0].T.reshape(2, ROWS, COLS)
+
+
+def normal_logs(count=NUM_MAPS, *, seed=0, noise=0.05, aligned=True):
+    """Return logarithms (N, ROWS, COLS) of maps with a pattern of their own that vary along the two waves."""
+    generator = torch.Generator().manual_seed(seed)
+    pattern = torch.linspace(-2, 2, COLS, dtype=torch.float64).expand(ROWS, COLS) if aligned else torch.zeros(())
+    along = torch.randn(count, 2, generator=generator, dtype=torch.float64) * torch.tensor([9.0, 4.0]).double()
+    noises = torch.randn(count, ROWS, COLS, generator=generator, dtype=torch.float64) * noise
+    return (pattern + torch.einsum("nj,jrs->nrs", along, waves()) + noises).float()
+
+
+def share_of(direction, directions):
+    """Return how much of a direction lies in the space of others, from 0 to 1."""
+    return float(((directions.double().flatten(1) @ direction.flatten()) ** 2).sum())
+
+
+def test_they_are_the_principal_components_the_largest_first():
+    logs = normal_logs()
+    components = find_components(logs, max_components=2)
+    flat = logs.double().flatten(1).numpy()
+    _, sizes, expected = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
+    found = components.directions.double().flatten(1).numpy()
+    assert np.abs(found @ expected[:2].T) == pytest.approx(np.eye(2), abs=1e-4)
+    assert sizes[0] > sizes[1]
+    assert [share_of(wave, components.directions) for wave in waves()] == pytest.approx([1, 1], abs=0.01)
+    coefficients = (flat - flat.mean(axis=0)) @ found.T
+    assert components.low.numpy() == pytest.approx(coefficients.min(axis=0) - coefficients.std(axis=0), rel=1e-4)
+    assert components.high.numpy() == pytest.approx(coefficients.max(axis=0) + coefficients.std(axis=0), rel=1e-4)
+
+
+def test_what_normal_maps_have_in_common_is_taken_off_a_new_one():
+    components = find_components(normal_logs(), max_components=2)
+    for logs in normal_logs(5, seed=1):
+        left = logs - components.center - components.explained(logs)
+        assert float(left.std()) == pytest.approx(0.05, rel=0.15)
+        assert float((logs - components.center).std()) > 2 * float(left.std())
+
+
+def test_the_fit_is_that_of_the_weights_of_a_cauchy_distribution_above_what_is_explained():
+    components = find_components(normal_logs(), max_components=2)
+    logs = normal_logs(1, seed=2)[0]
+    logs[3:8, 4:9] += 1.5
+    cells = (logs - components.center).double().flatten().numpy()
+    directions = components.directions.double().flatten(1).numpy()
+    fitted = directions @ cells
+    for _ in range(NUM_FITS):
+        residual = cells - fitted @ directions
+        ordered = np.sort(residual)
+        center = ordered[(len(ordered) - 1) // 2]
+        spread = np.sort(np.abs(residual - center))[(len(ordered) - 1) // 2] / MAD_OF_A_NORMAL_DISTRIBUTION
+        roots = 1 / np.sqrt(1 + (np.maximum(residual, 0) / (DOUBTED_ABOVE * spread)) ** 2)
+        fitted = np.linalg.lstsq((directions * roots).T, roots * cells, rcond=None)[0]
+    expected = (fitted @ directions).reshape(ROWS, COLS)
+    np.testing.assert_allclose(components.explained(logs).numpy(), expected, atol=1e-5)
+
+
+def test_a_large_defect_is_hardly_explained():
+    components = find_components(normal_logs(), max_components=2)
+    logs = normal_logs(1, seed=3)[0]
+    faulty = logs.clone()
+    defect = (slice(0, 16), slice(0, 7))  # more than a quarter of the map
+    faulty[defect] += 1.0
+    change = faulty - components.explained(faulty) - (logs - components.explained(logs))
+    assert float(change[defect].mean()) > 0.95
+    cells = (faulty - logs).double().flatten()
+    directions = components.directions.double().flatten(1)
+    plain = (cells - (directions @ cells) @ directions).reshape(ROWS, COLS)
+    assert float(plain[defect].mean()) < 0.85  # a plain projection would take off this much
+
+
+def test_a_map_that_lies_far_beyond_normal_ones_keeps_what_sets_it_apart():
+    components = find_components(normal_logs(), max_components=2)
+    reach = (
+        float(components.high[0])
+        if float(components.directions[0].flatten() @ waves()[0].flatten().float()) > 0
+        else -float(components.low[0])
+    )
+    foreign = components.center + 40 * waves()[0].float()
+    left = foreign - components.center - components.explained(foreign)
+    assert float(left.norm()) == pytest.approx(40 - reach, rel=0.05)
+    assert reach < 35
+
+
+@given(st.integers(2, 60), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_alignment_is_a_share_and_that_of_equal_maps_is_one(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(count, 6, 5, generator=generator)
+    assert 0 <= alignment(maps) <= 1
+    assert alignment(maps[:1].expand(count, 6, 5)) == pytest.approx(1)
+    level = torch.randn(count, 1, 1, generator=generator)
+    assert alignment(maps + 9 * level) == pytest.approx(alignment(maps), abs=1e-4)  # levels do not count
+
+
+def test_alignment_is_the_share_of_variance_that_the_mean_map_has():
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.randn(30, 30, generator=generator)
+    for share in (0.0, 0.2, 0.7):
+        noises = torch.randn(50, 30, 30, generator=generator)
+        maps = share**0.5 * pattern + (1 - share) ** 0.5 * noises
+        assert alignment(maps) == pytest.approx(share, abs=0.03)
+    assert alignment(torch.full((5, 4, 4), 3.0)) == 0
+
+
+def test_maps_that_are_not_aligned_too_few_or_all_the_same_have_no_components():
+    assert find_components(normal_logs(aligned=False), max_components=2) is None
+    assert find_components(normal_logs(MAPS_PER_COMPONENT - 1), max_components=2) is None
+    assert find_components(normal_logs(), max_components=0) is None
+    assert find_components(normal_logs(1).expand(NUM_MAPS, ROWS, COLS), max_components=2) is None
+
+
+@pytest.mark.parametrize(("count", "expected"), [(10, 1), (29, 2), (40, 3), (400, 3)])
+def test_there_is_one_component_for_ten_maps_and_no_more_than_allowed(count, expected):
+    assert len(find_components(normal_logs(count), max_components=3).directions) == expected
+
+
+def test_directions_along_which_nothing_varies_are_left_out():
+    assert len(find_components(normal_logs(100, noise=0.0), max_components=9).directions) == 2
+
+
+def test_large_maps_are_seen_in_cells_and_explained_everywhere():
+    shape = (100, 150)
+    logs = torch.nn.functional.interpolate(normal_logs()[None], size=shape, mode="bilinear")[0]
+    cells = torch.stack([to_cells(one) for one in logs])
+    assert cells.shape == (NUM_MAPS, MAX_CELLS, MAX_CELLS)
+    torch.testing.assert_close(cells.mean(dim=(1, 2)), logs.mean(dim=(1, 2)), atol=0.02, rtol=0)
+    components = find_components(cells, max_components=2)
+    new = torch.nn.functional.interpolate(normal_logs(1, seed=4)[None], size=shape, mode="bilinear")[0, 0]
+    explained = components.explained(new)
+    assert explained.shape == shape
+    difference = new - logs.mean(dim=0)
+    assert float((difference - explained).std()) < 0.3 * float(difference.std())
+    assert to_cells(normal_logs()[0]).shape == (ROWS, COLS)
+
+
+def test_the_explained_variance_is_that_of_what_is_explained():
+    logs = normal_logs()
+    components = find_components(logs, max_components=2)
+    directions = components.directions.double().flatten(1)
+    projected = ((logs - components.center).double().flatten(1) @ directions.T) @ directions
+    expected = projected.var(dim=0, correction=0).reshape(ROWS, COLS)
+    torch.testing.assert_close(explained_variance(components, logs, logs[0].shape), expected, rtol=1e-4, atol=1e-9)
+
+
+@given(st.lists(st.floats(-30, 30, width=32), min_size=ROWS * COLS, max_size=ROWS * COLS))
+@settings(max_examples=10, deadline=None)
+def test_absurd_maps_have_a_finite_explanation(values):
+    components = find_components(normal_logs(), max_components=2)
+    assert torch.isfinite(components.explained(torch.tensor(values).reshape(ROWS, COLS))).all()
+
+
+@pytest.mark.parametrize("value", [-27.6, 0.0, 80.0])
+def test_maps_of_one_value_have_a_finite_explanation(value):
+    components = find_components(normal_logs(), max_components=2)
+    assert torch.isfinite(components.explained(torch.full((ROWS, COLS), value))).all()
+
+
+# --- maps in relation to their positions -------------------------------------------------------------------------
+
+GRID = Grid(ROWS, COLS, 1)
+
+
+def gathered(logs, *, max_components):
+    gatherer = PositionGatherer(max_components=max_components)
+    for one in logs:
+        gatherer.add(RawMaps(one.exp(), torch.ones(ROWS, COLS), GRID))
+    return gatherer.statistics()
+
+
+def test_maps_are_related_to_what_is_left_after_the_components():
+    logs = normal_logs()
+    positions = gathered(logs, max_components=2).error
+    components = find_components(logs, max_components=2)
+    mean, variance = logs.double().mean(dim=0), logs.double().var(dim=0, correction=0)
+    left = torch.maximum(variance - explained_variance(components, logs, mean.shape), MIN_UNEXPLAINED * variance)
+    left = left * (NUM_MAPS - 1) / (NUM_MAPS - 3)
+    weight = NUM_MAPS / (NUM_MAPS + PRIOR_PICTURES)
+    std = (weight * left + (1 - weight) * left.mean()).clamp(min=left.mean() / MAX_STRETCH**2).sqrt()
+    mean = weight * mean + (1 - weight) * mean.mean()
+    new = normal_logs(1, seed=5)[0]
+    expected = torch.exp(left.mean().sqrt() * (new - mean - components.explained(new)) / std)
+    torch.testing.assert_close(positions.relate(new.exp()), expected.float(), rtol=1e-3, atol=1e-4)
+    assert positions.alignment == pytest.approx(alignment(logs), abs=1e-5)
+
+
+def test_a_defect_under_a_ground_that_changes_stands_out_with_components_only():
+    def scores(max_components):
+        positions = gathered(normal_logs(300, noise=0.1), max_components=max_components).error
+        normals = [float(positions.relate(one.exp()).max()) for one in normal_logs(50, seed=6, noise=0.1)]
+        return np.array(normals), positions
+
+    for max_components, is_found in ((0, False), (4, True)):
+        normals, positions = scores(max_components)
+        faulty = []
+        for one in normal_logs(20, seed=7, noise=0.1):
+            one[5, 5] += 0.8
+            faulty.append(float(positions.relate(one.exp()).max()))
+        found = np.mean(np.array(faulty)[:, None] > normals)
+        assert (found > 0.97) == is_found
+
+
+def test_textures_stay_as_they_are_without_components():
+    logs = normal_logs(aligned=False)
+    with_them, without = (gathered(logs, max_components=count).error for count in (16, 0))
+    assert with_them.components is None
+    assert torch.equal(with_them.relate(logs[0].exp()), without.relate(logs[0].exp()))
+
+
+def test_they_are_written_and_read(tmp_path):
+    positions = gathered(normal_logs(), max_components=3)
+    path = tmp_path / "position_statistics.pt"
+    save_position_statistics(path, positions, num_images=NUM_MAPS, precision="float32")
+    again = load_position_statistics(path)
+    assert again.uncertainty.components is None
+    assert again.error.alignment == positions.error.alignment
+    new = normal_logs(1, seed=8)[0].exp()
+    assert torch.equal(again.error.relate(new), positions.error.relate(new))
+
+
+def content(tmp_path, **changes):
+    """Return what a file with components holds, parts of them exchanged; a change to None leaves the part out."""
+    path = tmp_path / "whole.pt"
+    save_position_statistics(path, gathered(normal_logs(), max_components=3), num_images=3, precision="float32")
+    state = torch.load(path, weights_only=True)
+    components = state["error"]["components"] | changes
+    state["error"]["components"] = {name: value for name, value in components.items() if value is not None}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"center": None}, "it lacks 'center'"),
+        ({"center": torch.zeros(4, 4)}, "of the shape of mean"),
+        ({"directions": torch.zeros(3, 4, 4)}, "of the shape of mean"),
+        ({"directions": torch.full((3, ROWS, COLS), float("nan"))}, "not finite"),
+        ({"low": torch.zeros(2)}, "a lowest and a highest coefficient"),
+        ({"low": torch.full((3,), 1e6)}, "a lowest and a highest coefficient"),
+        ({"high": "far"}, "high is not a tensor"),
+    ],
+)
+def test_damaged_components_are_refused_with_the_reason(tmp_path, changes, reason):
+    path = tmp_path / "position_statistics.pt"
+    torch.save(content(tmp_path, **changes), path)
+    with pytest.raises(ArtifactError, match=reason):
+        load_position_statistics(path)
+
+
+def test_a_file_of_before_there_were_components_relates_maps_as_it_did(tmp_path):
+    state = content(tmp_path)
+    for kind in ("error", "uncertainty"):
+        del state[kind]["components"], state[kind]["alignment"]
+    path = tmp_path / "position_statistics.pt"
+    write_tensors(path, state)
+    positions = load_position_statistics(path).error
+    assert positions.alignment is None
+    new = normal_logs(1, seed=9)[0].exp()
+    expected = torch.exp(positions.typical_std * (new.log() - positions.mean) / positions.std)
+    torch.testing.assert_close(positions.relate(new), expected)
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+PER_POSITION = "scoring.per_position=true"
+
+
+@pytest.fixture
+def few_are_enough(monkeypatch):
+    monkeypatch.setattr(map_components, "MAPS_PER_COMPONENT", 2)
+    monkeypatch.setattr(map_components, "MIN_ALIGNMENT", 0.0)
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_calibrate_finds_at_most_as_many_as_wanted_says_so_and_measures_anew_for_another_number(
+    compose, tiny, trained_copy, capsys
+):
+    run_dir = RunDir(trained_copy)
+    calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION, "scoring.position_components=2")))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "maps explained by position" in shown
+    assert "and 2 components" in shown
+    path = run_dir.position_statistics(33)
+    assert len(load_position_statistics(path).error.components.directions) == 2
+    with_two = load(trained_copy, device="cpu", precision="float32", num_threads=1)
+    calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION, "scoring.position_components=0")))
+    assert "components" not in capsys.readouterr().out
+    assert load_position_statistics(path).error.components is None
+    without = load(trained_copy, device="cpu", precision="float32", num_threads=1)
+    assert with_two.scoring.position_components == 2
+    picture = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(with_two.raw_maps(picture)[33].error, without.raw_maps(picture)[33].error)
+
+
+def test_without_positions_the_number_of_components_makes_nothing_stale(compose, tiny, trained_copy):
+    path = RunDir(trained_copy).calibration
+    before = path.stat().st_mtime_ns
+    calibrate.run(compose("calibrate", *tiny(trained_copy, "scoring.position_components=5")))
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_calibration_of_before_there_were_components_is_read(trained_copy):
+    path = RunDir(trained_copy).calibration
+    content = read_json(path)
+    del content["scoring"]["position_components"]
+    assert read_calibration(content)[1].position_components == 0

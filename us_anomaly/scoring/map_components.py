@@ -1,0 +1,147 @@
+"""How the maps of normal pictures vary together, and what that explains of a new map.
+
+A part lies a little aside, its material comes from another batch, a shadow falls on it: such things lift the map of a good
+picture at many positions at once, and always at the same ones. They are the principal components of the logarithms of normal
+maps; what these explain of a new map is taken off before it is judged. So a ground that changes from picture to picture tells
+nothing about the part on it, which one number for the whole picture (`us_anomaly.scoring.picture_level`) cannot see.
+
+A defect is explained in part, too, the more the larger it is. Therefore the fit is one-sided and robust: a cell that lies r
+above what is explained counts 1 / (1 + (r / s)^2), with s in proportion to the median absolute deviation (the weights of a
+Cauchy distribution, in reweighted least squares; Holland, Welsch, *Robust regression using iteratively reweighted
+least-squares*, 1977). And no coefficient leaves the range that normal pictures reach, widened by a standard deviation.
+
+All this needs parts that lie in one place. On a texture that is cut at random, smooth components explain any smooth map,
+large defects included; see `alignment`. The formula is ours: docs/accuracy.md tells what it gave.
+
+Shapes: N maps, J components, R S rows and columns of a raw map, r s rows and columns of its cells, at most `MAX_CELLS` each.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from us_anomaly.scoring.logarithm import SMALLEST
+
+MAX_CELLS = 32
+"""Components are known at this resolution, which bounds memory, and interpolated: they are smooth."""
+MIN_ALIGNMENT = 0.2
+"""Where positions explain less of the maps, these have no components in common."""
+MAPS_PER_COMPONENT = 10
+"""Fewer maps than this for each component would not tell it from chance."""
+MIN_SHARE_OF_DEVIATION = 1e-6
+"""A component along which maps vary by less, as a share of the first one, is none."""
+NUM_FITS = 10
+"""Weighted fits, one after the other; the coefficients have settled by then."""
+DOUBTED_ABOVE = 0.5
+"""The s of the weights, in standard deviations."""
+MAD_OF_A_NORMAL_DISTRIBUTION = 0.6745
+RIDGE = 1e-9
+"""Keeps the fit solvable, as a share of the mean weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapComponents:
+    """Principal components of the logarithms of normal maps."""
+
+    center: Tensor
+    """(r, s) float32, the mean map."""
+    directions: Tensor
+    """(J, r, s) float32, orthonormal, the largest variance first."""
+    low: Tensor
+    """(J,) float32: the lowest coefficient that is believed."""
+    high: Tensor
+    """(J,) float32: the highest one."""
+
+    def explained(self, logarithms: Tensor) -> Tensor:
+        """Return how the components say that a map differs from the mean one.
+
+        Args:
+            logarithms: (R, S), of a raw map.
+
+        Returns:
+            (R, S) float32.
+        """
+        cells = (to_cells(logarithms) - self.center).double().flatten()
+        directions = self.directions.double().flatten(1)
+        coefficients = directions @ cells
+        for _ in range(NUM_FITS):
+            residual = cells - coefficients @ directions
+            deviation = (residual - residual.median()).abs().median() / MAD_OF_A_NORMAL_DISTRIBUTION
+            above = residual.clamp(min=0) / (DOUBTED_ABOVE * deviation).clamp(min=SMALLEST)
+            weights = 1 / (1 + above.square())
+            weighted = directions * weights
+            ridge = RIDGE * weights.mean() * torch.eye(len(directions), dtype=torch.float64)
+            coefficients = torch.linalg.solve(weighted @ directions.T + ridge, weighted @ cells)
+        coefficients = coefficients.clamp(self.low.double(), self.high.double())
+        together = (coefficients @ directions).reshape(self.center.shape)
+        return _at_every_position(together.float()[None], logarithms.shape)[0]
+
+
+def to_cells(values: Tensor) -> Tensor:
+    """Return the means (r, s) of a map (R, S) over the cells of a coarse grid; the map itself where it is small."""
+    rows, cols = (min(length, MAX_CELLS) for length in values.shape)
+    return nn.functional.adaptive_avg_pool2d(values[None], (rows, cols))[0]
+
+
+def _at_every_position(cells: Tensor, shape: torch.Size) -> Tensor:
+    """Return maps (J, R, S) of a shape (R, S) that interpolate those of cells (J, r, s)."""
+    return nn.functional.interpolate(cells[None], size=list(shape), mode="bilinear", align_corners=False)[0]
+
+
+def alignment(maps: Tensor) -> float:
+    """Return how much of what differs within maps is the same in all of them, from 0 to 1.
+
+    It is the variance of the mean map over its positions, divided by the mean variance of the maps over theirs, each map
+    counted from its own mean; less the 1 / N that N maps without anything in common show.
+
+    Args:
+        maps: (N, r, s), N at least 2.
+    """
+    centred = (maps - maps.mean(dim=(1, 2), keepdim=True)).double()
+    whole = float(centred.square().mean())
+    if whole <= SMALLEST:
+        return 0.0
+    by_chance = 1 / len(maps)
+    shared = float(centred.mean(dim=0).square().mean()) / whole
+    return min(max((shared - by_chance) / (1 - by_chance), 0.0), 1.0)
+
+
+def find_components(maps: Tensor, *, max_components: int) -> MapComponents | None:
+    """Return the principal components of maps, or None where there are too few maps or they are not aligned.
+
+    Args:
+        maps: (N, r, s) logarithms in cells, N at least 2.
+        max_components: At most so many.
+    """
+    count = min(max_components, len(maps) // MAPS_PER_COMPONENT)
+    if count == 0 or alignment(maps) < MIN_ALIGNMENT:
+        return None
+    center = maps.double().mean(dim=0)
+    deviations = (maps - center).flatten(1)
+    _, sizes, directions = torch.linalg.svd(deviations, full_matrices=False)
+    count = min(count, int((sizes > max(SMALLEST, MIN_SHARE_OF_DEVIATION * float(sizes[0]))).sum()))
+    if count == 0:
+        return None
+    coefficients = deviations @ directions[:count].T
+    std = coefficients.std(dim=0, correction=0)
+    return MapComponents(
+        center=center.float(),
+        directions=directions[:count].reshape(count, *center.shape).float(),
+        low=(coefficients.amin(dim=0) - std).float(),
+        high=(coefficients.amax(dim=0) + std).float(),
+    )
+
+
+def explained_variance(components: MapComponents, maps: Tensor, shape: torch.Size) -> Tensor:
+    """Return the variance (R, S) float64 that components explain at each position of maps of a shape (R, S).
+
+    Args:
+        components: Of these maps.
+        maps: (N, r, s), as `find_components` takes them.
+        shape: R and S.
+    """
+    directions = components.directions.double()
+    coefficients = (maps.double() - components.center.double()).flatten(1) @ directions.flatten(1).T
+    std = coefficients.std(dim=0, correction=0)
+    return _at_every_position(directions * std[:, None, None], shape).square().sum(dim=0)
