@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from composition import composed
 from PIL import Image
 
 from us_anomaly.settings import Settings
@@ -45,15 +46,12 @@ def _caches(tmp_path_factory):
 @pytest.fixture(scope="session")
 def compose() -> Compose:
     """Compose settings as the command line does: `compose("split", "data.root=DIR", ...)`."""
-    import hydra
-
     from us_anomaly import cli
 
     cli.register_schemas()
 
     def compose(command: str, *overrides: str) -> Settings:
-        with hydra.initialize_config_dir(config_dir=str(cli.config_dir()), version_base="1.3"):
-            return cli.to_settings(hydra.compose(config_name=command, overrides=list(overrides)))
+        return cli.to_settings(composed(command, *overrides))
 
     return compose
 

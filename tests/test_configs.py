@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from composition import composed, composed_by_hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from us_anomaly import settings as module
 from us_anomaly.cli import COMMANDS, TASKS, config_dir
@@ -125,6 +129,46 @@ def test_the_files_are_found_in_a_checkout_and_in_an_installed_package(tmp_path,
     assert configuration.config_dir() == tmp_path / "configs"
     (tmp_path / "us_anomaly/configs").mkdir(parents=True)
     assert configuration.config_dir() == tmp_path / "us_anomaly/configs"
+
+
+# --- how the tests compose --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("data.root=x", "seed=7"),
+        (
+            "students.steps=4",
+            "experiment=accurate",
+            "data=mvtec",
+            "data.root='a, b'",
+            "backbone=timm",
+            "scales=[17,33]",
+        ),
+        (
+            "data.root=x",
+            "teacher.images={train:0.3,generic:0.7}",
+            "inference.input=${data.root}/new",
+            "seed=1",
+            "seed=2",
+        ),
+        ("data.root=x", "+added=1", "~experiment"),
+    ],
+)
+def test_the_tests_compose_what_hydra_composes(overrides):
+    for _ in range(2):  # the second time from what is kept of the first
+        assert OmegaConf.to_yaml(composed("run", *overrides)) == OmegaConf.to_yaml(composed_by_hydra("run", *overrides))
+
+
+@pytest.mark.parametrize("override", ["seed=abc", "teacher.learning_rte=1", "seed=1,2", "data=foo", "data.root=[a"])
+def test_what_hydra_refuses_the_tests_refuse_in_its_words(override):
+    said = []
+    for compose_it in (composed, composed_by_hydra):
+        with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+            compose_it("run", override)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
 
 
 # --- defaults ----------------------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from composition import composed
 from drawn_run import THRESHOLD, draw_run, save
-from hydra import compose, initialize_config_dir
 
-from us_anomaly.cli import config_dir, register_schemas, to_settings
+from us_anomaly.cli import register_schemas, to_settings
 from us_anomaly.commands import evaluate
 from us_anomaly.commands.recipes import plain
 from us_anomaly.data.sample import Sample, dump_labels
@@ -19,8 +19,7 @@ from us_anomaly.settings import Settings
 
 def settings_of(*overrides: str) -> Settings:
     register_schemas()
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        settings = to_settings(compose(config_name="evaluate", overrides=list(overrides)))
+    settings = to_settings(composed("evaluate", *overrides))
     assert isinstance(settings, Settings)
     return settings
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from composition import composed
 from PIL import Image
 
 from us_anomaly.cli import config_dir, register_schemas, to_settings
@@ -16,8 +16,7 @@ from us_anomaly.settings import DATA_LAYOUTS, Settings
 
 def settings_of(*overrides: str) -> Settings:
     register_schemas()
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        settings = to_settings(compose(config_name="split", overrides=list(overrides)))
+    settings = to_settings(composed("split", *overrides))
     assert isinstance(settings, Settings)
     return settings
 
