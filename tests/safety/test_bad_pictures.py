@@ -167,11 +167,12 @@ def grow(root: Path, tree: list[tuple[list[str], str]]) -> None:
 
 
 @given(TREES)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_tree_gives_samples_inside_of_it_each_once_or_one_clear_error(tree):
     with tempfile.TemporaryDirectory() as name:
-        root = Path(os.path.realpath(name)) / "data"
-        root.mkdir()
+        root = Path(os.path.realpath(name)) / "outer" / "data"  # so deep that links up end here, not in all of /tmp
+        root.mkdir(parents=True)
+        (root.parent / "outside.png").touch()
         grow(root, tree)
         for read in (
             lambda: read_folder(root, images="images", masks="masks", normal="good"),
