@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from PIL import Image
 
 import us_anomaly
 from us_anomaly.cli import COMMANDS
+from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.run import STAGES
 from us_anomaly.commands.run import run as run_all
 from us_anomaly.data.sample import parse_labels
 from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError, StaleArtifactError
+from us_anomaly.run_dir.provenance import content_hash
 from us_anomaly.training.artifacts import load_statistics
 
 
@@ -294,6 +297,14 @@ def test_other_weights_of_the_backbone_make_another_teacher(compose, tiny, train
     settings = compose("normalize", *tiny(trained_copy), f"backbone.weights={tmp_path / 'other.pt'}")
     with pytest.raises(StaleArtifactError, match=r"it was made from another backbone.weights"):
         run("normalize", settings)
+
+
+def test_weights_that_change_in_their_place_have_another_hash(compose, tiny, trained_copy, resnet18_weights, tmp_path):
+    own = Path(shutil.copy(resnet18_weights, tmp_path / "own.pt"))
+    settings = compose("normalize", *tiny(trained_copy), f"backbone.weights={own}")
+    before = Recipes(settings).teacher(33).inputs["backbone.weights"]
+    own.write_bytes(own.read_bytes()[::-1])
+    assert Recipes(settings).teacher(33).inputs["backbone.weights"] == content_hash(own) != before
 
 
 def test_a_picture_more_or_less_makes_another_split(compose, tiny, trained_copy, parts, tmp_path):

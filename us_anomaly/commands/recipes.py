@@ -295,6 +295,13 @@ def _hash_of_weights(weights: str) -> str:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise WeightsError(f"`backbone.weights`: there is no file {path}")
+    status = path.stat()
+    return _hash_of_state(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=8)
+def _hash_of_state(path: Path, *_: int) -> str:
+    """Hash a file once for as long as it stays as it is: every stage asks, and weights can be half a gigabyte."""
     return content_hash(path)
 
 
