@@ -215,7 +215,7 @@ def test_raw_maps_take_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px
     monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 32 * 32)
     detector = made_by_hand(33, stride_px=stride_px, border_px=border_px)
     assert (
-        growth_of_memory(detector, (200, 400), detector.raw_maps) < 8 / stride_px**2 + 3
+        growth_of_memory(detector, (128, 256), detector.raw_maps) < 8 / stride_px**2 + 3
     )  # 3: indices, tests of finiteness
 
 
@@ -231,7 +231,7 @@ def test_scores_take_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px, 
 
     monkeypatch.setattr(Detector, "raw_maps", raw_maps)
     grown = growth_of_memory(
-        detector, (400, 800), lambda prepared: detector.predict_prepared(prepared, height=1, width=1)
+        detector, (200, 400), lambda prepared: detector.predict_prepared(prepared, height=1, width=1)
     )
     assert bytes_per_pixel * 0.9 < grown < bytes_per_pixel + 4
 
