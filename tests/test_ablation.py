@@ -3,10 +3,9 @@
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -205,8 +204,8 @@ def category(tmp_path):
 
 
 def call(*arguments):
-    command = [sys.executable, str(SCRIPTS / "ablation.py"), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import ablation; sys.exit(ablation.main())"
+    result = forked.run(code, *map(str, arguments))
     assert result.returncode == 0, result.stderr
     return result
 

@@ -4,11 +4,10 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
@@ -99,16 +98,7 @@ def test_its_commands_run_in_the_order_in_which_they_stand(tmp_path):
     ]
     (python,) = [block.text for block in blocks("python") if block.is_run]
     smaller = [made_small(arguments) for arguments in commands]
-    result = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps([smaller, python]),
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    result = forked.run(RUN_ALL, input=json.dumps([smaller, python]), cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("split.jsonl", "evaluation.json", "report/index.html", "inference"):
         assert (tmp_path / "runs/demo" / name).exists()
@@ -133,15 +123,7 @@ def test_commands_that_are_not_run_have_settings_that_exist(tmp_path):
         values = [value for value in arguments[1:] if value not in ("-m", "data.category=all")]
         assert (len(values) < len(arguments) - 1) == ("-m" in arguments)
         asked.append([arguments[0], "--cfg", "job", *values])
-    result = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps([asked, ""]),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = forked.run(RUN_ALL, input=json.dumps([asked, ""]), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "num_students: 5" in result.stdout  # of the experiment
 

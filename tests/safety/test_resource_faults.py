@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import draw_parts
@@ -31,19 +32,11 @@ STAGES = {
 }
 
 
-def usad(*arguments: str, before: tuple[str, ...] = (), **options: object) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from us_anomaly.cli import main; sys.exit(main())"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    if "preexec_fn" in options:  # a limit on the size of files would stop the measuring of coverage first
-        environment = {name: value for name, value in environment.items() if not name.startswith("COVERAGE")}
+def usad(*arguments: str, before: tuple[str, ...] = (), stdout: object = subprocess.PIPE):
+    """Run `usad` as a process of its own, where a copy would not do."""
+    command = [*before, sys.executable, "-c", forked.USAD, *arguments]
     return subprocess.run(
-        [*before, sys.executable, "-c", code, *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=200,
-        env=environment,
-        **({"stdout": subprocess.PIPE} | options),
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=200, env=forked.unmeasured()
     )
 
 
@@ -124,7 +117,7 @@ def test_a_read_only_folder_is_told_by_the_command_and_everything_stays(
 
 def test_a_file_in_the_place_of_the_run_directory_is_told_by_the_command(tmp_path, tiny):
     (tmp_path / "file").write_text("not a folder")
-    done = usad("split", *tiny(tmp_path / "file" / "run"))
+    done = forked.run(forked.USAD, "split", *tiny(tmp_path / "file" / "run"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"usad: {tmp_path / 'file' / 'run'}: a file stands where a folder should be; remove it, or choose another run_dir=\n"
@@ -135,7 +128,7 @@ def test_a_file_in_the_place_of_the_run_directory_is_told_by_the_command(tmp_pat
 def test_a_limit_on_the_size_of_files_is_one_line_with_exit_code_1_and_the_command_can_go_on_later(trained_copy, tiny):
     before = contents(trained_copy)
     arguments = ["train-students", *tiny(trained_copy, "students.steps=7", "overwrite=true")]
-    limited = usad(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
+    limited = forked.run(forked.USAD, *arguments, limits=[(resource.RLIMIT_FSIZE, 20_000)])
     assert limited.returncode == 1
     path = trained_copy / "p33" / "students.resume.pt"
     assert limited.stderr.splitlines()[-1] == (
@@ -172,14 +165,14 @@ def test_a_disk_that_is_really_full_is_one_line_and_when_there_is_space_again_th
     free = shutil.disk_usage(small_disk).free
     filler.write_bytes(bytes(free - 60_000))
     arguments = ["infer", *tiny(run_dir, "overwrite=true")]
-    full = usad(*arguments)
+    full = forked.run(forked.USAD, *arguments)
     assert full.returncode == 1
     assert "the disk is full; free some space, or choose another run_dir=" in full.stderr.splitlines()[-1]
     assert "Traceback" not in full.stderr
     assert differences(before, contents(run_dir)) == []
     assert leftovers(run_dir) == []
     filler.unlink()
-    again = usad(*arguments)
+    again = forked.run(forked.USAD, *arguments)
     assert again.returncode == 0, again.stderr
     assert differences(before, contents(run_dir)) == []
 
@@ -191,7 +184,7 @@ def test_a_read_only_file_system_is_told_by_the_command_and_the_detector_there_c
     run_dir = Path(shutil.copytree(trained, small_disk / "run"))
     before = contents(run_dir)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    done = usad("evaluate", *tiny(run_dir, "overwrite=true"))
+    done = forked.run(forked.USAD, "evaluate", *tiny(run_dir, "overwrite=true"))
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"usad: cannot write {run_dir}")
@@ -308,10 +301,11 @@ def test_a_process_without_enough_memory_says_so_in_one_line(trained_copy, tiny)
     limit = 8 << 30
     entries = "{name: Resize, params: {size: [1500, 1500]}}, {name: ToDtype, params: {dtype: float32, scale: true}}"
     huge = f"augmentation.students=[{entries}]"
-    done = usad(
+    done = forked.run(
+        forked.USAD,
         "train-students",
         *tiny(trained_copy, "overwrite=true", "students.width=8", "students.positions=dense", huge),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        limits=[(resource.RLIMIT_AS, limit)],
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

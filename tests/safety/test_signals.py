@@ -1,38 +1,29 @@
 """Ctrl-C and SIGTERM to the real command: the conventional exit code, a saved state, nothing half-written."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
+from forked import Forked
 
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors
 
 WAIT_SECONDS = 120
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Forked]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start `usad` as the console script does; what still runs when the test ends is killed, however it ends."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Forked] = []
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        code = "import sys; from us_anomaly.cli import main; sys.exit(main())"
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        processes.append(process)
-        return process
+    def start(*arguments: str) -> Forked:
+        processes.append(forked.start(*arguments))
+        return processes[-1]
 
     yield start
     for process in processes:
@@ -40,7 +31,7 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: Forked) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} does not appear"
