@@ -1,5 +1,6 @@
 """Settings as the command line composes them, and a pretrained network without its weights, so that nothing is downloaded."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from us_anomaly.cli import config_dir, register_schemas, to_settings
 from us_anomaly.settings import Settings
 
 
+@functools.cache
 def composed(*overrides: str) -> Settings:
     """Return the default settings with some overrides."""
     import hydra
