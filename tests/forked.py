@@ -1,6 +1,6 @@
 """Python code in copies of one process that has loaded the libraries: a process of its own takes five seconds for that alone.
 
-Coverage is not measured there: what these processes run, other tests run where it is, and it would take as long again.
+Coverage is measured there only on request: most of what they run, other tests run where it is, and it takes as long again.
 """
 
 import io
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import coverage
 import pytest
 
 USAD = "import sys; from us_anomaly.cli import main; sys.exit(main())"
@@ -33,14 +34,22 @@ class Forked:
     """A running process, with the part of `subprocess.Popen` that tests need."""
 
     def __init__(
-        self, code: str, arguments: tuple[str, ...], *, input: str = "", cwd: Path | None = None, limits: Limits = ()
+        self,
+        code: str,
+        arguments: tuple[str, ...],
+        *,
+        input: str = "",
+        cwd: Path | None = None,
+        limits: Limits = (),
+        is_measured: bool = False,
     ) -> None:
         _ensure_running()
         self._folder = Path(tempfile.mkdtemp())
         for name in OUTPUTS:
             (self._folder / name).touch()
         self._written: tuple[str, str] | None = None
-        given = (code, arguments, self._folder, input, cwd, limits, unmeasured())
+        variables = unmeasured(**(os.environ if is_measured else {}))
+        given = (code, arguments, self._folder, input, cwd, limits, variables)
         self._process = CONTEXT.Process(target=_run, args=given)
         self._process.start()
         assert self._process.pid is not None
@@ -71,15 +80,20 @@ class Forked:
 
 
 def start(*arguments: str) -> Forked:
-    """Start `usad`."""
-    return Forked(USAD, arguments)
+    """Start `usad`, measured for coverage if this process is."""
+    return Forked(USAD, arguments, is_measured=True)
 
 
 def run(
-    code: str, *arguments: str, input: str = "", cwd: Path | None = None, limits: Limits = ()
+    code: str,
+    *arguments: str,
+    input: str = "",
+    cwd: Path | None = None,
+    limits: Limits = (),
+    is_measured: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Do what `python -c` does, and wait until it has ended."""
-    process = Forked(code, arguments, input=input, cwd=cwd, limits=limits)
+    process = Forked(code, arguments, input=input, cwd=cwd, limits=limits, is_measured=is_measured)
     try:
         output, errors = process.communicate()
     finally:
@@ -116,4 +130,10 @@ def _run(
         resource.setrlimit(limit, (value, value))
     sys.argv = ["-c", *arguments]
     sys.stdin = io.StringIO(input)
-    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    measuring = coverage.process_startup()  # None unless the variables ask for it
+    try:
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    finally:
+        if measuring is not None:
+            measuring.stop()
+            measuring.save()

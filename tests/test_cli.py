@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from conftest import draw_parts, files_below
@@ -346,12 +347,9 @@ def without_notes(folder):
 
 def test_a_sweep_leaves_a_complete_run_directory_per_job_and_a_failing_job_stops_no_other(tiny, trained, tmp_path):
     overrides = tiny(tmp_path / "run", f"teacher.checkpoint={trained}/p33/teacher.pt", "students.steps=1")
-    result = usad(
-        "run",
-        "-m",
-        *(o for o in overrides if not o.startswith("students.num")),
-        "students.num_students=1,0,2",
-        cwd=tmp_path,
+    others = [override for override in overrides if not override.startswith("students.num")]
+    result = forked.run(
+        forked.USAD, "run", "-m", *others, "students.num_students=1,0,2", cwd=tmp_path, is_measured=True
     )
     sweep = tmp_path / "run-sweep"
     expected = without_notes(trained) - {"p33/teacher.losses.jsonl"}

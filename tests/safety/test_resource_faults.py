@@ -117,7 +117,7 @@ def test_a_read_only_folder_is_told_by_the_command_and_everything_stays(
 
 def test_a_file_in_the_place_of_the_run_directory_is_told_by_the_command(tmp_path, tiny):
     (tmp_path / "file").write_text("not a folder")
-    done = forked.run(forked.USAD, "split", *tiny(tmp_path / "file" / "run"))
+    done = forked.run(forked.USAD, "split", *tiny(tmp_path / "file" / "run"), is_measured=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"usad: {tmp_path / 'file' / 'run'}: a file stands where a folder should be; remove it, or choose another run_dir=\n"
