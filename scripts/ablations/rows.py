@@ -39,7 +39,7 @@ PATH = (
     Row("positions", "maps in relation to what is normal at each position", {
         "scoring.per_position": True, "scoring.position_components": 0,
     }),
-    Row("components", "less what normal maps have in common, where parts lie in one place", {
+    Row("components", "less how normal maps vary together, where parts lie in one place", {
         "scoring.position_components": 16,
     }),
     Row("levels", "and to how high the picture's map lies as a whole", {"scoring.per_picture": True}),
@@ -80,7 +80,7 @@ ALONE = (
     Row("two_scales", "patches of 33 and 65 pixels", {"scales": "[33,65]"}, start="accurate"),
     Row("larger_scales", "patches of 65 pixels, and of 66 at half the resolution", {"scales": "[65,66]"}, start="accurate"),
     Row("alike", "all positions alike", {"scoring.per_position": False}, start="accurate"),
-    Row("no_components", "what normal maps have in common is not taken off", {
+    Row("no_components", "how normal maps vary together is not taken off", {
         "scoring.position_components": 0,
     }, start="accurate"),
     Row("own_level", "each picture as high as it lies", {"scoring.per_picture": False}, start="accurate"),

@@ -1,13 +1,15 @@
 """How maps of normal pictures vary together: alignment, components, the robust fit, the file, and the command."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from us_anomaly.commands import calibrate
-from us_anomaly.errors import ArtifactError
+from us_anomaly.commands import calibrate, infer
+from us_anomaly.errors import ArtifactError, SettingsError, StaleArtifactError
 from us_anomaly.loading import load, read_calibration
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_tensors
@@ -81,24 +83,48 @@ def test_what_normal_maps_have_in_common_is_taken_off_a_new_one():
 
 
 def test_the_fit_is_that_of_the_weights_of_a_cauchy_distribution_above_what_is_explained():
-    components = find_components(normal_logs(), max_components=2)
-    logs = normal_logs(1, seed=2)[0]
-    logs[3:8, 4:9] += 1.5
-    cells = (logs - components.center).double().flatten().numpy()
+    logs = normal_logs()
+    components = find_components(logs, max_components=2)
+    flat = (logs - components.center).double().flatten(1).numpy()
     directions = components.directions.double().flatten(1).numpy()
+    left = ((flat - flat @ directions.T @ directions) ** 2).mean(axis=0)
+    deviation = np.sqrt(np.maximum(left, left.mean() / MAX_STRETCH**2))
+    np.testing.assert_allclose(components.deviation.numpy().ravel(), deviation, rtol=1e-4)
+
+    faulty = normal_logs(1, seed=2)[0]
+    faulty[3:8, 4:9] += 1.5
+    cells = (faulty - components.center).double().flatten().numpy()
     fitted = directions @ cells
     for _ in range(NUM_FITS):
-        residual = cells - fitted @ directions
-        ordered = np.sort(residual)
-        center = ordered[(len(ordered) - 1) // 2]
-        spread = np.sort(np.abs(residual - center))[(len(ordered) - 1) // 2] / MAD_OF_A_NORMAL_DISTRIBUTION
-        roots = 1 / np.sqrt(1 + (np.maximum(residual, 0) / (DOUBTED_ABOVE * spread)) ** 2)
+        residual = (cells - fitted @ directions) / deviation
+        middle = (len(residual) - 1) // 2
+        spread = np.sort(np.abs(residual - np.sort(residual)[middle]))[middle] / MAD_OF_A_NORMAL_DISTRIBUTION
+        doubt = np.maximum(residual, 0) / (DOUBTED_ABOVE * max(spread, 1))
+        roots = 1 / np.sqrt(1 + doubt**2) / deviation
         fitted = np.linalg.lstsq((directions * roots).T, roots * cells, rcond=None)[0]
     expected = (fitted @ directions).reshape(ROWS, COLS)
-    np.testing.assert_allclose(components.explained(logs).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(components.explained(faulty).numpy(), expected, atol=1e-5)
 
 
-def test_a_large_defect_is_hardly_explained():
+@pytest.mark.parametrize("ground_noise", [0.0, 0.01, 0.2])
+def test_a_ground_that_is_always_the_same_does_not_rule_the_fit(ground_noise):
+    generator = torch.Generator().manual_seed(0)
+    is_part = torch.zeros(ROWS, COLS)
+    is_part[4:13, 5:17] = 1  # less than a third
+
+    def maps(count):
+        noise = torch.where(is_part > 0, 0.2, ground_noise) * torch.randn(count, ROWS, COLS, generator=generator)
+        along = torch.randn(count, 2, generator=generator) * torch.tensor([9.0, 4.0])
+        return is_part * (2 + torch.einsum("nj,jrs->nrs", along, waves().float())) + noise
+
+    components = find_components(maps(100), max_components=4)
+    for logs in maps(10):
+        left = (logs - components.center - components.explained(logs))[is_part > 0]
+        assert float(left.std()) == pytest.approx(0.2, rel=0.25)
+        assert float(left.mean()) < 0.2  # the fit lies a little low
+
+
+def test_a_large_and_strong_defect_is_hardly_explained():
     components = find_components(normal_logs(), max_components=2)
     logs = normal_logs(1, seed=3)[0]
     faulty = logs.clone()
@@ -140,10 +166,39 @@ def test_alignment_is_the_share_of_variance_that_the_mean_map_has():
     generator = torch.Generator().manual_seed(0)
     pattern = torch.randn(30, 30, generator=generator)
     for share in (0.0, 0.2, 0.7):
-        noises = torch.randn(50, 30, 30, generator=generator)
+        noises = torch.randn(10, 30, 30, generator=generator)
         maps = share**0.5 * pattern + (1 - share) ** 0.5 * noises
-        assert alignment(maps) == pytest.approx(share, abs=0.03)
-    assert alignment(torch.full((5, 4, 4), 3.0)) == 0
+        assert alignment(maps) == pytest.approx(share, abs=0.04)  # without what chance gives 0.1 more where share is 0
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, np.log(1e-12)])
+def test_maps_of_one_value_are_not_aligned(value):
+    assert alignment(torch.full((20, 32, 32), value)) == 0
+
+
+@pytest.mark.parametrize(("share", "has_components"), [(0.1, False), (0.3, True)])
+def test_components_are_looked_for_where_a_fifth_of_the_maps_is_the_same(share, has_components):
+    generator = torch.Generator().manual_seed(1)
+    pattern = torch.randn(30, 30, generator=generator)
+    noises = torch.randn(200, 30, 30, generator=generator)
+    maps = share**0.5 * pattern + (1 - share) ** 0.5 * noises
+    assert (find_components(maps, max_components=4) is not None) == has_components
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((1, 1), 0), ((1, 9), 0), ((1, 40), 3), ((40, 1), 3), ((4, 4), 1), ((2, 33), 6), ((33, 40), 7)],
+)
+def test_small_and_narrow_maps_have_few_components(shape, expected):
+    generator = torch.Generator().manual_seed(0)
+    pattern = 3 * torch.randn(shape, generator=generator)
+    logs = [pattern + torch.randn(shape, generator=generator) for _ in range(75)]
+    components = find_components(torch.stack([to_cells(one) for one in logs]), max_components=16)
+    assert (0 if components is None else len(components.directions)) == expected
+    if components is not None:
+        explained = components.explained(logs[0])
+        assert explained.shape == shape
+        assert torch.isfinite(explained).all()
 
 
 def test_maps_that_are_not_aligned_too_few_or_all_the_same_have_no_components():
@@ -175,6 +230,18 @@ def test_large_maps_are_seen_in_cells_and_explained_everywhere():
     difference = new - logs.mean(dim=0)
     assert float((difference - explained).std()) < 0.3 * float(difference.std())
     assert to_cells(normal_logs()[0]).shape == (ROWS, COLS)
+
+
+def test_the_explained_variance_of_large_maps_is_that_of_interpolated_components():
+    shape = torch.Size((100, 150))
+    cells = torch.stack([to_cells(one) for one in normal_logs()])
+    components = find_components(cells, max_components=2)
+    directions = components.directions.flatten(1)
+    coefficients = (cells - components.center).flatten(1) @ directions.T
+    maps = torch.einsum("nj,jrs->nrs", coefficients, components.directions)
+    at_every_position = torch.nn.functional.interpolate(maps[None], size=shape, mode="bilinear")[0]
+    expected = at_every_position.double().var(dim=0, correction=0)
+    torch.testing.assert_close(explained_variance(components, cells, shape), expected, rtol=1e-3, atol=1e-9)
 
 
 def test_the_explained_variance_is_that_of_what_is_explained():
@@ -217,7 +284,6 @@ def test_maps_are_related_to_what_is_left_after_the_components():
     components = find_components(logs, max_components=2)
     mean, variance = logs.double().mean(dim=0), logs.double().var(dim=0, correction=0)
     left = torch.maximum(variance - explained_variance(components, logs, mean.shape), MIN_UNEXPLAINED * variance)
-    left = left * (NUM_MAPS - 1) / (NUM_MAPS - 3)
     weight = NUM_MAPS / (NUM_MAPS + PRIOR_PICTURES)
     std = (weight * left + (1 - weight) * left.mean()).clamp(min=left.mean() / MAX_STRETCH**2).sqrt()
     mean = weight * mean + (1 - weight) * mean.mean()
@@ -278,6 +344,8 @@ def content(tmp_path, **changes):
         ({"center": torch.zeros(4, 4)}, "of the shape of mean"),
         ({"directions": torch.zeros(3, 4, 4)}, "of the shape of mean"),
         ({"directions": torch.full((3, ROWS, COLS), float("nan"))}, "not finite"),
+        ({"deviation": torch.zeros(ROWS, COLS)}, "every deviation above 0"),
+        ({"directions": torch.full((3, ROWS, COLS), 1e30)}, "directions must be orthonormal"),
         ({"low": torch.zeros(2)}, "a lowest and a highest coefficient"),
         ({"low": torch.full((3,), 1e6)}, "a lowest and a highest coefficient"),
         ({"high": "far"}, "high is not a tensor"),
@@ -288,6 +356,15 @@ def test_damaged_components_are_refused_with_the_reason(tmp_path, changes, reaso
     torch.save(content(tmp_path, **changes), path)
     with pytest.raises(ArtifactError, match=reason):
         load_position_statistics(path)
+
+
+@pytest.mark.parametrize("value", ["much", 1.5, float("nan")])
+def test_an_alignment_that_is_no_share_is_refused(tmp_path, value):
+    state = content(tmp_path)
+    state["error"]["alignment"] = value
+    torch.save(state, tmp_path / "position_statistics.pt")
+    with pytest.raises(ArtifactError, match="does not hold position statistics"):
+        load_position_statistics(tmp_path / "position_statistics.pt")
 
 
 def test_a_file_of_before_there_were_components_relates_maps_as_it_did(tmp_path):
@@ -321,18 +398,41 @@ def test_calibrate_finds_at_most_as_many_as_wanted_says_so_and_measures_anew_for
     run_dir = RunDir(trained_copy)
     calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION, "scoring.position_components=2")))
     shown = " ".join(capsys.readouterr().out.split())
-    assert "maps explained by position" in shown
-    assert "and 2 components" in shown
+    assert re.search(r"agreement of normal maps . p=33: \d+%, 2 components", shown)
     path = run_dir.position_statistics(33)
     assert len(load_position_statistics(path).error.components.directions) == 2
     with_two = load(trained_copy, device="cpu", precision="float32", num_threads=1)
     calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION, "scoring.position_components=0")))
-    assert "components" not in capsys.readouterr().out
+    assert re.search(r"p=33: \d+%, no components", capsys.readouterr().out)
     assert load_position_statistics(path).error.components is None
     without = load(trained_copy, device="cpu", precision="float32", num_threads=1)
     assert with_two.scoring.position_components == 2
     picture = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(with_two.raw_maps(picture)[33].error, without.raw_maps(picture)[33].error)
+
+
+def test_other_commands_refuse_another_number_and_calibrate_measures_anew(compose, tiny, trained_copy):
+    calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION)))
+    changed = tiny(trained_copy, PER_POSITION, "scoring.position_components=3")
+    with pytest.raises(StaleArtifactError, match=r"scoring\.position_components=16, now .*=3"):
+        infer.run(compose("infer", *changed))
+    calibrate.run(compose("calibrate", *changed))
+    infer.run(compose("infer", *changed))
+
+
+def test_positions_of_before_there_were_components_are_those_of_none(compose, tiny, trained_copy):
+    without = tiny(trained_copy, PER_POSITION, "scoring.position_components=0")
+    calibrate.run(compose("calibrate", *without))
+    path = RunDir(trained_copy).position_statistics(33)
+    assert "position_components" not in RunDir(trained_copy).provenance(path).read_text()
+    with pytest.raises(StaleArtifactError, match=r"scoring\.position_components=not set, now .*=16"):
+        infer.run(compose("infer", *tiny(trained_copy, PER_POSITION)))
+    infer.run(compose("infer", *without))
+
+
+def test_more_components_than_pictures_can_tell_are_refused(compose, tiny, tmp_path):
+    with pytest.raises(SettingsError, match=r"scoring\.position_components"):
+        compose("calibrate", *tiny(tmp_path, "scoring.position_components=31"))
 
 
 def test_without_positions_the_number_of_components_makes_nothing_stale(compose, tiny, trained_copy):

@@ -238,7 +238,7 @@ def _summarize(calibration: Calibration, run_dir: RunDir, positions: dict[int, P
             facts=[
                 ("threshold", f"{calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {origin}"),
                 ("colours", "{:.4g} (blue) to {:.4g} (red)".format(*calibration.color_range)),
-                *([("maps explained by position", _explained(positions))] if positions else []),
+                *([("agreement of normal maps", _agreement(positions))] if positions else []),
                 *([("errors follow the picture's level", levels)] if levels else []),
             ],
             written=[("calibration", run_dir.calibration), *(("positions", path) for path in positions.values())],
@@ -253,14 +253,15 @@ def _slopes(calibration: Calibration) -> str:
     return ", ".join(f"p={size}: {level.slope:.2f}" for size, level in levels.items() if level is not None)
 
 
-def _explained(positions: dict[int, Path]) -> str:
-    """Return how much of the error maps is the same in all pictures, at each patch size, and how they vary together."""
+def _agreement(positions: dict[int, Path]) -> str:
+    """Return how much of the error maps is the same in all pictures, at each patch size, and how many components they have."""
     parts = []
     for size, path in positions.items():
         known = load_position_statistics(path).error
+        share = "not measured" if known.alignment is None else f"{known.alignment:.0%}"
         number = 0 if known.components is None else len(known.components.directions)
-        parts.append(f"p={size}: {known.alignment or 0:.0%}" + (f" and {number} components" if number else ""))
-    return ", ".join(parts)
+        parts.append(f"p={size}: {share}, {number or 'no'} component{'' if number == 1 else 's'}")
+    return "; ".join(parts)
 
 
 def load_calibration(settings: Settings) -> Calibration:

@@ -32,6 +32,7 @@ _OFF = {
     "students.validate_every_steps": None,
     "scoring.border_px": 0,
     "scoring.per_position": False,
+    "scoring.position_components": 0,
     "scoring.per_picture": False,
     "students.patience": None,
 }
@@ -215,7 +216,7 @@ class Recipes:
             settings={
                 "scoring.stride_px": self.settings.scoring.stride_px,
                 "scoring.border_px": self.settings.scoring.border_px,
-                "scoring.position_components": self.settings.scoring.position_components,
+                **_without_what_is_off({"scoring.position_components": self.settings.scoring.position_components}),
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
             inputs={

@@ -1,14 +1,15 @@
-"""How the maps of normal pictures vary together, and what that explains of a new map.
+"""How the maps of normal pictures vary together: principal components, and what they explain of a new map.
 
 A part lies a little aside, its material comes from another batch, a shadow falls on it: such things lift the map of a good
 picture at many positions at once, and always at the same ones. They are the principal components of the logarithms of normal
 maps; what these explain of a new map is taken off before it is judged. So a ground that changes from picture to picture tells
 nothing about the part on it, which one number for the whole picture (`us_anomaly.scoring.picture_level`) cannot see.
 
-A defect is explained in part, too, the more the larger it is. Therefore the fit is one-sided and robust: a cell that lies r
-above what is explained counts 1 / (1 + (r / s)^2), with s in proportion to the median absolute deviation (the weights of a
-Cauchy distribution, in reweighted least squares; Holland, Welsch, *Robust regression using iteratively reweighted
-least-squares*, 1977). And no coefficient leaves the range that normal pictures reach, widened by a standard deviation.
+A defect is explained in part, too, the more the larger and the weaker it is. Therefore the fit is one-sided and robust: a cell
+that lies r above what is explained, in units of what normal maps leave there, counts 1 / (1 + (r / s)^2), with s in proportion
+to the median absolute deviation of the map (the weights of a Cauchy distribution, in reweighted least squares; Holland, Welsch,
+*Robust regression using iteratively reweighted least-squares*, 1977). And no coefficient leaves the range that normal pictures
+reach, widened by a standard deviation.
 
 All this needs parts that lie in one place. On a texture that is cut at random, smooth components explain any smooth map,
 large defects included; see `alignment`. The formula is ours: docs/accuracy.md tells what it gave.
@@ -21,20 +22,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from us_anomaly.scoring.logarithm import SMALLEST
-
 MAX_CELLS = 32
 """Components are known at this resolution, which bounds memory, and interpolated: they are smooth."""
 MIN_ALIGNMENT = 0.2
-"""Where positions explain less of the maps, these have no components in common."""
+"""Where positions explain less of the maps, these have no components."""
 MAPS_PER_COMPONENT = 10
 """Fewer maps than this for each component would not tell it from chance."""
+CELLS_PER_COMPONENT = 10
+"""Fewer cells than this for each component could not tell it from a defect."""
 MIN_SHARE_OF_DEVIATION = 1e-6
-"""A component along which maps vary by less, as a share of the first one, is none."""
+"""A direction along which maps vary by less, as a share of the first one, is none."""
+MIN_DEVIATION = 1e-6
+"""Where logarithms differ by less, maps are the same."""
+MAX_STRETCH = 1.5
+"""What normal maps leave at a cell is never taken for less than what they leave at a typical one, divided by this: a ground
+that is always the same would else rule the fit."""
 NUM_FITS = 10
-"""Weighted fits, one after the other; the coefficients have settled by then."""
+"""Weighted fits, one after the other; more of them changed no figure of a validation set by 0.001."""
 DOUBTED_ABOVE = 0.5
-"""The s of the weights, in standard deviations."""
+"""The s of the weights, in standard deviations of the map."""
 MAD_OF_A_NORMAL_DISTRIBUTION = 0.6745
 RIDGE = 1e-9
 """Keeps the fit solvable, as a share of the mean weight."""
@@ -52,6 +58,8 @@ class MapComponents:
     """(J,) float32: the lowest coefficient that is believed."""
     high: Tensor
     """(J,) float32: the highest one."""
+    deviation: Tensor
+    """(r, s) float32: the standard deviation of what the components leave of normal maps, bounded from below."""
 
     def explained(self, logarithms: Tensor) -> Tensor:
         """Return how the components say that a map differs from the mean one.
@@ -63,19 +71,19 @@ class MapComponents:
             (R, S) float32.
         """
         cells = (to_cells(logarithms) - self.center).double().flatten()
-        directions = self.directions.double().flatten(1)
+        directions, deviation = self.directions.double().flatten(1), self.deviation.double().flatten()
         coefficients = directions @ cells
         for _ in range(NUM_FITS):
-            residual = cells - coefficients @ directions
-            deviation = (residual - residual.median()).abs().median() / MAD_OF_A_NORMAL_DISTRIBUTION
-            above = residual.clamp(min=0) / (DOUBTED_ABOVE * deviation).clamp(min=SMALLEST)
-            weights = 1 / (1 + above.square())
+            above = (cells - coefficients @ directions) / deviation
+            spread = (above - above.median()).abs().median() / MAD_OF_A_NORMAL_DISTRIBUTION
+            doubt = above.clamp(min=0) / (DOUBTED_ABOVE * spread.clamp(min=1))
+            weights = 1 / ((1 + doubt.square()) * deviation.square())
             weighted = directions * weights
             ridge = RIDGE * weights.mean() * torch.eye(len(directions), dtype=torch.float64)
             coefficients = torch.linalg.solve(weighted @ directions.T + ridge, weighted @ cells)
         coefficients = coefficients.clamp(self.low.double(), self.high.double())
         together = (coefficients @ directions).reshape(self.center.shape)
-        return _at_every_position(together.float()[None], logarithms.shape)[0]
+        return _at_every_position(together.float(), logarithms.shape)
 
 
 def to_cells(values: Tensor) -> Tensor:
@@ -85,8 +93,9 @@ def to_cells(values: Tensor) -> Tensor:
 
 
 def _at_every_position(cells: Tensor, shape: torch.Size) -> Tensor:
-    """Return maps (J, R, S) of a shape (R, S) that interpolate those of cells (J, r, s)."""
-    return nn.functional.interpolate(cells[None], size=list(shape), mode="bilinear", align_corners=False)[0]
+    """Return the map (R, S) of a shape that interpolates one of cells (r, s)."""
+    rows, cols = shape
+    return nn.functional.interpolate(cells[None, None], size=(rows, cols), mode="bilinear", align_corners=False)[0, 0]
 
 
 def alignment(maps: Tensor) -> float:
@@ -96,11 +105,12 @@ def alignment(maps: Tensor) -> float:
     counted from its own mean; less the 1 / N that N maps without anything in common show.
 
     Args:
-        maps: (N, r, s), N at least 2.
+        maps: (N, r, s) logarithms, N at least 2.
     """
-    centred = (maps - maps.mean(dim=(1, 2), keepdim=True)).double()
+    centred = maps.double()
+    centred = centred - centred.mean(dim=(1, 2), keepdim=True)
     whole = float(centred.square().mean())
-    if whole <= SMALLEST:
+    if whole <= MIN_DEVIATION**2:
         return 0.0
     by_chance = 1 / len(maps)
     shared = float(centred.mean(dim=0).square().mean()) / whole
@@ -108,28 +118,34 @@ def alignment(maps: Tensor) -> float:
 
 
 def find_components(maps: Tensor, *, max_components: int) -> MapComponents | None:
-    """Return the principal components of maps, or None where there are too few maps or they are not aligned.
+    """Return the principal components of maps, or None where these are too few, too small or not aligned.
 
     Args:
         maps: (N, r, s) logarithms in cells, N at least 2.
         max_components: At most so many.
     """
-    count = min(max_components, len(maps) // MAPS_PER_COMPONENT)
+    num, num_cells = len(maps), maps[0].numel()
+    count = min(max_components, num // MAPS_PER_COMPONENT, num_cells // CELLS_PER_COMPONENT)
     if count == 0 or alignment(maps) < MIN_ALIGNMENT:
         return None
     center = maps.double().mean(dim=0)
     deviations = (maps - center).flatten(1)
     _, sizes, directions = torch.linalg.svd(deviations, full_matrices=False)
-    count = min(count, int((sizes > max(SMALLEST, MIN_SHARE_OF_DEVIATION * float(sizes[0]))).sum()))
+    smallest = max(MIN_DEVIATION * (num * num_cells) ** 0.5, MIN_SHARE_OF_DEVIATION * float(sizes[0]))
+    count = min(count, int((sizes > smallest).sum()))
     if count == 0:
         return None
-    coefficients = deviations @ directions[:count].T
+    directions = directions[:count]
+    coefficients = deviations @ directions.T
     std = coefficients.std(dim=0, correction=0)
+    left = (deviations - coefficients @ directions).square().mean(dim=0)
+    typical = left.mean().clamp(min=MIN_DEVIATION**2)
     return MapComponents(
         center=center.float(),
-        directions=directions[:count].reshape(count, *center.shape).float(),
+        directions=directions.reshape(count, *center.shape).float(),
         low=(coefficients.amin(dim=0) - std).float(),
         high=(coefficients.amax(dim=0) + std).float(),
+        deviation=left.clamp(min=typical / MAX_STRETCH**2).sqrt().reshape(center.shape).float(),
     )
 
 
@@ -143,5 +159,7 @@ def explained_variance(components: MapComponents, maps: Tensor, shape: torch.Siz
     """
     directions = components.directions.double()
     coefficients = (maps.double() - components.center.double()).flatten(1) @ directions.flatten(1).T
-    std = coefficients.std(dim=0, correction=0)
-    return _at_every_position(directions * std[:, None, None], shape).square().sum(dim=0)
+    variance = torch.zeros(shape, dtype=torch.float64)
+    for direction, std in zip(directions, coefficients.std(dim=0, correction=0), strict=True):
+        variance += _at_every_position(direction * std, shape).square_()
+    return variance

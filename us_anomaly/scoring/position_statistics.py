@@ -7,7 +7,7 @@ S the deviation at a typical one, a value x becomes exp(S (log x - m) / s). Wher
 the unit changes.
 
 Where positions matter, normal maps also vary together: what their principal components explain of a map is taken off log x,
-and s is the deviation of what is left (`us_anomaly.scoring.map_components`).
+and s is the deviation that they leave in normal maps (`us_anomaly.scoring.map_components`).
 
 Of few pictures m and s are uncertain, so both are mixed with what holds for all positions; and s is never taken for less than
 S / 1.5, because a position where normal pictures hardly differ would blow up any speck of dust. The formula is ours:
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.scoring.anomaly_map import MAP_KINDS, RawMaps
-from us_anomaly.scoring.logarithm import SMALLEST, logarithm
+from us_anomaly.scoring.logarithm import logarithm
 from us_anomaly.scoring.map_components import (
     MapComponents,
     alignment,
@@ -38,6 +38,8 @@ from us_anomaly.training.normalization import RunningMoments
 
 PRIOR_PICTURES = 10
 """Mean and deviation of a position are mixed with those of all positions as if so many more pictures showed the latter."""
+MIN_VARIANCE = 1e-12
+"""Pictures may be all the same."""
 MIN_UNEXPLAINED = 0.02
 """Smallest share of the variance at a position that components leave."""
 MAX_STRETCH = 1.5
@@ -114,12 +116,11 @@ class PositionGatherer:
 
     def _statistics(self, kind: str) -> PositionStatistics:
         moments, cells = self._moments[kind], torch.stack(self._cells[kind])
-        mean, variance = moments.mean, moments.std.square().clamp(min=SMALLEST)  # pictures may be all the same
+        mean, variance = moments.mean, moments.std.square().clamp(min=MIN_VARIANCE)
         components = find_components(cells, max_components=self._max_components)
         if components is not None:
             left = variance - explained_variance(components, cells, self._shape).flatten()
-            freedom = (moments.count - 1) / (moments.count - 1 - len(components.directions))
-            variance = torch.maximum(left, MIN_UNEXPLAINED * variance) * freedom
+            variance = torch.maximum(left, MIN_UNEXPLAINED * variance)
         weight = moments.count / (moments.count + PRIOR_PICTURES)
         mean = mean.lerp(mean.mean(), 1 - weight)
         typical = variance.mean()
@@ -181,7 +182,10 @@ def load_position_statistics(path: Path) -> ScalePositionStatistics:
             raise ValueError("mean and std must be maps of one shape, and every std above 0")
         if not 0 < typical_std < float("inf"):
             raise ValueError("typical_std must be a number above 0")
-        return PositionStatistics(mean, std, typical_std, content.get("alignment"), _components(content, mean.shape))
+        agreement = content.get("alignment")
+        if agreement is not None and not 0 <= float(agreement) <= 1:
+            raise ValueError("alignment must be between 0 and 1")
+        return PositionStatistics(mean, std, typical_std, agreement, _components(content, mean.shape))
 
     def build() -> ScalePositionStatistics:
         positions = ScalePositionStatistics(**{kind: statistics(state[kind]) for kind in MAP_KINDS})
@@ -202,8 +206,11 @@ def _components(content: dict[str, Any], shape: torch.Size) -> MapComponents | N
         return None
     components = MapComponents(**{name: finite(name, known[name]) for name in MapComponents.__slots__})
     cells, count = to_cells(torch.zeros(shape)).shape, len(components.directions)
-    if components.center.shape != cells or components.directions.shape != (count, *cells):
+    if not components.center.shape == components.deviation.shape == components.directions.shape[1:] == cells:
         raise ValueError("components must be those of maps of the shape of mean")
+    flat = components.directions.flatten(1)
+    if not torch.allclose(flat @ flat.T, torch.eye(count), atol=1e-3) or not bool((components.deviation > 0).all()):
+        raise ValueError("directions must be orthonormal, and every deviation above 0")
     if not components.low.shape == components.high.shape == (count,) or bool((components.low > components.high).any()):
         raise ValueError("each component must have a lowest and a highest coefficient")
     return components

@@ -8,6 +8,9 @@ from typing import Any
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings.checks import above, at_least, between
 
+MAX_POSITION_COMPONENTS = 30
+"""One for ten of the 300 pictures that positions are measured on."""
+
 
 class Normalization(Enum):
     """How error and uncertainty maps are put on a common scale."""
@@ -67,7 +70,7 @@ class ScoringSettings:
         if self.error_weight + self.uncertainty_weight == 0:
             raise SettingsError("`scoring.error_weight` and `scoring.uncertainty_weight` must not both be 0")
         between("scoring.stride_px", self.stride_px, 1, 32)
-        between("scoring.position_components", self.position_components, 0, 256)
+        between("scoring.position_components", self.position_components, 0, MAX_POSITION_COMPONENTS)
         at_least("scoring.border_px", self.border_px, 0)
         at_least("scoring.smoothing_sigma_px", self.smoothing_sigma_px, 0)
         above("scoring.image_score_fraction", self.image_score_fraction, 0)
