@@ -17,13 +17,14 @@ from us_anomaly.data import bands
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.detector import Detector, ScaleModel
 from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError
-from us_anomaly.loading import load, read_calibration
+from us_anomaly.loading import load
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring import anomaly_map
 from us_anomaly.scoring.anomaly_map import Grid, MapStatistics, RawMaps
+from us_anomaly.scoring.calibration_file import read_calibration
 from us_anomaly.scoring.map_files import read_map
 from us_anomaly.settings import Normalization, TransformSettings
 from us_anomaly.training.normalization import TeacherStatistics

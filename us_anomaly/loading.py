@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.detector import DEFAULT_MAX_IMAGE_PIXELS, Detector, ScaleModel
@@ -13,24 +12,10 @@ from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.run_dir.provenance import require_consistent
 from us_anomaly.scoring.calibration import Calibration
+from us_anomaly.scoring.calibration_file import calibrated_precision, read_calibration
 from us_anomaly.scoring.position_statistics import load_position_statistics
-from us_anomaly.settings import (
-    ImageScore,
-    Normalization,
-    Precision,
-    RuntimeSettings,
-    ScoringSettings,
-    TransformSettings,
-)
+from us_anomaly.settings import Precision, RuntimeSettings, ScoringSettings, TransformSettings
 from us_anomaly.training.artifacts import load_statistics, load_students, load_teacher
-
-BEFORE_THERE_WERE_SUCH_SETTINGS = {
-    "border_px": 0,
-    "per_position": False,
-    "position_components": 0,
-    "per_picture": False,
-}
-"""How the scores of older detectors were made."""
 
 
 def load_scale(run_dir: RunDir, patch_size: int, *, per_position: bool) -> ScaleModel:
@@ -147,40 +132,3 @@ def detector_of(
         compute=compute,
         max_image_pixels=max_image_pixels,
     )
-
-
-def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSettings, list[TransformSettings]]:
-    """Read the content of `calibration.json`: numbers, and the scoring and transforms they belong to.
-
-    Raises:
-        ArtifactError: It does not follow the schema.
-    """
-    try:
-        scoring: dict[str, Any] = dict(BEFORE_THERE_WERE_SUCH_SETTINGS)
-        scoring |= content["scoring"]
-        scoring["normalization"] = Normalization(scoring["normalization"])
-        scoring["image_score"] = ImageScore(scoring["image_score"])
-        transforms = [TransformSettings(**entry) for entry in content["transforms"]]
-        calibration = Calibration.from_json(content["calibration"])
-        known = [numbers for kinds in calibration.statistics.values() for numbers in kinds.values()]
-        if scoring["per_picture"] and any(numbers.level is None for numbers in known):
-            raise ValueError("scoring.per_picture=true, and no level was measured")
-        return calibration, ScoringSettings(**scoring), transforms
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(
-            f"calibration.json does not follow its schema ({error!r}); delete it and run `usad calibrate`"
-        ) from error
-
-
-def calibrated_precision(content: dict[str, Any]) -> str | None:
-    """Return the number format that `calibration.json` was made in; None where an older file does not say it.
-
-    Raises:
-        ArtifactError: It is none.
-    """
-    precision = content.get("precision")
-    if precision not in (None, "float32", "bfloat16"):
-        raise ArtifactError(
-            f"calibration.json does not follow its schema (precision {precision!r}); delete it and run `usad calibrate`"
-        )
-    return precision

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from us_anomaly.commands import calibrate, infer
 from us_anomaly.errors import ArtifactError, SettingsError, StaleArtifactError
-from us_anomaly.loading import load, read_calibration
+from us_anomaly.loading import load
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_tensors
 from us_anomaly.scoring import map_components
 from us_anomaly.scoring.anomaly_map import Grid, RawMaps
+from us_anomaly.scoring.calibration_file import read_calibration
 from us_anomaly.scoring.map_components import (
     DOUBTED_ABOVE,
     MAD_OF_A_NORMAL_DISTRIBUTION,

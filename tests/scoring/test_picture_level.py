@@ -15,12 +15,13 @@ from scipy import stats
 from us_anomaly.commands import calibrate as calibrate_command
 from us_anomaly.commands import infer, train_students
 from us_anomaly.errors import ArtifactError, StaleArtifactError
-from us_anomaly.loading import load, read_calibration
+from us_anomaly.loading import load
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring import picture_level
 from us_anomaly.scoring.anomaly_map import Grid, RawMaps, combine, image_score
 from us_anomaly.scoring.calibration import Calibration, calibrate
+from us_anomaly.scoring.calibration_file import read_calibration
 from us_anomaly.scoring.picture_level import LevelGatherer, PictureLevel
 from us_anomaly.scoring.sampling import evenly_drawn
 from us_anomaly.settings import CalibrationSettings, ImageScore, Normalization

@@ -7,6 +7,7 @@ from PIL import Image
 from plain_scores import scoring
 
 from us_anomaly.commands import calibrate, distill_teacher, infer, normalize, train_students
+from us_anomaly.commands import positions as positions_command
 from us_anomaly.data import augmentation
 from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError, StaleArtifactError
 from us_anomaly.loading import load
@@ -226,10 +227,13 @@ def test_positions_can_be_switched_off_and_on_again(compose, tiny, calibrated, t
 
 def test_pictures_are_decoded_once_for_all_patch_sizes(compose, tiny, trained_copy, monkeypatch):
     seen = []
-    genuine = calibrate.cached_images
-    monkeypatch.setattr(
-        calibrate, "cached_images", lambda *given, **named: (seen.append(named), genuine(*given, **named))[1]
-    )
+    for module in (positions_command, calibrate):
+        genuine = module.cached_images
+        monkeypatch.setattr(
+            module,
+            "cached_images",
+            lambda *given, genuine=genuine, **named: (seen.append(named), genuine(*given, **named))[1],
+        )
     overrides = tiny(trained_copy, PER_POSITION, "scales=[17,33]", "scoring.normalization=zscore")
     for stage in (distill_teacher, normalize, train_students, calibrate):
         stage.run(compose("run", *overrides))
@@ -279,36 +283,36 @@ def test_the_picture_of_another_size_is_named(calibrated, compose, tiny, tmp_pat
 
 
 def test_training_pictures_of_several_sizes_are_refused_by_name(compose, tiny, trained_copy, monkeypatch):
-    genuine = calibrate.cached_images
+    genuine = positions_command.cached_images
 
     def of_two_sizes(settings, samples, pipeline, *, description):
         cache = genuine(settings, samples, pipeline, description=description)
         pictures = [cache[index] for index in range(len(cache))]
         return [*pictures[:-1], pictures[-1][:, 1:]]
 
-    monkeypatch.setattr(calibrate, "cached_images", of_two_sizes)
+    monkeypatch.setattr(positions_command, "cached_images", of_two_sizes)
     with pytest.raises(DataError, match=r"good/.*png has 48x48 pixels and images/good/.*png 47x48: set it to false"):
         calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION)))
     assert not RunDir(trained_copy).position_statistics(33).exists()
 
 
 def test_one_training_picture_is_too_few(compose, tiny, trained_copy, monkeypatch):
-    genuine = calibrate.read_split
-    monkeypatch.setattr(calibrate, "read_split", lambda *given: genuine(*given)[:1])
+    genuine = positions_command.read_split
+    monkeypatch.setattr(positions_command, "read_split", lambda *given: genuine(*given)[:1])
     with pytest.raises(DataError, match=r"needs at least 2 training pictures, and there are 1: set it to false"):
         calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION)))
 
 
 def test_of_many_training_pictures_some_are_taken_evenly(compose, tiny, trained_copy, monkeypatch):
-    monkeypatch.setattr(calibrate, "MAX_POSITION_PICTURES", 3)
+    monkeypatch.setattr(positions_command, "MAX_POSITION_PICTURES", 3)
     seen = []
-    genuine = calibrate.cached_images
+    genuine = positions_command.cached_images
 
     def watched(settings, samples, pipeline, *, description):
         seen.append(samples)
         return genuine(settings, samples, pipeline, description=description)
 
-    monkeypatch.setattr(calibrate, "cached_images", watched)
+    monkeypatch.setattr(positions_command, "cached_images", watched)
     calibrate.run(compose("calibrate", *tiny(trained_copy, PER_POSITION)))
-    everything = calibrate.read_split(RunDir(trained_copy), "train")
+    everything = positions_command.read_split(RunDir(trained_copy), "train")
     assert seen[0] == [everything[number * len(everything) // 3] for number in range(3)]

@@ -1,43 +1,32 @@
 """`usad calibrate`: score statistics, thresholds and colours from the validation pictures."""
 
-import functools
 import logging
-from dataclasses import replace
 from pathlib import Path
 
+from us_anomaly.commands.detectors import build_detector
+from us_anomaly.commands.positions import agreement, make_position_statistics
 from us_anomaly.commands.recipes import Recipes, plain
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.training_images import cached_images
-from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.memory import available_memory_bytes
 from us_anomaly.data.sample import Sample
 from us_anomaly.detector import Detector
 from us_anomaly.errors import DataError
-from us_anomaly.loading import calibrated_precision, detector_of, read_calibration
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json, write_json
-from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
+from us_anomaly.run_dir.atomic import write_json
 from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, MapsOf, calibrate
+from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.picture_level import MIN_PICTURES
-from us_anomaly.scoring.position_statistics import (
-    PositionGatherer,
-    load_position_statistics,
-    measured_precision,
-    save_position_statistics,
-)
-from us_anomaly.settings import ScoringSettings, Settings
+from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
 
 MAX_MEMORY_SHARE = 0.25
-MAX_POSITION_PICTURES = 300
-"""What is normal at each position is measured on at most so many training pictures, evenly drawn."""
-MIN_POSITION_PICTURES = 2
 
 
 def run(settings: Settings) -> None:
@@ -45,7 +34,7 @@ def run(settings: Settings) -> None:
     run_dir = RunDir(settings.run_dir)
     recipes = Recipes(settings)
     if settings.scoring.per_position:
-        _make_position_statistics(settings, recipes)
+        make_position_statistics(settings, recipes)
     recipe = recipes.calibration
 
     def build() -> None:
@@ -60,102 +49,8 @@ def run(settings: Settings) -> None:
 
     make(run_dir.calibration, recipe, build, settings=settings, is_precious=False)
     scales = settings.scales if settings.scoring.per_position else []
-    _summarize(load_calibration(settings), run_dir, {size: run_dir.position_statistics(size) for size in scales})
-
-
-def _make_position_statistics(settings: Settings, recipes: Recipes) -> None:
-    """Measure what is normal at each position, for every patch size, on training pictures.
-
-    Validation shows the same pattern on fewer pictures, and thresholds are measured on it: it must be new to the detector.
-    """
-    run_dir = RunDir(settings.run_dir)
-    pictures = functools.cache(lambda: _pictures_for_positions(settings))
-    precision = choose_compute(settings.runtime).precision
-    for patch_size in settings.scales:
-        artifact = run_dir.position_statistics(patch_size)
-
-        def build(patch_size: int = patch_size, artifact: Path = artifact) -> None:
-            _measure_positions(settings, patch_size, artifact, pictures())
-
-        make(
-            artifact,
-            recipes.position_statistics(patch_size),
-            build,
-            settings=settings,
-            is_precious=False,
-            anew=settings.overwrite,
-        )
-        if (measured := measured_precision(artifact)) != precision:
-            log.warning(
-                "%s was measured in %s, and this computes in %s, so scores differ in their last digits; "
-                "`usad calibrate overwrite=true` measures it again",
-                artifact,
-                measured,
-                precision,
-            )
-
-
-def _pictures_for_positions(settings: Settings) -> ImageCache:
-    """Return training pictures, evenly drawn, ready for the networks.
-
-    Raises:
-        DataError: There are too few, or they differ in size.
-    """
-    samples = read_split(RunDir(settings.run_dir), "train")
-    count = min(len(samples), MAX_POSITION_PICTURES)
-    if count < MIN_POSITION_PICTURES:
-        raise DataError(
-            f"scoring.per_position=true needs at least {MIN_POSITION_PICTURES} training pictures, and there are {count}: "
-            "set it to false, or give other split.ratios"
-        )
-    samples = [samples[number * len(samples) // count] for number in range(count)]
-    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
-    cache = cached_images(settings, samples, pipeline, description="decoding")
-    sizes = ["x".join(map(str, cache[index].shape[1:])) for index in range(len(cache))]
-    for sample, size in zip(samples, sizes, strict=True):
-        if size != sizes[0]:
-            raise DataError(
-                f"scoring.per_position=true needs pictures of one size, and for the networks {samples[0].filename} has "
-                f"{sizes[0]} pixels and {sample.filename} {size}: set it to false, or give augmentation.evaluation a Resize "
-                "to one height and width"
-            )
-    return cache
-
-
-def _measure_positions(settings: Settings, patch_size: int, artifact: Path, cache: ImageCache) -> None:
-    """Measure the position statistics of one patch size and write them to `artifact`."""
-    detector = _detector(settings, [patch_size], scoring=replace(settings.scoring, per_position=False))
-    gatherer = PositionGatherer(max_components=settings.scoring.position_components)
-    with progress(f"scoring training (p={patch_size})", len(cache), enabled=settings.runtime.progress) as on_step:
-        for index in range(len(cache)):
-            gatherer.add(detector.raw_maps(cache[index])[patch_size])
-            on_step(index + 1, {})
-    precision = detector.compute.precision
-    save_position_statistics(artifact, gatherer.statistics(), num_images=len(cache), precision=precision)
-
-
-def build_detector(settings: Settings, calibration: Calibration | None) -> Detector:
-    """Build the detector of a run directory under the settings in force."""
-    detector = _detector(settings, settings.scales, scoring=settings.scoring, calibration=calibration)
-    if calibration is not None:
-        run_dir = RunDir(settings.run_dir)
-        calibrated = calibrated_precision(read_json(run_dir.calibration))
-        say_if_calibrated_otherwise(run_dir.root, calibrated=calibrated, now=detector.compute.precision)
-    return detector
-
-
-def _detector(
-    settings: Settings, scales: list[int], *, scoring: ScoringSettings, calibration: Calibration | None = None
-) -> Detector:
-    """Build the detector of some of the scales under the settings in force."""
-    return detector_of(
-        RunDir(settings.run_dir),
-        scales,
-        transforms=settings.augmentation.evaluation,
-        scoring=scoring,
-        calibration=calibration,
-        compute=choose_compute(settings.runtime),
-        max_image_pixels=settings.data.max_image_pixels,
+    _summarize(
+        load_calibration(run_dir.calibration), run_dir, {size: run_dir.position_statistics(size) for size in scales}
     )
 
 
@@ -238,7 +133,7 @@ def _summarize(calibration: Calibration, run_dir: RunDir, positions: dict[int, P
             facts=[
                 ("threshold", f"{calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {origin}"),
                 ("colours", "{:.4g} (blue) to {:.4g} (red)".format(*calibration.color_range)),
-                *([("agreement of normal maps", _agreement(positions))] if positions else []),
+                *([("agreement of normal maps", agreement(positions))] if positions else []),
                 *([("errors follow the picture's level", levels)] if levels else []),
             ],
             written=[("calibration", run_dir.calibration), *(("positions", path) for path in positions.values())],
@@ -251,23 +146,3 @@ def _slopes(calibration: Calibration) -> str:
     """Return by how much high errors follow the level of a picture, at each patch size; nothing if that was not measured."""
     levels = {size: kinds["error"].level for size, kinds in calibration.statistics.items()}
     return ", ".join(f"p={size}: {level.slope:.2f}" for size, level in levels.items() if level is not None)
-
-
-def _agreement(positions: dict[int, Path]) -> str:
-    """Return how much of the error maps is the same in all pictures, at each patch size, and how many components they have."""
-    parts = []
-    for size, path in positions.items():
-        known = load_position_statistics(path).error
-        share = "not measured" if known.alignment is None else f"{known.alignment:.0%}"
-        number = 0 if known.components is None else len(known.components.directions)
-        parts.append(f"p={size}: {share}, {number or 'no'} component{'' if number == 1 else 's'}")
-    return "; ".join(parts)
-
-
-def load_calibration(settings: Settings) -> Calibration:
-    """Read the calibration that is in force.
-
-    Raises:
-        ArtifactError: It does not follow the schema.
-    """
-    return read_calibration(read_json(RunDir(settings.run_dir).calibration))[0]

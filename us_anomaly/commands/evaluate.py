@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 
-from us_anomaly.commands.calibrate import load_calibration
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import track_evaluation
@@ -17,6 +16,7 @@ from us_anomaly.reporting.tables import evaluation_csv, evaluation_notes, evalua
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import json_text
 from us_anomaly.run_dir.staging import replace_together
+from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.duplicates import duplicates_across_splits
 from us_anomaly.scoring.evaluation import evaluate
@@ -97,7 +97,7 @@ def show(evaluation: dict[str, Any], run_dir: RunDir) -> None:
 
 
 def _threshold(settings: Settings) -> Threshold:
-    calibration = load_calibration(settings)
+    calibration = load_calibration(RunDir(settings.run_dir).calibration)
     requested = settings.calibration.threshold
     return Threshold(
         value=calibration.image_threshold,

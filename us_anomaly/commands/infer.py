@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from us_anomaly.commands.calibrate import load_calibration
 from us_anomaly.commands.recipes import Recipes, flat
 from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
@@ -17,6 +16,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, content_hash
 from us_anomaly.run_dir.provenance import record as note_down
 from us_anomaly.scoring.calibration import Calibration
+from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.scored_images import parse_predictions
 from us_anomaly.settings import Settings
 
@@ -97,7 +97,7 @@ def score_input(settings: Settings, what: str) -> None:
         files=target.result_files,
         runtime=flat("runtime", settings.runtime),
     )
-    _explain(scored, load_calibration(settings), target)
+    _explain(scored, load_calibration(run_dir.calibration), target)
 
 
 def _known_masks(settings: Settings, run_dir: RunDir) -> dict[Path, Path]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from us_anomaly.commands.calibrate import load_calibration
 from us_anomaly.commands.evaluate import pixel_source
 from us_anomaly.commands.recipes import Recipes, plain
 from us_anomaly.commands.stage import make, read_split
@@ -15,6 +14,7 @@ from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import withdraw
+from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.pixel_source import PixelSource
@@ -62,7 +62,7 @@ def read_source(settings: Settings) -> ReportSource:
     samples = read_split(run_dir)
     predictions = parse_predictions(run_dir.predictions.read_text(encoding="utf-8"))
     evaluation = read_evaluation(run_dir.evaluation_json)
-    calibration = load_calibration(settings)
+    calibration = load_calibration(run_dir.calibration)
     category = getattr(settings.data, "category", None)
     return ReportSource(
         run_dir=run_dir,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from us_anomaly.commands.calibrate import build_detector, load_calibration
+from us_anomaly.commands.detectors import build_detector
 from us_anomaly.data.images import read_image, read_mask
 from us_anomaly.data.read_ahead import read_ahead
 from us_anomaly.detector import Detector, Prediction
@@ -26,6 +26,7 @@ from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_json, write_text
 from us_anomaly.run_dir.staging import publish, staged
+from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.map_files import write_map
 from us_anomaly.scoring.regions import Region, strongest_regions, to_coco
 from us_anomaly.settings import InferenceSettings, OnBadImage, Settings
@@ -72,7 +73,7 @@ def score(settings: Settings, pictures: Sequence[Picture], target: RunDir, *, ex
 
     Reading, computing and writing overlap. Results that are there stay there until then.
     """
-    detector = build_detector(settings, load_calibration(settings))
+    detector = build_detector(settings, load_calibration(RunDir(settings.run_dir).calibration))
     with staged(target) as staging:
         scored = _score_into(staging, settings, detector, pictures, explain=explain)
         text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in scored.records)
