@@ -38,7 +38,7 @@ MAX_STRETCH = 1.5
 """What normal maps leave at a cell is never taken for less than what they leave at a typical one, divided by this: a ground
 that is always the same would else rule the fit."""
 NUM_FITS = 10
-"""Weighted fits, one after the other; more of them changed no figure of a validation set by 0.001."""
+"""Weighted fits, one after the other; more of them changed no figure of a validation set by more than 0.002."""
 DOUBTED_ABOVE = 0.5
 """The s of the weights, in standard deviations of the map."""
 MAD_OF_A_NORMAL_DISTRIBUTION = 0.6745
