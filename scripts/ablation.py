@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from ablations.rows import ALONE, PATH, QUICK, Row, overrides_of, row_changes
-from ablations.study import STAGES, Study, run_row, settings_of, take_over, training_seconds
+from ablations.study import Study, run_row, settings_of, take_over, training_seconds
 from ablations.synthetic_scores import AXES, FIGURES, ScoreRow, choose_figures, score_table
 from ablations.tables import markdown_table, scores_markdown, study_markdown
 
@@ -63,7 +63,7 @@ def run_study(study: Study, *, chooses: bool) -> tuple[list[dict[str, Any]], lis
     for data_set in study.data:
         for row in study.rows:
             take_over(study, row, data_set)
-            status = run_row(study, row, data_set, commands=STAGES if chooses else ("run",))
+            status = run_row(study, row, data_set, commands=study.stages(row, data_set) if chooses else ["run"])
             if status >= 128:  # a signal
                 raise SystemExit(status)
             if status:

@@ -75,6 +75,16 @@ def test_every_row_changes_something_in_the_row_it_starts_from(compose):
 OWN = scoring(normalization=Normalization.zscore, stride_px=4, smoothing_sigma_px=3.0, image_score_fraction=0.001)
 
 
+def test_choosing_runs_what_a_row_needs_and_never_the_stages_that_see_the_test_split(tmp_path):
+    from ablations.rows import ALONE, PATH
+    from ablations.study import Study
+
+    study = Study(rows=(), data={"drawn": tmp_path}, seeds=(0,), work=tmp_path, extra={})
+    rows = {row.name: study.stages(row, "drawn") for row in (*PATH, *ALONE) if row.name in ("layers", "finetuned")}
+    usual = ["split", "distill-teacher", "normalize", "train-students", "calibrate"]
+    assert rows == {"layers": usual, "finetuned": ["split", "finetune-backbone", *usual[1:]]}
+
+
 def test_scores_are_tried_with_one_axis_changed_at_a_time_the_own_ones_first():
     from ablations.synthetic_scores import AXES, score_variants
 

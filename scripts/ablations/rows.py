@@ -56,6 +56,15 @@ PATH = (
 """From the method as described to the recipe that finds most; every row adds one change to the row above."""
 
 ALONE = (
+    Row("photographs", "distilled on photographs that packages carry", {"teacher.images": "photographs"}, start="layers"),
+    Row("procedural", "distilled on drawn pictures", {"teacher.images": "procedural"}, start="layers"),
+    Row("mixed", "distilled on the target's own pictures and on generic ones", {
+        "teacher.images": "{train:0.3,generic:0.7}",
+    }, start="layers"),
+    Row("finetuned", "distilled from a backbone that is fine-tuned on the target's pictures", {
+        "finetuning.enabled": True,
+    }, start="layers"),
+    Row("whitened_targets", "distilled from whitened feature maps", {"teacher.whiten_targets": True}, start="layers"),
     Row("one_student", "one student: no uncertainty", {"students.num_students": 1}, start="accurate"),
     Row("five_students", "five students", {"students.num_students": 5}, start="accurate"),
     Row("wide", "students of half the width, which train 1500 steps", {

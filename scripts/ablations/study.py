@@ -16,6 +16,7 @@ from ablations.rows import ALONE, PATH, Row, overrides_of, row_changes
 from us_anomaly import cli
 from us_anomaly.cli.messages import quoted
 from us_anomaly.commands.recipes import plain
+from us_anomaly.commands.run import stages_of
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.settings import Settings
@@ -32,8 +33,6 @@ UNTRAINED = (
     "cache_dir",
 )
 """Settings that training does not depend on."""
-STAGES = ("split", "distill-teacher", "normalize", "train-students", "calibrate")
-"""The commands of `usad run` that never look at the test split."""
 
 
 @functools.cache
@@ -59,6 +58,11 @@ class Study:
         """Return the overrides of one row on one data set, without the seed."""
         data = {"data": "mvtec", "data.root": quoted(str(self.data[data_set])), "data.name": data_set}
         return overrides_of({**row_changes(row), **data, **self.extra})
+
+    def stages(self, row: Row, data_set: str) -> list[str]:
+        """Return the commands of `usad run` for a row that never look at the test split."""
+        names = [name for name, _ in stages_of(settings_of(tuple(self.overrides(row, data_set))))]
+        return names[: names.index("calibrate") + 1]
 
     def run_dir(self, row: Row, data_set: str, seed: int) -> RunDir:
         """Return the run directory of one training."""
