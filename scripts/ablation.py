@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from ablations.rows import ALONE, PATH, QUICK, Row, overrides_of, row_changes
-from ablations.study import Study, run_row, settings_of, take_over, training_seconds
+from ablations.study import Study, run_row, take_over, training_seconds
 from ablations.synthetic_scores import AXES, FIGURES, ScoreRow, choose_figures, score_table
 from ablations.tables import markdown_table, scores_markdown, study_markdown
 
@@ -58,7 +58,7 @@ def _runtime(extra: dict[str, Any]) -> dict[str, Any]:
 def run_study(study: Study, *, chooses: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """Run everything; return one record per row and data set, and what failed."""
     for row in study.rows:
-        settings_of(tuple(study.overrides(row, next(iter(study.data)))))
+        study.settings(row, next(iter(study.data)))
     records, failures = [], []
     for data_set in study.data:
         for row in study.rows:

@@ -59,9 +59,13 @@ class Study:
         data = {"data": "mvtec", "data.root": quoted(str(self.data[data_set])), "data.name": data_set}
         return overrides_of({**row_changes(row), **data, **self.extra})
 
+    def settings(self, row: Row, data_set: str) -> Settings:
+        """Return the settings of one row on one data set."""
+        return settings_of(tuple(self.overrides(row, data_set)))
+
     def stages(self, row: Row, data_set: str) -> list[str]:
         """Return the commands of `usad run` for a row that never look at the test split."""
-        names = [name for name, _ in stages_of(settings_of(tuple(self.overrides(row, data_set))))]
+        names = [name for name, _ in stages_of(self.settings(row, data_set))]
         return names[: names.index("calibrate") + 1]
 
     def run_dir(self, row: Row, data_set: str, seed: int) -> RunDir:
@@ -121,7 +125,7 @@ def take_over(study: Study, row: Row, data_set: str) -> None:
 
 def _trained_by(study: Study, row: Row, data_set: str, *, with_students: bool) -> str:
     """Return the settings that decide the teacher of a row, or its teacher and students."""
-    content = plain(settings_of(tuple(study.overrides(row, data_set))))
+    content = plain(study.settings(row, data_set))
     without = (*UNTRAINED, *(() if with_students else ("students",)))
     if content["teacher"]["checkpoint"] is not None:
         content["teacher"] = {

@@ -21,6 +21,7 @@ from us_anomaly.scoring.map_components import (
     MAD_OF_A_NORMAL_DISTRIBUTION,
     MAPS_PER_COMPONENT,
     MAX_CELLS,
+    MAX_STRETCH,
     NUM_FITS,
     alignment,
     explained_variance,
@@ -28,7 +29,6 @@ from us_anomaly.scoring.map_components import (
     to_cells,
 )
 from us_anomaly.scoring.position_statistics import (
-    MAX_STRETCH,
     MIN_UNEXPLAINED,
     PRIOR_PICTURES,
     PositionGatherer,

@@ -14,8 +14,8 @@ from us_anomaly.loading import load
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.scoring.anomaly_map import Grid, RawMaps, combine, image_score
+from us_anomaly.scoring.map_components import MAX_STRETCH
 from us_anomaly.scoring.position_statistics import (
-    MAX_STRETCH,
     PRIOR_PICTURES,
     PositionGatherer,
     load_position_statistics,

@@ -18,7 +18,7 @@ from us_anomaly.errors import ArtifactError, DataError, WeightsError
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, content_hash, require
-from us_anomaly.settings import REDUCED, Settings
+from us_anomaly.settings import REDUCED, SCORING_OFF, Settings
 
 BUILTIN = "builtin"
 LIST_OF_PICTURES = "list of pictures"
@@ -30,11 +30,8 @@ _OFF = {
     "students.extra_layers": 0,
     "students.noise": 0,
     "students.validate_every_steps": None,
-    "scoring.border_px": 0,
-    "scoring.per_position": False,
-    "scoring.position_components": 0,
-    "scoring.per_picture": False,
     "students.patience": None,
+    **{f"scoring.{name}": value for name, value in SCORING_OFF.items()},
 }
 _SPLIT_AGAIN = "delete it and run `usad split`"
 

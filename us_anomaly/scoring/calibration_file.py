@@ -6,15 +6,7 @@ from typing import Any
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring.calibration import Calibration
-from us_anomaly.settings import ImageScore, Normalization, ScoringSettings, TransformSettings
-
-BEFORE_THERE_WERE_SUCH_SETTINGS = {
-    "border_px": 0,
-    "per_position": False,
-    "position_components": 0,
-    "per_picture": False,
-}
-"""How the scores of older detectors were made."""
+from us_anomaly.settings import SCORING_OFF, ImageScore, Normalization, ScoringSettings, TransformSettings
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -33,8 +25,7 @@ def read_calibration(content: dict[str, Any]) -> tuple[Calibration, ScoringSetti
         ArtifactError: It does not follow the schema.
     """
     try:
-        scoring: dict[str, Any] = dict(BEFORE_THERE_WERE_SUCH_SETTINGS)
-        scoring |= content["scoring"]
+        scoring: dict[str, Any] = SCORING_OFF | content["scoring"]
         scoring["normalization"] = Normalization(scoring["normalization"])
         scoring["image_score"] = ImageScore(scoring["image_score"])
         transforms = [TransformSettings(**entry) for entry in content["transforms"]]

@@ -35,8 +35,7 @@ MIN_SHARE_OF_DEVIATION = 1e-6
 MIN_DEVIATION = 1e-6
 """Where logarithms differ by less, maps are the same."""
 MAX_STRETCH = 1.5
-"""What normal maps leave at a cell is never taken for less than what they leave at a typical one, divided by this: a ground
-that is always the same would else rule the fit."""
+"""Largest ratio of the deviation at a typical place to the one at a place."""
 NUM_FITS = 10
 """Weighted fits, one after the other; more of them changed no figure of a validation set by more than 0.002."""
 DOUBTED_ABOVE = 0.5
@@ -86,10 +85,23 @@ class MapComponents:
         return _at_every_position(together.float(), logarithms.shape)
 
 
+def bounded_deviation(variance: Tensor, typical: Tensor) -> Tensor:
+    """Return the roots of variances, none of which counts as less than the typical one divided by `MAX_STRETCH` squared.
+
+    A place where normal maps are always the same would else rule the fit, or blow up any speck of dust.
+    """
+    return variance.clamp(min=typical / MAX_STRETCH**2).sqrt()
+
+
 def to_cells(values: Tensor) -> Tensor:
     """Return the means (r, s) of a map (R, S) over the cells of a coarse grid; the map itself where it is small."""
-    rows, cols = (min(length, MAX_CELLS) for length in values.shape)
-    return nn.functional.adaptive_avg_pool2d(values[None], (rows, cols))[0]
+    return nn.functional.adaptive_avg_pool2d(values[None], shape_of_cells(values.shape))[0]
+
+
+def shape_of_cells(shape: torch.Size) -> tuple[int, int]:
+    """Return r and s for maps of a shape (R, S)."""
+    rows, cols = (min(length, MAX_CELLS) for length in shape)
+    return rows, cols
 
 
 def _at_every_position(cells: Tensor, shape: torch.Size) -> Tensor:
@@ -145,7 +157,7 @@ def find_components(maps: Tensor, *, max_components: int) -> MapComponents | Non
         directions=directions.reshape(count, *center.shape).float(),
         low=(coefficients.amin(dim=0) - std).float(),
         high=(coefficients.amax(dim=0) + std).float(),
-        deviation=left.clamp(min=typical / MAX_STRETCH**2).sqrt().reshape(center.shape).float(),
+        deviation=bounded_deviation(left, typical).reshape(center.shape).float(),
     )
 
 

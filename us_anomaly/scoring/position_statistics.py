@@ -29,8 +29,10 @@ from us_anomaly.scoring.logarithm import logarithm
 from us_anomaly.scoring.map_components import (
     MapComponents,
     alignment,
+    bounded_deviation,
     explained_variance,
     find_components,
+    shape_of_cells,
     to_cells,
 )
 from us_anomaly.training.artifacts import FORMAT_VERSION, built_from, finite, read_state
@@ -42,8 +44,6 @@ MIN_VARIANCE = 1e-12
 """Pictures may be all the same."""
 MIN_UNEXPLAINED = 0.02
 """Smallest share of the variance at a position that components leave."""
-MAX_STRETCH = 1.5
-"""Largest S / s."""
 LARGEST_EXPONENT = 30.0
 """Keeps values and sums of them finite in float32."""
 
@@ -124,7 +124,7 @@ class PositionGatherer:
         weight = moments.count / (moments.count + PRIOR_PICTURES)
         mean = mean.lerp(mean.mean(), 1 - weight)
         typical = variance.mean()
-        std = variance.lerp(typical, 1 - weight).clamp(min=typical / MAX_STRETCH**2).sqrt()
+        std = bounded_deviation(variance.lerp(typical, 1 - weight), typical)
         return PositionStatistics(
             mean=mean.float().reshape(self._shape),
             std=std.float().reshape(self._shape),
@@ -205,7 +205,7 @@ def _components(content: dict[str, Any], shape: torch.Size) -> MapComponents | N
     if (known := content.get("components")) is None:
         return None
     components = MapComponents(**{name: finite(name, known[name]) for name in MapComponents.__slots__})
-    cells, count = to_cells(torch.zeros(shape)).shape, len(components.directions)
+    cells, count = shape_of_cells(shape), len(components.directions)
     if not components.center.shape == components.deviation.shape == components.directions.shape[1:] == cells:
         raise ValueError("components must be those of maps of the shape of mean")
     flat = components.directions.flatten(1)

@@ -27,7 +27,13 @@ from us_anomaly.settings.dataset import (
     VisaData,
 )
 from us_anomaly.settings.finetuning import FinetuningSettings
-from us_anomaly.settings.scoring import CalibrationSettings, ImageScore, Normalization, ScoringSettings
+from us_anomaly.settings.scoring import (
+    SCORING_OFF,
+    CalibrationSettings,
+    ImageScore,
+    Normalization,
+    ScoringSettings,
+)
 from us_anomaly.settings.students import MAX_EXTRA_LAYERS, StudentSettings
 from us_anomaly.settings.teacher import (
     PATCH_SIZES,
@@ -56,6 +62,7 @@ __all__ = [
     "BACKBONES",
     "DATA_LAYOUTS",
     "MAX_EXTRA_LAYERS",
+    "SCORING_OFF",
     "AugmentationSettings",
     "BackboneSettings",
     "CalibrationSettings",

@@ -11,6 +11,9 @@ from us_anomaly.settings.checks import above, at_least, between
 MAX_POSITION_COMPONENTS = 30
 """One for ten of the 300 pictures that positions are measured on."""
 
+SCORING_OFF = {"border_px": 0, "per_position": False, "position_components": 0, "per_picture": False}
+"""Settings of the scores that came later, and the values that change nothing: older detectors were made with these."""
+
 
 class Normalization(Enum):
     """How error and uncertainty maps are put on a common scale."""
