@@ -11,6 +11,7 @@ from us_anomaly.models.frozen_backbone import Backbone
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import (
     CheckpointSettings,
+    OptimizerName,
     Schedule,
     StudentPositions,
     TeacherPositions,
@@ -26,6 +27,7 @@ from us_anomaly.training.distillation import (
     explained_variance,
     metric_loss,
 )
+from us_anomaly.training.optimizers import build_optimizer
 from us_anomaly.training.target_scale import whitening_matrices
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -47,6 +49,7 @@ def teacher_settings(**changed):
         "patches_per_image": 1,
         "batch_size": 2,
         "crop_size_px": 48,
+        "optimizer": OptimizerName.adam,
         "learning_rate": 0.003,
         "weight_decay": 0.0,
         "schedule": Schedule.constant,
@@ -293,7 +296,8 @@ def test_negatives_are_the_same_positions_of_another_picture():
 
 def run_distil(distillation, batches, folder, *, steps, seed=0):
     losses = []
-    optimizer = torch.optim.Adam([*distillation.teacher.parameters(), *distillation.decoder.parameters()], lr=1.0)
+    trained = [*distillation.teacher.parameters(), *distillation.decoder.parameters()]
+    optimizer = build_optimizer(distillation.settings.optimizer, trained, learning_rate=1.0, weight_decay=0.0)
     checkpoint = TrainingCheckpoint(
         folder / "teacher.resume.pt",
         folder / "teacher.losses.jsonl",
@@ -314,8 +318,10 @@ def run_distil(distillation, batches, folder, *, steps, seed=0):
     return explained, losses
 
 
-def test_distillation_reduces_the_loss_and_explains_most_of_a_simple_backbone(tmp_path):
-    distillation = distillation_of(teacher_settings(compactness_weight=0.0, descriptor_dim=16))
+@pytest.mark.parametrize("optimizer", OptimizerName)
+def test_distillation_reduces_the_loss_and_explains_most_of_a_simple_backbone(tmp_path, optimizer):
+    settings = teacher_settings(compactness_weight=0.0, descriptor_dim=16, optimizer=optimizer)
+    distillation = distillation_of(settings)
     explained, losses = run_distil(distillation, smooth_pictures, tmp_path, steps=60)
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:10])
     assert explained > 0.6

@@ -11,7 +11,7 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.settings import CheckpointSettings, Schedule, StudentPositions, StudentSettings
+from us_anomaly.settings import CheckpointSettings, OptimizerName, Schedule, StudentPositions, StudentSettings
 from us_anomaly.training import regression
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import step_generator
@@ -26,6 +26,7 @@ SETTINGS = StudentSettings(
     epochs=1,
     steps=None,
     batch_size=1,
+    optimizer=OptimizerName.adam,
     learning_rate=0.003,
     weight_decay=0.0,
     schedule=Schedule.constant,

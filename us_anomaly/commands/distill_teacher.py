@@ -30,6 +30,7 @@ from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.distillation import Distillation, distil
 from us_anomaly.training.drawing_ahead import drawn_ahead
+from us_anomaly.training.optimizers import build_optimizer
 from us_anomaly.training.pictures import TRAIN, teacher_batches
 
 log = logging.getLogger(__name__)
@@ -87,9 +88,10 @@ def distill(settings: Settings, patch_size: int, artifact: Path, *, key: str, co
         distillation = Distillation(teacher, backbone, settings.teacher)
     if settings.teacher.start_from is not None:
         _start_from(read_teacher("start_from", settings.teacher.start_from, patch_size), teacher)
-    optimizer = torch.optim.Adam(
+    optimizer = build_optimizer(
+        settings.teacher.optimizer,
         [*teacher.parameters(), *distillation.decoder.parameters()],
-        lr=settings.teacher.learning_rate,
+        learning_rate=settings.teacher.learning_rate,
         weight_decay=settings.teacher.weight_decay,
     )
     batches, steps = _pictures(settings, patch_size)

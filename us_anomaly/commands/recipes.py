@@ -27,7 +27,9 @@ NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whit
 _OFF = {
     "teacher.start_from": None,
     "teacher.whiten_targets": False,
+    "teacher.optimizer": "adam",
     "students.extra_layers": 0,
+    "students.optimizer": "adam",
     "students.noise": 0,
     "students.validate_every_steps": None,
     "students.patience": None,

@@ -4,8 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import tracked
@@ -25,6 +23,7 @@ from us_anomaly.training.artifacts import FORMAT_VERSION, load_statistics, load_
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.drawing_ahead import drawn_ahead
+from us_anomaly.training.optimizers import build_optimizer
 from us_anomaly.training.pictures import (
     evaluation_inputs,
     generic_inputs,
@@ -86,7 +85,12 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
         extra_layers=students.extra_layers,
         seed=settings.seed,
     )
-    optimizer = torch.optim.Adam(ensemble.parameters(), lr=students.learning_rate, weight_decay=students.weight_decay)
+    optimizer = build_optimizer(
+        students.optimizer,
+        ensemble.parameters(),
+        learning_rate=students.learning_rate,
+        weight_decay=students.weight_decay,
+    )
     steps = num_steps(
         steps=students.steps,
         epochs=students.epochs,

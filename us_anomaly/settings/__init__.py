@@ -38,6 +38,7 @@ from us_anomaly.settings.students import MAX_EXTRA_LAYERS, StudentSettings
 from us_anomaly.settings.teacher import (
     PATCH_SIZES,
     REDUCED,
+    OptimizerName,
     Schedule,
     StudentPositions,
     TeacherPositions,
@@ -87,6 +88,7 @@ __all__ = [
     "REDUCED",
     "Precision",
     "RuntimeSettings",
+    "OptimizerName",
     "Schedule",
     "ScoringSettings",
     "Settings",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings.checks import above, at_least, between
-from us_anomaly.settings.teacher import Schedule, StudentPositions
+from us_anomaly.settings.teacher import OptimizerName, Schedule, StudentPositions
 
 MAX_EXTRA_LAYERS = 8
 """Limit of `students.extra_layers`."""
@@ -26,10 +26,12 @@ class StudentSettings:
     """Number of optimiser steps; overrides `students.epochs`."""
     batch_size: int
     """Pictures per step."""
+    optimizer: OptimizerName
+    """`adam`, as published, or `muon`; see `teacher.optimizer`."""
     learning_rate: float
-    """Learning rate of Adam."""
+    """Learning rate of the first step."""
     weight_decay: float
-    """Weight decay of Adam."""
+    """Weight decay of the optimiser."""
     schedule: Schedule
     """Course of the learning rate."""
     positions: StudentPositions
