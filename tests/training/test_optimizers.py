@@ -1,6 +1,7 @@
 """Muon against torch's own for matrices, against torch's Adam for biases, and against what orthogonalisation means."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -50,6 +51,21 @@ def test_matrices_together_give_what_each_gives_alone():
     matrices = noise(3, 8, 20) * torch.tensor([1.0, 100.0, 0.01])[:, None, None]
     alone = torch.cat([orthogonalised(matrix[None]) for matrix in matrices])
     torch.testing.assert_close(orthogonalised(matrices), alone)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 75), (2, 75, 16)])
+@pytest.mark.parametrize("smallest", [1, 1e-2, 1e-4])
+def test_orthogonalisation_is_the_published_iteration(shape, smallest):
+    u, values, vh = torch.linalg.svd(noise(*shape), full_matrices=False)
+    skewed = (u * torch.logspace(0, math.log10(smallest), values.shape[-1])) @ vh
+    expected = skewed.double() / skewed.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = expected.mT @ expected
+        a, b, c = 3.4445, -4.7750, 2.0315
+        expected = a * expected + expected @ (b * gram + c * gram @ gram)
+    torch.testing.assert_close(
+        orthogonalised(skewed), expected.float(), rtol=0, atol=1e-3 * float(expected.abs().max())
+    )
 
 
 # --- steps -------------------------------------------------------------------------------------------------------

@@ -102,6 +102,10 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Return the orthogonal matrices nearest to some matrices, nearly: singular values from 0.7 to 1.2 instead of 1.
 
+    Each iteration multiplies a matrix X by a polynomial of X X^T, with which all these polynomials commute. So X X^T is iterated
+    instead, and X is multiplied once: a third of the arithmetic for matrices that are much wider than tall. It needs all digits of
+    float32: the iteration enlarges small errors of X X^T by up to 3.4^10.
+
     Args:
         matrices: (K, N, M); their scale does not matter.
 
@@ -112,8 +116,13 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     wide: Tensor = (matrices.mT if is_tall else matrices).float()
     wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     first, third, fifth = NEWTON_SCHULZ
-    with torch.autocast(matrices.device.type, enabled=False):
+    identity = torch.eye(wide.shape[1], device=wide.device)
+    with torch.autocast(wide.device.type, enabled=False):
+        gram = wide @ wide.mT  # (K, N, N)
+        product = identity.expand_as(gram)
         for _ in range(NUM_ITERATIONS):
-            gram = wide @ wide.mT  # (K, N, N)
-            wide = first * wide + (third * gram + fifth * (gram @ gram)) @ wide
+            polynomial = first * identity + third * gram + fifth * (gram @ gram)
+            product = polynomial @ product
+            gram = polynomial @ gram @ polynomial
+        wide = product @ wide
     return wide.mT if is_tall else wide
