@@ -103,8 +103,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """Return the orthogonal matrices nearest to some matrices, nearly: singular values from 0.7 to 1.2 instead of 1.
 
     Each iteration multiplies a matrix X by a polynomial of X X^T, with which all these polynomials commute. So X X^T is iterated
-    instead, and X is multiplied once: a third of the arithmetic for matrices that are much wider than tall. It needs all digits of
-    float32: the iteration enlarges small errors of X X^T by up to 3.4^10.
+    instead, and X is multiplied once: a third of the arithmetic for matrices that are much wider than tall. It needs all
+    digits of float32: the iteration enlarges small errors of X X^T by up to 3.4^10.
 
     Args:
         matrices: (K, N, M); their scale does not matter.
