@@ -21,8 +21,8 @@ PATH = (
     Row("grid", "positions of a stride-4 grid instead of all", {"students.positions": "grid", "scoring.stride_px": 4}),
     Row("small", "half the width, 128 dimensions", {"teacher.width": 0.5, "teacher.descriptor_dim": 128}),
     Row("layers", "distilled from three intermediate layers, from whole crops", {
-        "backbone.layers": "[2,3,4]", "teacher.positions": "dense", "teacher.crop_size_px": 160, "teacher.batch_size": 16,
-        "teacher.steps": 5000, "teacher.learning_rate": 0.002, "teacher.schedule": "cosine",
+        "backbone.layers": "[2,3,4]", "teacher.positions": "dense", "teacher.crop_size_px": 160, "teacher.batch_size": 8,
+        "teacher.steps": 4000, "teacher.optimizer": "muon", "teacher.learning_rate": 0.002, "teacher.schedule": "cosine",
         "teacher.compactness_weight": 0.1, "teacher.max_gradient_norm": 1.0,
     }),
     Row("generic", "distilled on generic pictures (the teacher that ships) instead of the target's own", {
@@ -64,6 +64,7 @@ ALONE = (
     Row("finetuned", "distilled from a backbone that is fine-tuned on the target's pictures", {
         "finetuning.enabled": True,
     }, start="layers"),
+    Row("adam", "distilled by Adam, for as many steps", {"teacher.optimizer": "adam"}, start="layers"),
     Row("whitened_targets", "distilled from whitened feature maps", {"teacher.whiten_targets": True}, start="layers"),
     Row("one_student", "one student: no uncertainty", {"students.num_students": 1}, start="accurate"),
     Row("five_students", "five students", {"students.num_students": 5}, start="accurate"),
@@ -77,6 +78,7 @@ ALONE = (
     }, start="accurate"),
     Row("noise", "students see noise of a tenth of a deviation", {"students.noise": 0.1}, start="accurate"),
     Row("deeper", "students have one more layer", {"students.extra_layers": 1}, start="accurate"),
+    Row("students_muon", "students learn by Muon", {"students.optimizer": "muon"}, start="accurate"),
     Row("stopped", "students stop by the validation normals", {
         "students.validate_every_steps": 250, "students.patience": 3,
     }, start="accurate"),
