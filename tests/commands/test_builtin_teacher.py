@@ -15,6 +15,7 @@ from us_anomaly.commands.distill_teacher import reuse
 from us_anomaly.errors import ArtifactError, DataError, SettingsError, StaleArtifactError
 from us_anomaly.models.patch_network import PatchNetwork, at_reduced_resolution
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.training.artifacts import load_teacher
 
 FOLDER = Path(us_anomaly.__file__).parent / "teachers"
@@ -41,6 +42,19 @@ def test_a_teacher_is_what_its_header_says_and_answers_pictures_differently(path
         described = teacher(patches)
     assert described.isfinite().all()
     assert float(described.std(dim=0).mean()) > 0.01
+
+
+def test_the_same_weights_give_the_same_file_in_whatever_layout_they_come(tmp_path: Path) -> None:
+    given = {name: tmp_path / f"{name}.pt" for name in ("plain", "strided")}
+    reuse("builtin", 65, given["plain"])
+    state = read_tensors(given["plain"])
+    kernel = state["network"]["layers.7.weight"]
+    state["network"]["layers.7.weight"] = kernel.to(memory_format=torch.channels_last)  # 1 x 1: contiguous all the same
+    write_tensors(given["strided"], state)
+    assert given["plain"].read_bytes() != given["strided"].read_bytes()
+    for name, path in given.items():
+        reuse(str(path), 65, tmp_path / f"{name}_reused.pt")
+    assert (tmp_path / "plain_reused.pt").read_bytes() == (tmp_path / "strided_reused.pt").read_bytes()
 
 
 def test_a_teacher_of_another_patch_size_is_refused(tmp_path: Path) -> None:

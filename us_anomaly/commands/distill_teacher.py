@@ -25,7 +25,7 @@ from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import REDUCED, Settings, TeacherPositions
-from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_finetuned, load_teacher
+from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_finetuned, load_teacher, weights_of
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.distillation import Distillation, distil
@@ -164,7 +164,7 @@ def _state(teacher: PatchNetwork, *, explained_variance: float, settings: Settin
         "patch_size": teacher.patch_size,
         "descriptor_dim": teacher.descriptor_dim,
         "width": teacher.width,
-        "network": {name: tensor.contiguous() for name, tensor in teacher.cpu().state_dict().items()},
+        "network": weights_of(teacher),
         "explained_variance": round(explained_variance, 6),
         "settings": {
             "teacher": {name: value for name, value in plain(settings.teacher).items() if name not in NOT_DECISIVE},
@@ -188,7 +188,7 @@ def reuse(checkpoint: str, patch_size: int, artifact: Path) -> None:
             "patch_size": patch_size,
             "descriptor_dim": teacher.descriptor_dim,
             "width": teacher.width,
-            "network": teacher.state_dict(),
+            "network": weights_of(teacher),
         },
     )
     log.info("took over the teacher %s", named_teacher("checkpoint", checkpoint, patch_size))

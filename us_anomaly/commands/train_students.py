@@ -19,7 +19,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings
-from us_anomaly.training.artifacts import FORMAT_VERSION, load_statistics, load_teacher
+from us_anomaly.training.artifacts import FORMAT_VERSION, load_statistics, load_teacher, weights_of
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.drawing_ahead import drawn_ahead
@@ -199,5 +199,5 @@ def _state(ensemble: StudentEnsemble, disagreement: dict[str, float | None]) -> 
         "width": first.width,
         "extra_layers": first.extra_layers,
         "uncertainty_per_dimension": disagreement,
-        "networks": {name: tensor.contiguous() for name, tensor in ensemble.cpu().state_dict().items()},
+        "networks": weights_of(ensemble),
     }

@@ -25,6 +25,18 @@ FORMAT_VERSION = 1
 N = TypeVar("N", bound=nn.Module)
 
 
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the weights of a network as they are stored: on the CPU, in plain layout.
+
+    So the same weights give the same file wherever they come from: kernels of 1 x 1 are contiguous in either memory format, with
+    other strides, and a file holds strides.
+    """
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
+
+
 def load_finetuned(path: Path, backbone: Backbone) -> None:
     """Give a backbone its fine-tuned weights.
 
