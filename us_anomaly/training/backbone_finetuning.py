@@ -26,6 +26,7 @@ from us_anomaly.errors import DataError
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.frozen_backbone import Backbone
 from us_anomaly.settings import FinetuningSettings
+from us_anomaly.training.artifacts import weights_of
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import Batches, OnStep, epoch_indices, step_rng
 from us_anomaly.training.pictures import TrainingPictures
@@ -77,8 +78,7 @@ class BestWeights:
         self.num_without_gain += 1
         if loss < self.loss:
             self.loss, self.accuracy, self.step, self.num_without_gain = loss, accuracy, step, 0
-            weights = self._network.state_dict().items()
-            self.weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights}
+            self.weights = weights_of(self._network)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training has to know."""

@@ -119,7 +119,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     identity = torch.eye(wide.shape[1], device=wide.device)
     with torch.autocast(wide.device.type, enabled=False):
         gram = wide @ wide.mT  # (K, N, N)
-        product = identity.expand_as(gram)
+        product = identity
         for _ in range(NUM_ITERATIONS):
             polynomial = first * identity + third * gram + fifth * (gram @ gram)
             product = polynomial @ product
