@@ -43,12 +43,16 @@ def measurements(plan: Plan) -> dict[str, tuple[Measurement, str | None]]:
             listed[f"map p={p} d={d}"] = partial(networks.single_map, plan, p, d, 1), plain
             listed[f"map p={p} d={d}, stride 4"] = partial(networks.single_map, plan, p, d, 4), plain
             listed[plain] = partial(networks.plain_single_map, plan, p, d), None
+    if not plan.quick:  # compiling takes a minute at any size
+        for d in plan.dims:
+            work = partial(networks.single_map, plan, 33, d, 1, is_compiled=True)
+            listed[f"map p=33 d={d}, compiled"] = work, f"map p=33 d={d}, {PLAIN}"
     compared = f"image p=33, {PLAIN}"
     for p in plan.patch_sizes:
         for stride in (1, 4):
             name = f"image p={p}{'' if stride == 1 else ', stride 4'}"
             listed[name] = partial(networks.whole_image, plan, p, stride, Precision.auto), compared if p == 33 else None
-    if not plan.quick:  # compiling takes a minute at any size
+    if not plan.quick:
         for stride in (1, 4):
             name = f"image p=33{'' if stride == 1 else ', stride 4'}, compiled"
             listed[name] = partial(networks.whole_image, plan, 33, stride, Precision.auto, is_compiled=True), compared

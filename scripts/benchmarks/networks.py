@@ -1,5 +1,6 @@
 """Single networks, and a whole picture through teacher, students and scoring."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,19 +40,19 @@ def for_inference(network: torch.nn.Module, compute: Compute) -> None:
     network.requires_grad_(False).to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
 
 
-def single_map(plan: Plan, patch_size: int, dim: int, stride: int) -> Row:
+def single_map(plan: Plan, patch_size: int, dim: int, stride: int, *, is_compiled: bool = False) -> Row:
     """Time the descriptors of one network, at every position or on a grid."""
-    compute = plan.compute()
+    compute = plan.compute(is_compiled=is_compiled)
     network = networks_of(plan, patch_size, dim)[0]
     image = torch.randn(1, 3, plan.side_px, plan.side_px)
     for_inference(network, compute)
     image = compute.to_device(image, dtype=compute.dtype)
 
-    def work() -> None:
+    def work(compute: Compute = compute) -> None:
         with torch.inference_mode():
-            dense_descriptors(network, image, stride=stride)
+            compute.compiled(dense_descriptors)(network, image, stride=stride)
 
-    return timed("", work, plan=plan, compute=compute)
+    return timed("", work, plan=plan, compute=compute, counted=_uncompiled(work, compute))
 
 
 def plain_single_map(plan: Plan, patch_size: int, dim: int) -> Row:
@@ -83,8 +84,12 @@ def whole_image(plan: Plan, patch_size: int, stride: int, precision: Precision, 
         maps = raw_maps(image, **models, stride=stride, border_px=0, compute=compute)
         _score(maps, patch_size, scoring)
 
-    eager = partial(work, replace(compute, compile=False)) if is_compiled else None
-    return timed("", work, plan=plan, compute=compute, counted=eager)
+    return timed("", work, plan=plan, compute=compute, counted=_uncompiled(work, compute))
+
+
+def _uncompiled(work: Callable[[Compute], None], compute: Compute) -> Callable[[], None] | None:
+    """Return the work without compilation, which hides its operations from those who count them; None if there is none."""
+    return partial(work, replace(compute, compile=False)) if compute.compile else None
 
 
 def plain_whole_image(plan: Plan, patch_size: int) -> Row:

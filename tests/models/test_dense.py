@@ -184,25 +184,6 @@ def test_descriptors_with_a_gradient_are_pooled_to_the_same_values(stride):
     torch.testing.assert_close(dense_descriptors(network, images, stride=stride), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("patch_size", "stride"), [(33, 1), (33, 4), (65, 1), (66, 4)])
-def test_a_network_is_one_graph_to_torch_compile_and_gives_the_same_values(patch_size, stride):
-    network, padded = network_of(patch_size), reflect_pad(picture_of(13, 22, batch=2), patch_size // 2)
-    graphs = []
-
-    def keep(graph, examples):
-        graphs.append(graph)
-        return graph.forward
-
-    torch.compiler.reset()
-    compiled = torch.compile(descriptors_by_phase, backend=keep, fullgraph=True)
-    for _ in range(2):
-        with torch.inference_mode():
-            given = compiled(network, padded, rows=(0, 13), cols=(0, 22), stride=stride)
-            expected = descriptors_by_phase(network, padded, rows=(0, 13), cols=(0, 22), stride=stride)
-        torch.testing.assert_close(given, expected, atol=1e-4, rtol=0)  # another layout adds up in another order
-    assert len(graphs) == 1
-
-
 @pytest.mark.parametrize(
     ("height", "width", "limit", "margin", "multiple"),
     [(100, 7, 70, 4, 4), (5, 1000, 40, 8, 8), (1, 1, 1, 64, 1), (300, 300, 65536, 32, 1), (90, 110, 1000, 64, 4)],

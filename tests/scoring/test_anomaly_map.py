@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from plain_scores import scoring
 from scipy import ndimage
 
 from us_anomaly.data import bands
+from us_anomaly.models import compute
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
@@ -162,6 +165,29 @@ def test_comparing_few_descriptors_at_once_gives_the_same_values(monkeypatch):
     bit_by_bit = raw_maps(image, **detector, stride=1, border_px=0, compute=CPU)
     assert torch.equal(bit_by_bit.error, at_once.error)
     assert torch.equal(bit_by_bit.uncertainty, at_once.uncertainty)
+
+
+@pytest.mark.parametrize(("patch_size", "stride"), [(33, 1), (33, 4), (65, 1), (66, 4)])
+def test_networks_and_comparison_are_one_graph_to_torch_compile_and_give_the_same_values(
+    monkeypatch, patch_size, stride
+):
+    graphs, torch_compile = [], torch.compile
+
+    def keep(graph, examples):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compute._compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", lambda function: torch_compile(function, backend=keep, fullgraph=True))
+    image, detector = torch.randn(3, 13, 22), detector_of(patch_size)
+    expected = raw_maps(image, **detector, stride=stride, border_px=0, compute=CPU)
+    for _ in range(2):
+        given = raw_maps(image, **detector, stride=stride, border_px=0, compute=replace(CPU, compile=True))
+        torch.testing.assert_close(given.error, expected.error, atol=1e-3, rtol=1e-4)  # added up in another order
+        torch.testing.assert_close(given.uncertainty, expected.uncertainty, atol=1e-3, rtol=1e-4)
+    assert len(graphs) == 1
+    compute._compiled.cache_clear()
 
 
 @pytest.mark.parametrize("pixels_at_once", [2**20, 100, 1])

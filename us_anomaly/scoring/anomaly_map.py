@@ -9,7 +9,6 @@ Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -166,12 +165,11 @@ def raw_maps(
         spans = [(part[0] + axis[0], part[1] + axis[0]) for part, axis in ((part_rows, rows), (part_cols, cols))]
         window = reflect_window(image[None], margin, rows=spans[0], cols=spans[1])
         window = compute.to_device(finish(window[0])[None], dtype=compute.dtype)
-        networks = [teacher, *ensemble.networks]
         local_rows, local_cols = ((0, part[1] - part[0]) for part in (part_rows, part_cols))
-        describe = partial(compute.compiled(descriptors_by_phase), rows=local_rows, cols=local_cols, stride=stride)
-        answers = [describe(network, window) for network in networks]
-        num_rows, num_cols = len(range(*local_rows, stride)), len(range(*local_cols, stride))
-        maps = _compared_answers(answers, statistics=statistics, num_rows=num_rows, num_cols=num_cols)
+        maps = compute.compiled(_maps_of_window)(
+            [teacher, *ensemble.networks], window, statistics, rows=local_rows, cols=local_cols, stride=stride
+        ).cpu()
+        num_rows, num_cols = maps.shape[1:]
         for whole, part in zip(computed, maps, strict=True):
             row, col = part_rows[0] // stride, part_cols[0] // stride
             whole[row : row + num_rows, col : col + num_cols] = part
@@ -198,27 +196,40 @@ def _fill_border(values: Tensor, rows: slice, cols: slice) -> None:
     values[:, cols.stop :] = values[:, cols.stop - 1, None]
 
 
-def _compared_answers(
-    answers: Sequence[Tensor], *, statistics: TeacherStatistics, num_rows: int, num_cols: int
-) -> tuple[Tensor, Tensor]:
-    """Return error and uncertainty (num_rows, num_cols) from descriptors by phase.
+def _maps_of_window(
+    networks: Sequence[PatchNetwork],
+    window: Tensor,
+    statistics: TeacherStatistics,
+    *,
+    rows: tuple[int, int],
+    cols: tuple[int, int],
+    stride: int,
+) -> Tensor:
+    """Return error and uncertainty (2, R, S) at rows ``range(*rows, stride)`` and columns ``range(*cols, stride)``.
+
+    All that a graphics card does for a part of a picture is here, so that it is compiled as one.
 
     Args:
-        answers: Of the teacher, then of the students, each (F F, D, R, S).
+        networks: The teacher, then the students.
+        window: (1, 3, rows + p - 1, columns + p - 1), the part and what lies around it.
         statistics: Of the teacher.
-        num_rows: Rows of the grid.
-        num_cols: Columns of the grid.
+        rows: First row and end of rows, in pixels of the part.
+        cols: First column and end of columns.
+        stride: Grid in pixels.
     """
-    flat = [answer.permute(0, 2, 3, 1).reshape(-1, answer.shape[1]) for answer in answers]  # (F F R S, D)
-    phases, dims, rows, cols = answers[0].shape
-    at_once = max(1, COMPARED_AT_ONCE // dims) if answers[0].device.type == "cpu" else len(flat[0])
+    answers = [descriptors_by_phase(network, window, rows=rows, cols=cols, stride=stride) for network in networks]
+    phases, dims, height, width = answers[0].shape
+    flat = [answer.permute(0, 2, 3, 1).reshape(-1, dims) for answer in answers]  # (F F height width, D)
+    is_one_pass = window.device.type != "cpu" or torch.compiler.is_compiling()
+    at_once = len(flat[0]) if is_one_pass else max(1, COMPARED_AT_ONCE // dims)
     parts: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(flat[0]), at_once):
         descriptors, *others = (answer[None, start : start + at_once, None].permute(0, 3, 1, 2) for answer in flat)
         parts.append(error_and_uncertainty(others, statistics.normalize(descriptors)))  # (1, D, N, 1) -> (1, N, 1)
-    maps = torch.stack([torch.cat(kind, dim=1).reshape(phases, rows, cols) for kind in zip(*parts, strict=True)], dim=1)
-    woven = weave(maps, num_images=1)[0, :, :num_rows, :num_cols].cpu()
-    return woven[0], woven[1]
+    maps = torch.stack(
+        [torch.cat(kind, dim=1).reshape(phases, height, width) for kind in zip(*parts, strict=True)], dim=1
+    )
+    return weave(maps, num_images=1)[0, :, : len(range(*rows, stride)), : len(range(*cols, stride))]
 
 
 def combine(
