@@ -1,7 +1,6 @@
 """Where the runs of the study of single changes lie, how they are run, and what they take over from each other."""
 
 import contextlib
-import functools
 import json
 import shutil
 import sys
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from composed_settings import composed
 
 from ablations.rows import ALONE, PATH, Row, overrides_of, row_changes
 from us_anomaly import cli
@@ -35,15 +34,6 @@ UNTRAINED = (
 """Settings that training does not depend on."""
 
 
-@functools.cache
-def settings_of(overrides: tuple[str, ...]) -> Settings:
-    """Return the settings that overrides give, so that a misspelt one stops the study before it begins."""
-    cli.register_schemas()
-    with initialize_config_dir(config_dir=str(cli.config_dir()), version_base="1.3"):
-        settings: Settings = cli.to_settings(compose(config_name="run", overrides=list(overrides)))
-        return settings
-
-
 @dataclass(frozen=True, slots=True)
 class Study:
     """What is measured."""
@@ -61,7 +51,7 @@ class Study:
 
     def settings(self, row: Row, data_set: str) -> Settings:
         """Return the settings of one row on one data set."""
-        return settings_of(tuple(self.overrides(row, data_set)))
+        return composed(*self.overrides(row, data_set))
 
     def stages(self, row: Row, data_set: str) -> list[str]:
         """Return the commands of `usad run` for a row that never look at the test split."""

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from composed_settings import composed
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.configured import composed
 from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.settings import Precision
 

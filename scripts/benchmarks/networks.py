@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from composed_settings import composed
 from torch import Tensor
 
-from benchmarks.configured import composed
 from benchmarks.measure import Plan, Row, timed
 from benchmarks.plain import plain_dense, plain_maps
 from us_anomaly.models.compute import Compute

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from benchmark_pixel_metrics import drawn, figures
+from composed_settings import composed
 from PIL import Image
 
-from benchmarks.configured import composed, drawn_resnet18
+from benchmarks.drawn_backbone import drawn_resnet18
 from benchmarks.measure import Plan, Row, timed
 from us_anomaly.commands import infer
 from us_anomaly.commands.run import STAGES

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from composed_settings import composed
 from torch import Tensor
 
-from benchmarks.configured import composed, drawn_resnet18
+from benchmarks.drawn_backbone import drawn_resnet18
 from benchmarks.measure import Plan, Row, timed
 from benchmarks.networks import networks_of, require_equal
 from benchmarks.plain import plain_dense, plain_student_step
