@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -171,15 +172,15 @@ def test_comparing_few_descriptors_at_once_gives_the_same_values(monkeypatch):
 def test_networks_and_comparison_are_one_graph_to_torch_compile_and_give_the_same_values(
     monkeypatch, patch_size, stride
 ):
-    graphs, torch_compile = [], torch.compile
+    graphs = []
 
     def keep(graph, examples):
         graphs.append(graph)
         return graph.forward
 
     torch.compiler.reset()
-    compute._compiled.cache_clear()
-    monkeypatch.setattr(torch, "compile", lambda function: torch_compile(function, backend=keep, fullgraph=True))
+    in_one_graph = functools.cache(functools.partial(torch.compile, backend=keep, fullgraph=True))
+    monkeypatch.setattr(compute, "_compiled", in_one_graph)
     image, detector = torch.randn(3, 13, 22), detector_of(patch_size)
     expected = raw_maps(image, **detector, stride=stride, border_px=0, compute=CPU)
     for _ in range(2):
@@ -187,7 +188,6 @@ def test_networks_and_comparison_are_one_graph_to_torch_compile_and_give_the_sam
         torch.testing.assert_close(given.error, expected.error, atol=1e-3, rtol=1e-4)  # added up in another order
         torch.testing.assert_close(given.uncertainty, expected.uncertainty, atol=1e-3, rtol=1e-4)
     assert len(graphs) == 1
-    compute._compiled.cache_clear()
 
 
 @pytest.mark.parametrize("pixels_at_once", [2**20, 100, 1])
