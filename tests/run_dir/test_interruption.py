@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from us_anomaly.run_dir.interruption import Interrupted, deferred, interruptible
+from us_anomaly.run_dir.interruption import Interrupted, deferred, held_back, interruptible
 
 
 def send(number: int) -> None:
@@ -41,6 +41,34 @@ def test_a_second_signal_stops_at_once():
             send(signal.SIGTERM)
             send(signal.SIGINT)
             pytest.fail("not stopped")
+
+    with pytest.raises(Interrupted, match="SIGINT"):
+        work()
+    assert noted == [signal.SIGTERM]
+
+
+def test_a_signal_that_is_held_back_comes_at_the_end_even_if_the_step_fails():
+    went_on = []
+
+    def work() -> None:
+        with held_back():
+            send(signal.SIGTERM)
+            went_on.append(True)
+            raise ValueError("a fault of its own")
+
+    with pytest.raises(Interrupted, match="SIGTERM") as caught, interruptible():
+        work()
+    assert went_on
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_two_signals_that_were_held_back_still_count_as_two():
+    noted: list[int] = []
+
+    def work() -> None:
+        with deferred(noted.append), held_back():
+            send(signal.SIGTERM)
+            send(signal.SIGINT)
 
     with pytest.raises(Interrupted, match="SIGINT"):
         work()

@@ -1,13 +1,18 @@
 import errno
 import os
+import signal
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from us_anomaly.errors import ResourceError
 from us_anomaly.run_dir import RunDir, staging
+from us_anomaly.run_dir.interruption import Interrupted, interruptible
 from us_anomaly.run_dir.provenance import Recipe, record
-from us_anomaly.run_dir.staging import publish, replace_together, staged
+from us_anomaly.run_dir.staging import publish, replace_together, staged, writing_threads
 
 RECIPE = Recipe(command="infer", settings={})
 
@@ -201,3 +206,56 @@ def test_a_folder_in_the_place_of_a_companion_is_told(evaluated):
     (evaluated.evaluation_csv / "x").mkdir(parents=True)
     with pytest.raises(ResourceError, match=r"cannot write .*evaluation\.json: "):
         replace_evaluation(evaluated, "new")
+
+
+def _interrupted_after(function):
+    """Return a function that does the same, and during which the signal arrives, when its work is done."""
+
+    def with_signal(*arguments, **keywords):
+        result = function(*arguments, **keywords)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    return with_signal
+
+
+def test_no_thread_writes_on_though_the_signal_comes_while_it_is_started(run_dir, monkeypatch):
+    finished = []
+
+    def write(path: Path) -> None:
+        time.sleep(0.2)  # the signal is there long before
+        path.mkdir(parents=True)
+        finished.append(path)
+
+    monkeypatch.setattr(threading.Thread, "start", _interrupted_after(threading.Thread.start))
+    with pytest.raises(Interrupted), interruptible(), staged(run_dir) as aside, writing_threads(2) as submit:
+        submit(write, aside.maps)
+    assert len(finished) == 1
+    assert files(run_dir.root) == {}
+    assert list(run_dir.root.iterdir()) == []
+
+
+def test_work_that_has_not_begun_is_dropped_when_another_part_fails(tmp_path):
+    may_go_on = threading.Event()
+    begun = []
+
+    def write(number: int) -> None:
+        begun.append(number)
+        may_go_on.wait(60)
+
+    def fail(submit) -> None:
+        for number in range(9):
+            submit(write, number)
+        threading.Timer(0.2, may_go_on.set).start()
+        raise ResourceError("the disk is full")
+
+    with pytest.raises(ResourceError, match="the disk is full"), writing_threads(1) as submit:
+        fail(submit)
+    assert begun == [0]
+
+
+def test_a_folder_made_while_the_signal_comes_is_removed(run_dir, monkeypatch):
+    monkeypatch.setattr(tempfile, "mkdtemp", _interrupted_after(tempfile.mkdtemp))
+    with pytest.raises(Interrupted), interruptible(), staged(run_dir):
+        pytest.fail("not stopped")
+    assert list(run_dir.root.iterdir()) == []

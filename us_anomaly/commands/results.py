@@ -5,7 +5,7 @@ import json
 import logging
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,7 +25,7 @@ from us_anomaly.reporting.predictions_table import predictions_csv
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_json, write_text
-from us_anomaly.run_dir.staging import publish, staged
+from us_anomaly.run_dir.staging import publish, staged, writing_threads
 from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.map_files import write_map
 from us_anomaly.scoring.regions import Region, strongest_regions, to_coco
@@ -93,12 +93,12 @@ def _score_into(
     scored = Scored()
     with (
         progress("scoring", len(pictures), enabled=settings.runtime.progress) as on_step,
-        ThreadPoolExecutor(max_workers=max(1, settings.runtime.num_workers)) as writers,
+        writing_threads(max(1, settings.runtime.num_workers)) as write_in_thread,
     ):
         waiting: list[Future[None]] = []
 
         def submit(write: Callable[..., None], *arguments: Any, most: int) -> None:
-            waiting.append(writers.submit(write, *arguments))
+            waiting.append(write_in_thread(write, *arguments))
             while len(waiting) > most:
                 waiting.pop(0).result()
 

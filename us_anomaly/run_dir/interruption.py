@@ -45,6 +45,18 @@ def deferred(note: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
+def held_back() -> Iterator[None]:
+    """Within it, Ctrl-C and SIGTERM wait; they come at its end. For short steps that must not be cut in two."""
+    came: list[int] = []
+    try:
+        with _handled_by(lambda number, frame: came.append(number)):
+            yield
+    finally:
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Install a handler, except for signals that whoever started us wants ignored, as nohup does."""
     previous = {}

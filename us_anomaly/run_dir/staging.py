@@ -3,13 +3,15 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_file, flush_folder, write_text
 from us_anomaly.run_dir.faults import cannot_write
+from us_anomaly.run_dir.interruption import held_back
 from us_anomaly.run_dir.layout import RunDir
 from us_anomaly.run_dir.provenance import withdraw
 
@@ -24,15 +26,50 @@ def staged(run_dir: RunDir) -> Iterator[RunDir]:
     Raises:
         ResourceError: It cannot be made.
     """
+    root: Path | None = None
     try:
-        run_dir.root.mkdir(parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=run_dir.root))
-    except OSError as error:
-        raise cannot_write(run_dir.root, error) from error
-    try:
+        with held_back():
+            root = _new_folder(run_dir.root)
         yield RunDir(root)
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        if root is not None:
+            with held_back():
+                shutil.rmtree(root, ignore_errors=True)
+
+
+def _new_folder(parent: Path) -> Path:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+    except OSError as error:
+        raise cannot_write(parent, error) from error
+
+
+class Submit(Protocol):
+    """Hands work to a thread."""
+
+    def __call__(self, work: Callable[..., None], /, *arguments: object) -> Future[None]:
+        """Return the future of `work(*arguments)`."""
+
+
+@contextmanager
+def writing_threads(num_threads: int) -> Iterator[Submit]:
+    """Yield how to hand work to threads, none of which still writes when the context ends, wherever it is interrupted.
+
+    A signal in the middle of starting a thread would leave one that its pool does not know and does not wait for, and what it
+    writes would come back after its folder was removed. Work that has not begun when the context ends is dropped.
+    """
+    pool = ThreadPoolExecutor(num_threads)
+
+    def submit(work: Callable[..., None], /, *arguments: object) -> Future[None]:
+        with held_back():
+            return pool.submit(work, *arguments)
+
+    try:
+        yield submit
+    finally:
+        with held_back():
+            pool.shutdown(cancel_futures=True)
 
 
 def publish(staging: RunDir, run_dir: RunDir) -> None:
