@@ -124,6 +124,19 @@ MISTAKES = {
         ["run", "data.root=x", "backbone=resnet19"],
         "usad: Could not find 'backbone/resnet19'. Available",
     ),
+    "no option of a layout": (
+        ["split", "data=3", "data.root=x"],
+        "usad: `data=3` must name one of btad, csv, demo, folder, kolektor_sdd, mvtec, mvtec_loco, visa; leave it out for",
+    ),
+    "no option of an experiment in a sweep": (
+        ["run", "-m", "data=demo", "experiment=fast,null"],
+        "usad: `experiment=fast,null` must name one of accurate, as_described, fast,",
+    ),
+    "null": (
+        ["split", "data.root=x", "teacher.epochs=null"],
+        "usad: `teacher.epochs` cannot be null; `usad help teacher.epochs` says what it means\n",
+    ),
+    "no list": (["split", "data.root=x", "scales=33"], "usad: `scales` is a list, as in scales=[a,b]\n"),
     "no value": (
         ["split", "data.root"],
         "usad: `data.root` is not key=value (missing EQUAL at '<EOF>'); quote special",

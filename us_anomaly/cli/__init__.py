@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from us_anomaly.cli.arguments import expand_categories, prepared
+from us_anomaly.cli.arguments import expand_categories, not_an_option, prepared
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
 from us_anomaly.cli.foreign import refuse_code
 from us_anomaly.cli.messages import explain_keys, one_line
@@ -184,7 +184,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         print(f"usad: {interruption or 'stopped'}; run the same command again to go on", file=sys.stderr)
         return 128 + number
     except Exception as error:  # such as a folder that Hydra cannot make
-        explanation = explain(error)
+        explanation = explain(error) or not_an_option(error, arguments)
         if explanation is None or show_traceback:
             raise
         return _report(explanation)

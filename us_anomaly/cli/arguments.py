@@ -1,4 +1,7 @@
-"""What is done to arguments before Hydra sees them: flags first, folders of `usad compare`, categories that `all` stands for."""
+"""What is done to arguments before Hydra sees them: flags first, folders of `usad compare`, categories that `all` stands for.
+
+And what is said of those over which Hydra itself fails.
+"""
 
 import re
 from collections.abc import Sequence
@@ -27,6 +30,18 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
     """
     flags, others = _divided(arguments)
     return [*flags, *named_runs(others)] if name == "compare" else expand_categories(name, [*flags, *others])
+
+
+def not_an_option(error: BaseException, arguments: Sequence[str]) -> SettingsError | None:
+    """Return what to say where Hydra fails over `experiment=null` or `data=3`, which name no file of the group; None otherwise."""
+    if not str(error).startswith("Config group override must be"):
+        return None
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        options = sorted(path.stem for path in (config_dir() / group.lstrip("+")).glob("*.yaml"))
+        if options and not set(value.split(",")) <= set(options):
+            return SettingsError(f"`{argument}` must name one of {', '.join(options)}; leave it out for the default")
+    return None
 
 
 def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

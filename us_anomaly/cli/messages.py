@@ -30,6 +30,10 @@ def one_line(error: BaseException) -> str:
     if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", detail + "\n" + text):
         full = key.group(1) if key else unknown.group(1)
         return unknown_key(full)
+    if null := re.search(r"field '([^']+)' is not Optional", first):
+        return f"`{null.group(1)}` cannot be null; `usad help {null.group(1)}` says what it means"
+    if key and "is not a ListConfig, list or tuple" in first:
+        return f"`{key.group(1)}` is a list, as in {key.group(1)}=[a,b]"
     if key and key.group(1) not in first:
         return f"`{key.group(1)}`: {first}"
     return first if first in text or cause is None else f"{text.strip().splitlines()[0]}: {first}"
