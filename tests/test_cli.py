@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from us_anomaly import __version__
+from us_anomaly import __version__, cli
 from us_anomaly.cli import ALIASES, COMMANDS, expand_categories, one_line, overview
 from us_anomaly.cli.messages import quoted
 from us_anomaly.errors import DataError
@@ -241,6 +242,25 @@ def test_a_developer_can_ask_for_the_traceback(tmp_path):
     result = usad("split", "data.root=x", "seed=abc", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_a_signal_in_whose_place_a_library_puts_an_error_of_its_own_still_ends_the_command_as_a_signal(
+    monkeypatch, capsys
+):
+    def clumsy(name: str, arguments: list[str]) -> list[str]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise UnboundLocalError("cannot access local variable 'f'") from None
+        return arguments
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(cli, "prepared", clumsy)
+    monkeypatch.setattr(sys, "argv", ["usad", "split"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "usad: stopped by SIGTERM; run the same command again to go on\n"
 
 
 def test_a_message_of_the_toolkit_is_printed_as_it_is():

@@ -21,7 +21,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
 from us_anomaly.run_dir.environment import forget_what_was_said
 from us_anomaly.run_dir.faults import explain, explained
-from us_anomaly.run_dir.interruption import interruptible
+from us_anomaly.run_dir.interruption import Interrupted, interruptible
 from us_anomaly.run_dir.lock import locked
 from us_anomaly.version import __version__
 
@@ -162,6 +162,17 @@ def _complete(arguments: list[str]) -> int:
 
 def _run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one Hydra application and turn whatever goes wrong into one line and an exit code."""
+    try:
+        with interruptible() as signals:
+            return _run_application(name, arguments, signals)
+    except KeyboardInterrupt as interruption:
+        number = int(getattr(interruption, "signal_number", 2))
+        print(f"usad: {interruption or 'stopped'}; run the same command again to go on", file=sys.stderr)
+        return 128 + number
+
+
+def _run_application(name: str, arguments: Sequence[str], signals: Sequence[int]) -> int:
+    """Run one Hydra application; return its exit code, or raise `Interrupted` where an error came of one of the signals."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -175,19 +186,14 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         refuse_code(arguments)
         with _arguments(prepared(name, arguments)):
             task()
-    except (UsadError, HydraException, OmegaConfBaseException) as error:
-        if show_traceback:
+    except Exception as error:
+        if signals:
+            raise Interrupted(signals[-1]) from error
+        is_worded = isinstance(error, UsadError | HydraException | OmegaConfBaseException)
+        told = error if is_worded else explain(error) or not_an_option(error, arguments)
+        if told is None or show_traceback:
             raise
-        return _report(error)
-    except KeyboardInterrupt as interruption:
-        number = int(getattr(interruption, "signal_number", 2))
-        print(f"usad: {interruption or 'stopped'}; run the same command again to go on", file=sys.stderr)
-        return 128 + number
-    except Exception as error:  # such as a folder that Hydra cannot make
-        explanation = explain(error) or not_an_option(error, arguments)
-        if explanation is None or show_traceback:
-            raise
-        return _report(explanation)
+        return _report(told)
     return _report(_faults.pop()) if _faults else 0
 
 
@@ -229,7 +235,7 @@ def execute(name: str, config: Any) -> None:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
     forget_what_was_said()
     try:
-        with interruptible(), explained():
+        with interruptible() as signals, explained():
             settings = to_settings(config)
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
@@ -242,6 +248,8 @@ def execute(name: str, config: Any) -> None:
             ):
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
     except UsadError as error:
+        if signals:
+            raise Interrupted(signals[-1]) from error
         log.debug("what failed, with its traceback:", exc_info=True)
         _failures.append(f"{config.run_dir}: {error}")
         if is_sweep:  # raised, because a launcher may run the job in another process

@@ -18,14 +18,21 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM raise `Interrupted`, so that locks are released and half-written files removed."""
+def interruptible() -> Iterator[list[int]]:
+    """Within it, Ctrl-C and SIGTERM raise `Interrupted`, so that locks are released and half-written files removed.
+
+    Yields:
+        The numbers of the signals that came. Libraries that tidy up in haste put errors of their own in the place of `Interrupted`;
+        whoever handles an error asks this list why.
+    """
+    came: list[int] = []
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
+        came.append(signal_number)
         raise Interrupted(signal_number)
 
     with _handled_by(stop):
-        yield
+        yield came
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pathlib import Path
 from us_anomaly.errors import RunDirLockedError
 from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX
 from us_anomaly.run_dir.faults import cannot_write
+from us_anomaly.run_dir.interruption import held_back
 from us_anomaly.run_dir.layout import RunDir
 
 log = logging.getLogger(__name__)
@@ -64,19 +65,29 @@ def locked(run_dir: RunDir, *, command: str) -> Iterator[None]:
         RunDirLockedError: Another process holds it.
         ResourceError: The directory cannot be written.
     """
+    descriptor: int | None = None
+    try:
+        with held_back():
+            descriptor = _taken(run_dir)
+        _write_owner(descriptor, run_dir, command)
+        _remove_leftovers(run_dir)
+        yield
+    finally:
+        if descriptor is not None:
+            with held_back():
+                _HELD.discard(descriptor)
+                _release(descriptor, run_dir.lock)
+
+
+def _taken(run_dir: RunDir) -> int:
+    """Make the directory and take its lock."""
     try:
         run_dir.root.mkdir(parents=True, exist_ok=True)
         descriptor = _take(run_dir)
     except OSError as error:
         raise cannot_write(run_dir.lock, error) from error
     _HELD.add(descriptor)
-    try:
-        _write_owner(descriptor, run_dir, command)
-        _remove_leftovers(run_dir)
-        yield
-    finally:
-        _HELD.discard(descriptor)
-        _release(descriptor, run_dir.lock)
+    return descriptor
 
 
 def _take(run_dir: RunDir) -> int:
