@@ -33,7 +33,7 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
 
 
 def not_an_option(error: BaseException, arguments: Sequence[str]) -> SettingsError | None:
-    """Return what to say where Hydra fails over `experiment=null` or `data=3`, which name no file of the group; None otherwise."""
+    """Return what to say where Hydra fails over `experiment=null` or `data=3`, which name no option; None otherwise."""
     if not str(error).startswith("Config group override must be"):
         return None
     for argument in arguments:

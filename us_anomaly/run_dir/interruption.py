@@ -22,8 +22,8 @@ def interruptible() -> Iterator[list[int]]:
     """Within it, Ctrl-C and SIGTERM raise `Interrupted`, so that locks are released and half-written files removed.
 
     Yields:
-        The numbers of the signals that came. Libraries that tidy up in haste put errors of their own in the place of `Interrupted`;
-        whoever handles an error asks this list why.
+        The numbers of the signals that came. Libraries that tidy up in haste put errors of their own in the place of
+        `Interrupted`; whoever handles an error asks this list why.
     """
     came: list[int] = []
 
