@@ -18,6 +18,23 @@ def test_a_signal_stops_the_work_and_says_which(number, name):
     assert caught.value.signal_number == number
 
 
+def test_an_error_in_the_place_of_the_signal_does_not_hide_it():
+    def clumsy() -> None:
+        try:
+            send(signal.SIGTERM)
+        finally:
+            raise UnboundLocalError("cannot access local variable 'f'")
+
+    with pytest.raises(Interrupted, match="SIGTERM") as caught, interruptible():
+        clumsy()
+    assert isinstance(caught.value.__cause__, UnboundLocalError)
+
+
+def test_an_error_without_a_signal_is_left_as_it_is():
+    with pytest.raises(ValueError, match="a fault of its own"), interruptible():
+        raise ValueError("a fault of its own")
+
+
 def test_the_handlers_of_before_are_back_afterwards():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with interruptible(), deferred(lambda number: None):

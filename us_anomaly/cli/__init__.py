@@ -21,7 +21,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
 from us_anomaly.run_dir.environment import forget_what_was_said
 from us_anomaly.run_dir.faults import explain, explained
-from us_anomaly.run_dir.interruption import Interrupted, interruptible
+from us_anomaly.run_dir.interruption import interruptible
 from us_anomaly.run_dir.lock import locked
 from us_anomaly.version import __version__
 
@@ -162,39 +162,42 @@ def _complete(arguments: list[str]) -> int:
 
 def _run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one Hydra application and turn whatever goes wrong into one line and an exit code."""
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    _failures.clear()
     try:
-        with interruptible() as signals:
-            return _run_application(name, arguments, signals)
+        with interruptible():
+            _run_application(name, arguments)
     except KeyboardInterrupt as interruption:
         number = int(getattr(interruption, "signal_number", 2))
         print(f"usad: {interruption or 'stopped'}; run the same command again to go on", file=sys.stderr)
         return 128 + number
+    except Exception as error:
+        worded = _worded(error, arguments)
+        if worded is None or show_traceback:
+            raise
+        return _report(worded)
+    return _report(_faults.pop()) if _faults else 0
 
 
-def _run_application(name: str, arguments: Sequence[str], signals: Sequence[int]) -> int:
-    """Run one Hydra application; return its exit code, or raise `Interrupted` where an error came of one of the signals."""
+def _run_application(name: str, arguments: Sequence[str]) -> None:
     import hydra
+
+    register_schemas()
+    task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
+    refuse_code(arguments)
+    with _arguments(prepared(name, arguments)):
+        task()
+
+
+def _worded(error: Exception, arguments: Sequence[str]) -> Exception | None:
+    """Return an error that says what a user did wrong or what the machine lacks; None for a fault of ours."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    register_schemas()
-    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
-    _failures.clear()
-    task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
-    try:
-        refuse_code(arguments)
-        with _arguments(prepared(name, arguments)):
-            task()
-    except Exception as error:
-        if signals:
-            raise Interrupted(signals[-1]) from error
-        is_worded = isinstance(error, UsadError | HydraException | OmegaConfBaseException)
-        told = error if is_worded else explain(error) or not_an_option(error, arguments)
-        if told is None or show_traceback:
-            raise
-        return _report(told)
-    return _report(_faults.pop()) if _faults else 0
+    if isinstance(error, UsadError | HydraException | OmegaConfBaseException):
+        return error
+    return explain(error) or not_an_option(error, arguments)
 
 
 def _report(error: BaseException) -> int:
@@ -235,7 +238,7 @@ def execute(name: str, config: Any) -> None:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
     forget_what_was_said()
     try:
-        with interruptible() as signals, explained():
+        with interruptible(), explained():
             settings = to_settings(config)
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
@@ -248,8 +251,6 @@ def execute(name: str, config: Any) -> None:
             ):
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
     except UsadError as error:
-        if signals:
-            raise Interrupted(signals[-1]) from error
         log.debug("what failed, with its traceback:", exc_info=True)
         _failures.append(f"{config.run_dir}: {error}")
         if is_sweep:  # raised, because a launcher may run the job in another process

@@ -18,12 +18,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible() -> Iterator[list[int]]:
+def interruptible() -> Iterator[None]:
     """Within it, Ctrl-C and SIGTERM raise `Interrupted`, so that locks are released and half-written files removed.
 
-    Yields:
-        The numbers of the signals that came. Libraries that tidy up in haste put errors of their own in the place of
-        `Interrupted`; whoever handles an error asks this list why.
+    Libraries that tidy up in haste put an error of their own in its place: whatever leaves after a signal becomes `Interrupted`.
     """
     came: list[int] = []
 
@@ -32,7 +30,12 @@ def interruptible() -> Iterator[list[int]]:
         raise Interrupted(signal_number)
 
     with _handled_by(stop):
-        yield came
+        try:
+            yield
+        except Exception as error:
+            if came:
+                raise Interrupted(came[-1]) from error
+            raise
 
 
 @contextmanager
