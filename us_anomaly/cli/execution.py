@@ -1,0 +1,129 @@
+"""One command on a composed configuration: what Hydra calls, once for a job and in a sweep for each."""
+
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from us_anomaly.cli.commands import COMMANDS
+from us_anomaly.cli.configuration import to_settings
+from us_anomaly.errors import UsadError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.command_log import recorded
+from us_anomaly.run_dir.environment import forget_what_was_said
+from us_anomaly.run_dir.faults import explained
+from us_anomaly.run_dir.interruption import interruptible
+from us_anomaly.run_dir.lock import locked
+
+log = logging.getLogger(__name__)
+
+faults: list[UsadError] = []
+"""What stopped a single job."""
+failures: list[str] = []
+"""What went wrong in the jobs of a sweep, which goes on after a failed job."""
+
+
+def execute(name: str, config: Any) -> None:
+    """Run one command on a composed configuration; what fails in a sweep is remembered and listed at the end."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from us_anomaly.reporting.summary import invoked_with
+
+    is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    if is_sweep:
+        config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
+    forget_what_was_said()
+    try:
+        with interruptible(), explained():
+            settings = to_settings(config)
+            logging.getLogger().setLevel(settings.runtime.log_level.upper())
+            run_dir = RunDir(settings.run_dir)
+            overrides = list(HydraConfig.get().overrides.task)
+            texts = {"config.yaml": _yaml(config), "overrides.yaml": _yaml(overrides)}
+            with (
+                locked(run_dir, command=" ".join(["usad", name, *overrides])),
+                invoked_with([*overrides, f"run_dir={config.run_dir}"] if is_sweep else overrides),
+                recorded(run_dir, command=name, texts=texts),
+            ):
+                importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
+    except UsadError as error:
+        log.debug("what failed, with its traceback:", exc_info=True)
+        failures.append(f"{config.run_dir}: {error}")
+        if is_sweep:  # raised, because a launcher may run the job in another process
+            log.error("this job failed: %s", error)
+            failures[-1] = f"{config.run_dir} ({' '.join(HydraConfig.get().overrides.task)}): {error}"
+            raise
+        faults.append(error)  # not raised, because Hydra would print a line of its own
+
+
+def _yaml(content: Any) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(content) if isinstance(content, list) else content, resolve=True)
+
+
+def _run(config: Any) -> None:
+    execute("run", config)
+
+
+def _split(config: Any) -> None:
+    execute("split", config)
+
+
+def _finetune_backbone(config: Any) -> None:
+    execute("finetune-backbone", config)
+
+
+def _distill_teacher(config: Any) -> None:
+    execute("distill-teacher", config)
+
+
+def _normalize(config: Any) -> None:
+    execute("normalize", config)
+
+
+def _train_students(config: Any) -> None:
+    execute("train-students", config)
+
+
+def _calibrate(config: Any) -> None:
+    execute("calibrate", config)
+
+
+def _infer(config: Any) -> None:
+    execute("infer", config)
+
+
+def _evaluate(config: Any) -> None:
+    execute("evaluate", config)
+
+
+def _write_report(config: Any) -> None:
+    execute("report", config)
+
+
+def _compare(config: Any) -> None:
+    settings = to_settings(config)
+    try:
+        importlib.import_module("us_anomaly.commands.compare").run(
+            settings.runs, baseline=settings.baseline, output=settings.output
+        )
+    except UsadError as error:
+        faults.append(error)
+
+
+TASKS: dict[str, Callable[[Any], None]] = {
+    "run": _run,
+    "split": _split,
+    "finetune-backbone": _finetune_backbone,
+    "distill-teacher": _distill_teacher,
+    "normalize": _normalize,
+    "train-students": _train_students,
+    "calibrate": _calibrate,
+    "infer": _infer,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "report": _write_report,
+}
+"""Module-level functions, because launchers pickle them by name."""
