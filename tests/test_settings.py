@@ -35,6 +35,7 @@ def changed(settings, key, value):
         ("seed", -1, "`seed` must be at least 0, got -1"),
         ("image_size", 8, "`image_size` must be at least 16, got 8"),
         ("scales", [], "`scales` must not be empty: add for example scales=[33]"),
+        ("run_dir", "", "`run_dir` must not be empty: add for example run_dir=runs/NAME"),
         ("scales", [32], "`scales` may hold 17, 33, 65, 66, 132, got 32"),
         ("scales", [33, 17], "`scales` must be ascending without repeats, got [33, 17]"),
         ("scales", [33, 33], "`scales` must be ascending without repeats, got [33, 33]"),

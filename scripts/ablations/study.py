@@ -140,9 +140,8 @@ def _copy(source: RunDir, target: RunDir, *, with_students: bool) -> None:
 
 def _trained(run_dir: RunDir, *, with_students: bool) -> list[Path]:
     """Return the artifacts of a run directory up to its teacher's statistics, or up to its students."""
-    sizes = [int(folder.name[1:]) for folder in run_dir.root.glob("p*") if folder.name[1:].isdigit()]
     names = [RunDir.teacher, RunDir.teacher_statistics, *([RunDir.students] if with_students else [])]
-    return [run_dir.split, *(name(run_dir, size) for size in sizes for name in names)]
+    return [run_dir.split, *(name(run_dir, size) for size in run_dir.patch_sizes for name in names)]
 
 
 def training_seconds(run_dir: RunDir) -> float:

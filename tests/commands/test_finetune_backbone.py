@@ -186,10 +186,12 @@ def test_a_single_training_picture_cannot_be_held_out(copy, compose, tiny, monke
 def test_a_stale_backbone_is_neither_replaced_nor_distilled(copy, compose, tiny, changed, reason):
     settings = compose("run", *tiny(copy.root, *FINETUNED, changed))
     with pytest.raises(
-        StaleArtifactError, match=rf"backbone.pt was made from .*{reason}.*replace it with overwrite=true"
+        StaleArtifactError, match=rf"backbone.pt was made from .*{reason}.*to make it anew, add overwrite=true"
     ):
         finetune_backbone.run(settings)
-    with pytest.raises(StaleArtifactError, match=rf"backbone.pt .*{reason}.*`usad finetune-backbone overwrite=true`"):
+    with pytest.raises(
+        StaleArtifactError, match=rf"backbone.pt .*{reason}.*`usad finetune-backbone` with the settings in force"
+    ):
         distill_teacher.run(settings)
 
 

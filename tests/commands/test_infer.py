@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from us_anomaly.commands.infer import run as infer
 from us_anomaly.commands.results import _unique_stems
-from us_anomaly.errors import BadImageError, DataError, StaleArtifactError
+from us_anomaly.errors import DataError, StaleArtifactError
 
 RESULTS = {"predictions.jsonl", "provenance/predictions.jsonl.json", "exports/predictions.csv", "exports/regions.json"}
 
@@ -68,15 +69,15 @@ def test_a_folder_gives_a_result_for_every_picture_below_it(infer_input, photos)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "name", "found"),
+    ("pattern", "found"),
     [
-        ("*.png", "pictures", ["a.png"]),
-        ("**/*.png", "pictures", ["a.png", "line 2/a.png"]),
-        ("[ab].*", "ab", ["a.png", "b.jpg"]),
+        ("*.png", ["a.png"]),
+        ("**/*.png", ["a.png", "line 2/a.png"]),
+        ("[ab].*", ["a.png", "b.jpg"]),
     ],
 )
-def test_a_glob_gives_a_result_for_every_match(infer_input, photos, pattern, name, found):
-    target = infer_input(photos / pattern) / "inference" / name
+def test_a_glob_gives_a_result_for_every_match(infer_input, photos, pattern, found):
+    target = infer_input(photos / pattern) / "inference/photos"
     assert [line["filename"] for line in lines_of(target)] == found
 
 
@@ -120,14 +121,41 @@ def test_a_folder_without_pictures_says_what_it_holds(infer_input, tmp_path):
         infer_input(tmp_path / "empty")
 
 
-def test_a_damaged_picture_stops_and_leaves_earlier_results_alone(infer_input, photos):
-    run_dir = infer_input(photos)
+def test_damaged_pictures_do_not_cost_the_results_of_the_others_and_are_all_named_at_the_end(
+    infer_input, photos, trained_copy
+):
+    (photos / "b.jpg").write_bytes(b"not a picture")
+    (photos / "c.png").write_bytes(b"")
+    said = r"^2 of 4 pictures cannot be read and have no result, the others have one: .*b\.jpg.*c\.png.*data\.on_bad_image=skip$"
+    with pytest.raises(DataError, match=said):
+        infer_input(photos)
+    assert [line["filename"] for line in lines_of(trained_copy / "inference/photos")] == ["a.png", "line 2/a.png"]
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_where_no_picture_can_be_read_earlier_results_stay(infer_input, photos, on_bad_image):
+    run_dir = infer_input(photos / "b.jpg")
     before = files_below(run_dir)
     (photos / "b.jpg").write_bytes(b"not a picture")
-    with pytest.raises(BadImageError, match=r"b.jpg"):
-        infer_input(photos)
+    with pytest.raises(DataError, match=r"^nothing was scored: .*b\.jpg"):
+        infer_input(photos / "b.jpg", f"data.on_bad_image={on_bad_image}")
     assert files_below(run_dir) == before
-    assert len(lines_of(run_dir / "inference/photos")) == 3
+    assert len(lines_of(run_dir / "inference/b")) == 1
+
+
+def test_inputs_of_one_name_never_share_a_folder_and_each_finds_its_own_again(infer_input, photos, tmp_path):
+    other = tmp_path / "other" / photos.name
+    shutil.copytree(photos, other)
+    (other / "a.png").unlink()
+    for folder in (photos, other, photos, other):
+        run_dir = infer_input(folder)
+    assert sorted(path.name for path in (run_dir / "inference").iterdir()) == ["photos", "photos-2"]
+    assert [len(lines_of(run_dir / "inference" / name)) for name in ("photos", "photos-2")] == [3, 2]
+
+
+def test_a_glob_is_named_after_the_folder_in_which_it_looks(infer_input, photos):
+    run_dir = infer_input(photos / "line 2" / "*.png")
+    assert [path.name for path in (run_dir / "inference").iterdir()] == ["line2"]
 
 
 def test_a_damaged_picture_is_left_out_where_the_settings_say_so(infer_input, photos, caplog):

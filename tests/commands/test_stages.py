@@ -254,7 +254,7 @@ def test_a_precious_artifact_is_not_replaced_by_one_of_other_settings(
     before = {name: (trained_copy / name).stat().st_mtime_ns for name in files_below(trained_copy)}
     with pytest.raises(StaleArtifactError, match=reason) as caught:
         run(command, compose(command, *tiny(trained_copy), changed))
-    assert "replace it with overwrite=true, or choose another run_dir=" in str(caught.value)
+    assert str(caught.value).endswith("with or another run_dir=; to make it anew, add overwrite=true")
     assert {name: (trained_copy / name).stat().st_mtime_ns for name in files_below(trained_copy)} == before
 
 
@@ -288,7 +288,7 @@ def test_an_input_made_with_other_settings_is_refused_with_the_ways_out(
 ):
     with pytest.raises(StaleArtifactError, match=reason) as caught:
         run(command, compose(command, *tiny(trained_copy), changed))
-    assert "overwrite=true`, or choose another run_dir=" in str(caught.value)
+    assert str(caught.value).endswith("with the settings in force and overwrite=true")
 
 
 def test_other_weights_of_the_backbone_make_another_teacher(compose, tiny, trained_copy, resnet18_weights, tmp_path):
@@ -328,7 +328,38 @@ def test_an_artifact_that_was_changed_by_hand_is_refused(compose, tiny, trained_
     with pytest.raises(StaleArtifactError) as caught:
         run(command, compose(command, *tiny(trained_copy)))
     assert "the file was changed after it was made" in str(caught.value)
-    assert f"make it again with `usad {maker} overwrite=true`" in str(caught.value)
+    assert f"to make it anew, run `usad {maker}` with the settings in force and overwrite=true" in str(caught.value)
+
+
+def test_what_finished_students_learned_from_is_not_made_anew_under_them(compose, tiny, trained_copy):
+    """A forgotten setting in `usad run` would otherwise replace it, refuse the students and leave a detector that no one can load."""
+    before = {name: (trained_copy / name).read_bytes() for name in files_below(trained_copy)}
+    with pytest.raises(StaleArtifactError, match=r"p33/teacher_statistics\.pt was made from something else"):
+        run("run", compose("run", *tiny(trained_copy), "teacher.whitening_floor=0.5"))
+    assert {name: (trained_copy / name).read_bytes() for name in files_below(trained_copy)} == before
+    us_anomaly.load(trained_copy)
+    (trained_copy / "p33/students.pt").unlink()
+    run("normalize", compose("normalize", *tiny(trained_copy), "teacher.whitening_floor=0.5"))
+
+
+@pytest.mark.parametrize("command", ["distill-teacher", "infer"])
+def test_a_forgotten_patch_size_is_told_from_a_stage_that_was_not_run(compose, tiny, trained_copy, command):
+    (trained_copy / "p33").rename(trained_copy / "p66")
+    made = rf"but {trained_copy} was made with scales=\[66\]: give all settings it was made with, such as experiment="
+    if command == "infer":
+        with pytest.raises(
+            MissingArtifactError, match=rf"p33/teacher\.pt does not exist, {made}; else run `usad distill-t"
+        ):
+            run(command, compose(command, *tiny(trained_copy)))
+    else:
+        run(command, compose(command, *tiny(trained_copy)))  # somebody may want another patch size
+        assert (trained_copy / "p33/teacher.pt").exists()
+
+
+def test_a_setting_that_came_later_is_told_with_the_value_it_had(compose, tiny, trained_copy):
+    said = "it was made with students.optimizer=adam, now students.optimizer=muon"
+    with pytest.raises(StaleArtifactError, match=said):
+        run("train-students", compose("train-students", *tiny(trained_copy), "students.optimizer=muon"))
 
 
 def test_overwrite_replaces_and_what_follows_is_made_again(compose, tiny, trained_copy):

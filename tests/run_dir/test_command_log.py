@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from us_anomaly.errors import ResourceError
+from us_anomaly.errors import ResourceError, StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
 
@@ -20,6 +20,18 @@ def test_configuration_and_log_of_a_command_are_kept(tmp_path):
     assert (folder / "config.yaml").read_text() == "seed: 1\n"
     lines = (folder / "log.txt").read_text().splitlines()
     assert [line.split("WARNING ")[1] for line in lines] == ["us_anomaly.test: said 0", "us_anomaly.test: said 1"]
+
+
+def test_a_refused_command_leaves_the_configuration_of_what_is_there(tmp_path):
+    run_dir = RunDir(tmp_path)
+    with recorded(run_dir, command="run", texts={"config.yaml": "seed: 0\n"}):
+        pass
+    for command in ("run", "calibrate"):
+        texts = {"config.yaml": "seed: 1\n"}
+        with pytest.raises(StaleArtifactError), recorded(run_dir, command=command, texts=texts):
+            raise StaleArtifactError("students.pt was made with other settings")
+    assert (tmp_path / ".hydra/run/config.yaml").read_text() == "seed: 0\n"
+    assert not (tmp_path / ".hydra/calibrate/config.yaml").exists()
 
 
 def test_the_log_is_closed_when_the_command_fails(tmp_path):

@@ -102,8 +102,9 @@ def test_another_setting_makes_it_stale_and_is_named_with_both_values(run_dir):
         require(run_dir, run_dir.calibration, now)
     assert str(caught.value) == (
         f"{run_dir.calibration} was made from something else than what is in force: it was made with scales=[33], now "
-        "scales=[17, 33]; it was made with x=not set, now x=true; it was made with y=not set, now y=null. Give the settings "
-        "it was made with, make it again with `usad calibrate overwrite=true`, or choose another run_dir="
+        "scales=[17, 33]; it was made with x=not set, now x=true; it was made with y=not set, now y=null. To keep it, give "
+        "the settings it was made with or another run_dir=; to make it anew, run `usad calibrate` with the settings in force and "
+        "overwrite=true"
     )
 
 

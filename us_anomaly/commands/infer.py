@@ -1,5 +1,7 @@
 """`usad infer`: maps, heatmaps and decisions for the data set, or for any file, folder or glob."""
 
+import glob
+import itertools
 import os
 import re
 import time
@@ -10,15 +12,18 @@ from rich.console import Console
 from us_anomaly.commands.recipes import Recipes, flat
 from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
+from us_anomaly.data.listing import exists, some
 from us_anomaly.data.sources import find_images
+from us_anomaly.errors import DataError
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.provenance import Recipe, content_hash
 from us_anomaly.run_dir.provenance import record as note_down
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.scored_images import parse_predictions
-from us_anomaly.settings import Settings
+from us_anomaly.settings import OnBadImage, Settings
 
 MAX_EXPLAINED = 20
 
@@ -81,12 +86,17 @@ def score_input(settings: Settings, what: str) -> None:
         )
         for path in paths
     ]
-    target = RunDir(run_dir.inputs / _result_name(what))
+    source = _absolute(what)
+    target = _results_of(run_dir, source)
     started = time.monotonic()
     scored = score(settings, pictures, target, explain=True)
     recipe = Recipe(
         command="infer",
-        settings={**flat("inference", settings.inference, without=("splits",)), "input": [str(path) for path in paths]},
+        settings={
+            **flat("inference", settings.inference, without=("splits",)),
+            "inference.input": str(source),
+            "input": [str(path) for path in paths],
+        },
         inputs={run_dir.name_of(run_dir.calibration): content_hash(run_dir.calibration)},
     )
     note_down(
@@ -98,6 +108,11 @@ def score_input(settings: Settings, what: str) -> None:
         runtime=flat("runtime", settings.runtime),
     )
     _explain(scored, load_calibration(run_dir.calibration), target)
+    if scored.unreadable and settings.data.on_bad_image is OnBadImage.error:
+        raise DataError(
+            f"{len(scored.unreadable)} of {len(paths)} pictures cannot be read and have no result, the others have one: "
+            f"{some(scored.unreadable)}. Repair or remove them, or leave them out with data.on_bad_image=skip"
+        )
 
 
 def _known_masks(settings: Settings, run_dir: RunDir) -> dict[Path, Path]:
@@ -114,7 +129,7 @@ def _known_masks(settings: Settings, run_dir: RunDir) -> dict[Path, Path]:
 
 
 def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:
-    """Print decision, score, threshold and the strongest regions of each picture."""
+    """Print decision, score and threshold of each picture, and the strongest regions of anomalous ones."""
     console = Console(highlight=False, soft_wrap=True)
     for record, (_, _, regions) in list(zip(scored.records, scored.regions, strict=True))[:MAX_EXPLAINED]:
         prediction = record["prediction"]
@@ -124,10 +139,12 @@ def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:
             f"(threshold {calibration.image_threshold:.4g}), normalised {prediction['normalized_score']:.2f}",
             markup=False,
         )
-        for number, region in enumerate(regions[:NUM_EXPLAINED_REGIONS], start=1):
+        shown = regions[:NUM_EXPLAINED_REGIONS] if prediction["is_anomalous"] else []
+        for number, region in enumerate(shown, start=1):
             console.print(
                 f"  region {number}: peak {region.peak_score:.4g} at x={region.peak_x}, y={region.peak_y}; box x={region.left}, "
-                f"y={region.top}, {region.width}x{region.height} px; {region.area_px} px above the pixel threshold"
+                f"y={region.top}, {region.width}x{region.height} px; {region.area_px} px above the pixel threshold "
+                f"({calibration.pixel_threshold:.4g})"
             )
     if len(scored.records) > MAX_EXPLAINED:
         console.print(f"and {len(scored.records) - MAX_EXPLAINED} more")
@@ -135,9 +152,23 @@ def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:
     console.print(f"Panels: {target.panels}", markup=False)
 
 
-def _result_name(what: str) -> str:
-    """Return the name of the folder for the results of a file, a folder or a glob."""
+def _absolute(what: str) -> Path:
+    """Return a file, a folder or a glob as a path that means the same from every folder."""
     path = Path(what).expanduser()
-    if path.exists():
-        path = path.resolve()  # `..` and `.` are no names
-    return re.sub(r"[^\w.-]+", "", path.stem).strip(".") or "pictures"
+    return path.resolve() if exists(path) else path.absolute()
+
+
+def _results_of(run_dir: RunDir, source: Path) -> RunDir:
+    """Return where the results of a file, a folder or a glob go: never where those of another one lie."""
+    for number in itertools.count(1):
+        target = RunDir(run_dir.inputs / (_result_name(source) if number == 1 else f"{_result_name(source)}-{number}"))
+        note = target.provenance(target.predictions)
+        if not note.exists() or read_json(note)["settings"].get("inference.input") == str(source):
+            return target
+    raise AssertionError("there is always another number")
+
+
+def _result_name(source: Path) -> str:
+    """Return a name for the results: of the file, of the folder, or of the folder in which a glob looks."""
+    parts = [part for part in source.parts if not glob.has_magic(part) or exists(source)]
+    return re.sub(r"[^\w.-]+", "", Path(parts[-1]).stem).strip(".") or "pictures"

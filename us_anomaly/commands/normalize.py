@@ -27,7 +27,10 @@ def run(settings: Settings) -> None:
             def build(patch_size: int = patch_size, artifact: Path = artifact) -> None:
                 measure(settings, patch_size, artifact)
 
-            make(artifact, Recipes(settings).statistics(patch_size), build, settings=settings, is_precious=False)
+            has_students = run_dir.students(
+                patch_size
+            ).exists()  # they would be worth nothing without what they learned from
+            make(artifact, Recipes(settings).statistics(patch_size), build, settings=settings, is_precious=has_students)
     written = [("teacher statistics", run_dir.teacher_statistics(size)) for size in settings.scales]
     show_summary(Summary(command="normalize", written=written, next_command="train-students"))
 

@@ -173,7 +173,7 @@ class Recipes:
         decisive = _without_what_is_off(decisive)
         if self.settings.finetuning.enabled:
             decisive["finetuning.enabled"] = True
-        return Recipe(command=command, settings=decisive, inputs=inputs)
+        return Recipe(command=command, settings=decisive, inputs=inputs, when_absent=_OFF)
 
     @functools.cache  # noqa: B019
     def statistics(self, patch_size: int) -> Recipe:
@@ -205,6 +205,7 @@ class Recipes:
                 **self.statistics(patch_size).inputs,
                 **self._checked(self.run_dir.teacher_statistics(patch_size), self.statistics(patch_size)),
             },
+            when_absent=_OFF,
         )
 
     @functools.cache  # noqa: B019
@@ -222,6 +223,7 @@ class Recipes:
                 **self.students(patch_size).inputs,
                 **self._checked(self.run_dir.students(patch_size), self.students(patch_size)),
             },
+            when_absent=_OFF,
         )
 
     @functools.cached_property
@@ -242,6 +244,7 @@ class Recipes:
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
             inputs=inputs,
+            when_absent=_OFF,
         )
 
     @functools.cached_property

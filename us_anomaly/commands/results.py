@@ -16,6 +16,7 @@ from torch import Tensor
 
 from us_anomaly.commands.detectors import build_detector
 from us_anomaly.data.images import read_image, read_mask
+from us_anomaly.data.listing import some
 from us_anomaly.data.read_ahead import read_ahead
 from us_anomaly.detector import Detector, Prediction
 from us_anomaly.errors import BadImageError, DataError
@@ -56,6 +57,9 @@ class Picture:
 class Scored:
     """What came of the pictures."""
 
+    unreadable: list[str] = field(default_factory=list)
+    """What is wrong with the pictures that have no result."""
+
     records: list[dict[str, Any]] = field(default_factory=list)
     """Lines of `predictions.jsonl`."""
     regions: list[tuple[str, tuple[int, int], list[Region]]] = field(default_factory=list)
@@ -69,13 +73,21 @@ def score(settings: Settings, pictures: Sequence[Picture], target: RunDir, *, ex
         settings: Everything.
         pictures: What to score.
         target: Where the results go.
-        explain: Also write a panel of each picture: image, heatmap with the strongest regions, uncertainty, known mask.
+        explain: Also write a panel of each picture: image, heatmap with the strongest regions if it is anomalous, uncertainty,
+            known mask.
 
-    Reading, computing and writing overlap. Results that are there stay there until then.
+    Reading, computing and writing overlap. Results that are there stay there until then. With `explain`, pictures that cannot be
+    read are left out and told by what is returned; without it, or where they are all, they end the work.
+
+    Raises:
+        BadImageError: A picture cannot be read, and `data.on_bad_image` does not skip it.
+        DataError: None can be read.
     """
     detector = build_detector(settings, load_calibration(RunDir(settings.run_dir).calibration))
     with staged(target) as staging:
         scored = _score_into(staging, settings, detector, pictures, explain=explain)
+        if not scored.records and scored.unreadable:
+            raise DataError(f"nothing was scored: {some(scored.unreadable)}")
         text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in scored.records)
         write_text(staging.predictions, text)
         write_text(staging.predictions_csv, predictions_csv(scored.records))
@@ -91,6 +103,7 @@ def _score_into(
     stems = _unique_stems([picture.name for picture in pictures])
     threshold = detector.require_calibration().pixel_threshold
     scored = Scored()
+    is_strict = settings.data.on_bad_image is OnBadImage.error and not explain
     with (
         progress("scoring", len(pictures), enabled=settings.runtime.progress) as on_step,
         writing_threads(max(1, settings.runtime.num_workers)) as write_in_thread,
@@ -102,7 +115,9 @@ def _score_into(
             while len(waiting) > most:
                 waiting.pop(0).result()
 
-        for picture, pixels, prepared in _inputs(settings, detector, pictures):
+        for picture, pixels, prepared in _inputs(
+            settings, detector, pictures, None if is_strict else scored.unreadable
+        ):
             height, width = pixels.shape[:2]
             try:
                 prediction = detector.predict_prepared(prepared, height=height, width=width)
@@ -115,7 +130,8 @@ def _score_into(
             submit(_write, files, prediction, detector, most=most)
             if explain:
                 path = staging.panels / f"{stems[picture.name]}.png"
-                submit(_write_panel, path, pixels, prediction, regions, detector, picture.mask, most=most)
+                boxed = regions[:NUM_EXPLAINED_REGIONS] if prediction.is_anomalous else []
+                submit(_write_panel, path, pixels, prediction, boxed, detector, picture.mask, most=most)
             scored.records.append(_record(picture, prediction, files, staging))
             scored.regions.append((picture.name, (height, width), regions))
             on_step(len(scored.records), {})
@@ -125,9 +141,9 @@ def _score_into(
 
 
 def _inputs(
-    settings: Settings, detector: Detector, pictures: Sequence[Picture]
+    settings: Settings, detector: Detector, pictures: Sequence[Picture], unreadable: list[str] | None
 ) -> Iterator[tuple[Picture, npt.NDArray[np.uint8], Tensor]]:
-    """Yield pictures in order, decoded and prepared ahead by threads; bad ones are skipped or raise, as the data's are."""
+    """Yield pictures in order, decoded and prepared ahead by threads; bad ones go to a list, or raise where there is none."""
 
     def prepare(path: Path) -> tuple[npt.NDArray[np.uint8], Tensor]:
         pixels = read_image(path, max_pixels=settings.data.max_image_pixels)
@@ -143,9 +159,11 @@ def _inputs(
         try:
             pixels, prepared = future.result()
         except BadImageError as error:
-            if settings.data.on_bad_image is OnBadImage.error:
+            if unreadable is None:
                 raise
-            log.warning("left out: %s", error)
+            unreadable.append(str(error))
+            if settings.data.on_bad_image is OnBadImage.skip:
+                log.warning("left out: %s", error)
             continue
         handed_over = [(picture, pixels, prepared)]
         del future, pixels, prepared  # large ones would stay as long as this generator
@@ -202,7 +220,7 @@ def _write_panel(
             prediction.uncertainty_map, color_range=calibration.uncertainty_color_range, reduction=factor
         ),
         mask=mask if mask is not None and mask.shape == pixels.shape[:2] else None,
-        regions=regions[:NUM_EXPLAINED_REGIONS],
+        regions=regions,
     )
     write_panel(path, picture)
 

@@ -52,8 +52,8 @@ def make(
     if condition == "stale":
         if is_precious and not settings.overwrite:
             raise StaleArtifactError(
-                f"{artifact} was made from something else than what is in force: {reason}. Give the settings it was made "
-                "with, replace it with overwrite=true, or choose another run_dir="
+                f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings it was "
+                "made with or another run_dir=; to make it anew, add overwrite=true"
             )
         log.info("%s is made again: %s", artifact, reason)
     started = time.monotonic()

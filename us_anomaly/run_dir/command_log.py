@@ -7,7 +7,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from us_anomaly.run_dir.atomic import write_text
+from us_anomaly.errors import StaleArtifactError
+from us_anomaly.run_dir.atomic import write_bytes, write_text
 from us_anomaly.run_dir.faults import cannot_write
 from us_anomaly.run_dir.layout import RunDir
 
@@ -18,6 +19,8 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iterator[None]:
     """Write down the configuration of a command, and what it logs meanwhile.
 
+    Where a command is refused because what is there was made with other settings, the configuration of before stays.
+
     Args:
         run_dir: Where it works.
         command: Name of the command.
@@ -27,6 +30,7 @@ def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iter
         ResourceError: It cannot be written.
     """
     folder = run_dir.command_folder(command)
+    before = {name: path.read_bytes() if (path := folder / name).is_file() else None for name in texts}
     for name, text in texts.items():
         write_text(folder / name, text)
     try:
@@ -39,6 +43,13 @@ def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iter
     root.addHandler(handler)
     try:
         yield
+    except StaleArtifactError:
+        for name, content in before.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                write_bytes(folder / name, content)
+        raise
     finally:
         root.removeHandler(handler)
         handler.close()

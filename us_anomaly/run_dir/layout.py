@@ -46,6 +46,12 @@ class RunDir:
         """Folder of one patch size."""
         return self.root / f"p{patch_size}"
 
+    @property
+    def patch_sizes(self) -> list[int]:
+        """Patch sizes that have a folder, ascending."""
+        names = (folder.name[1:] for folder in self.root.glob("p*") if folder.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
     def teacher(self, patch_size: int) -> Path:
         """Distilled patch network."""
         return self.scale(patch_size) / "teacher.pt"

@@ -38,6 +38,8 @@ class Recipe:
     """Content hash of each input, by the name it has in the run directory."""
     format_version: int = FORMAT_VERSION
     """Version of the artifact's format."""
+    when_absent: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What a setting is where `settings` leave it out, for messages; no part of what decides the artifact."""
     explain: dict[str, Callable[[], str]] = field(default_factory=dict, compare=False, repr=False)
     """How to say in words what is different about an input, for messages; no part of what decides the artifact."""
 
@@ -173,14 +175,24 @@ def require(run_dir: RunDir, artifact: Path, recipe: Recipe) -> str:
     condition, reason = state(run_dir, artifact, recipe)
     if condition == "missing":
         raise MissingArtifactError(
-            f"{reason}: run `usad {recipe.command}` first, with the same settings (or `usad run` for all stages)"
+            f"{reason}{_other_scales(run_dir, artifact) or ':'} run `usad {recipe.command}` first, with the same settings (or "
+            "`usad run` for all stages)"
         )
     if condition == "stale":
         raise StaleArtifactError(
-            f"{artifact} was made from something else than what is in force: {reason}. Give the settings it was made with, "
-            f"make it again with `usad {recipe.command} overwrite=true`, or choose another run_dir="
+            f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings it was made "
+            f"with or another run_dir=; to make it anew, run `usad {recipe.command}` with the settings in force and overwrite=true"
         )
     return content_hash(artifact)
+
+
+def _other_scales(run_dir: RunDir, artifact: Path) -> str:
+    """Say that other patch sizes have what is missing: somebody forgot what the run directory was made with."""
+    made = [size for size in run_dir.patch_sizes if (run_dir.scale(size) / artifact.name).exists()]
+    if artifact.parent == run_dir.root or not made:
+        return ""
+    sizes = ",".join(map(str, made))
+    return f", but {run_dir.root} was made with scales=[{sizes}]: give all settings it was made with, such as experiment=; else"
 
 
 def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
@@ -191,7 +203,9 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
     differences = []
     recorded = note["settings"]
     for key in sorted(recorded.keys() | recipe.settings.keys()):
-        then, now = recorded.get(key, "not set"), recipe.settings.get(key, "not set")
+        then, now = (
+            settings.get(key, recipe.when_absent.get(key, "not set")) for settings in (recorded, recipe.settings)
+        )
         if then != now:
             differences.append(f"it was made with {key}={_shown(then)}, now {key}={_shown(now)}")
     for name in sorted(note["inputs"].keys() | recipe.inputs.keys()):

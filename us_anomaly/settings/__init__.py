@@ -147,6 +147,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what no single group can check."""
+        not_empty("run_dir", self.run_dir, "runs/NAME")
         at_least("seed", self.seed, 0)
         at_least("image_size", self.image_size, 16)
         not_empty("scales", self.scales, "[33]")
