@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -137,10 +138,45 @@ MISTAKES = {
         ["split", "data.root=x", "teacher.epochs=null"],
         "usad: `teacher.epochs` cannot be null; `usad help teacher.epochs` says what it means\n",
     ),
+    "an option that a package brings": (
+        ["split", "-m", "data=demo", "hydra/launcher=submitit_slurm"],
+        "usad: Could not find 'hydra/launcher/submitit_slurm'. Available options in 'hydra/launcher': basic; pip install "
+        "hydra-submitit-launcher brings it\n",
+    ),
+    "several inputs": (
+        ["infer", "data=demo", "inference.input=a.png,b.png"],
+        "usad: `inference.input=a.png,b.png` has a comma: `inference.input` takes one file, folder or glob; if the comma is",
+    ),
+    "a path alone": (
+        ["infer", os.sep],
+        f"usad: `{os.sep}` is not key=value; did you mean inference.input={os.sep}, or",
+    ),
+    "spaces around the sign": (
+        ["split", "data.root=x", "leather"],
+        "usad: `leather` is not key=value; no spaces around `=`, and quotes around a value that has some\n",
+    ),
+    "a place in a list": (
+        ["split", "augmentation.students[0].params.size=[9,9]"],
+        "usad: `augmentation.students[0].params.size=[9,9]` is not key=value: the place in a list is written with a dot, "
+        "augmentation.students.0.params.size=...\n",
+    ),
+    "a setting with dashes": (
+        ["split", "--data=folder"],
+        "usad: there is no flag --data; settings have no dashes: data=folder\n",
+    ),
+    "a setting of other commands": (
+        ["compare", "x", "seed=3"],
+        "usad: `seed` is not a setting of this command; `usad COMMAND --cfg job` shows those that are\n",
+    ),
+    "another network": (
+        ["split", "data=demo", "backbone=resnet50"],
+        "usad: Could not find 'backbone/resnet50'. Available options in 'backbone': efficientnet_lite0 resnet18 timm; other "
+        "networks of torchvision: backbone.name=resnet50\n",
+    ),
     "no list": (["split", "data.root=x", "scales=33"], "usad: `scales` is a list, as in scales=[a,b]\n"),
     "no value": (
         ["split", "data.root"],
-        "usad: `data.root` is not key=value (missing EQUAL at '<EOF>'); quote special",
+        "usad: `data.root` is not key=value; no spaces around `=`, and quotes around a value that has some\n",
     ),
     "open bracket": (
         ["split", "data.root=[a"],
@@ -193,6 +229,10 @@ QUESTIONS = {
     "help of a command": (["calibrate", "--help"], {}),
     "help of a key": (["help", "students.hard_fraction"], {}),
     "help of a group": (["help", "checkpoint"], {}),
+    "help of a group of files": (["help", "experiment"], {}),
+    "help of a choice": (["help", "students.schedule"], {}),
+    "help by a word": (["help", "false_positive"], {}),
+    "a setting twice": (["split", "--cfg", "job", "data.root=x", "seed=1", "seed=2"], {}),
     "help of everything": (["help", "all"], {}),
     "install completion": (["-sc", "install=bash"], {}),
     "complete commands": (["-sc", "query=bash"], {"COMP_LINE": "usad tr"}),
@@ -310,6 +350,34 @@ def test_help_of_a_key_or_a_group_gives_the_meaning(answers):
     assert "Only this fraction of the output elements" in answers["help of a key"][1]
     assert answers["help of a group"][1].count("checkpoint.") == 2
     assert answers["help of everything"][1].count("\n") > 200
+    assert answers["help of a choice"][1].endswith("One of constant, cosine.\n")
+    assert "experiment=accurate\n    the recipe that finds most" in answers["help of a group of files"][1]
+    assert "Hardware" not in answers["help of a group of files"][1]
+    assert "calibration.max_false_positive_rate\n" in answers["help by a word"][1]
+
+
+def test_a_setting_that_is_given_twice_is_told(answers):
+    code, out, err = answers["a setting twice"]
+    assert code == 0
+    assert "seed: 2" in out
+    assert err == "usad: `seed` is given 2 times; the last one counts\n"
+
+
+@pytest.mark.parametrize("text", ["students: [\n", "seed: 1\nseed: 2\n"])
+def test_a_file_that_is_not_yaml_is_named_with_the_line(tmp_path, text):
+    (tmp_path / "experiment").mkdir()
+    path = tmp_path / "experiment/bad.yaml"
+    path.write_text(text)
+    result = usad("split", "--config-dir", str(tmp_path), "data=demo", "experiment=bad", cwd=tmp_path)
+    assert result.returncode == 1
+    assert re.fullmatch(rf'usad: this is not YAML: .* in "{re.escape(str(path))}", line \d+, .*\n', result.stderr)
+
+
+def test_an_experiment_without_its_first_line_is_told_which(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/own.yaml").write_text("seed: 1\n")
+    result = usad("split", "--config-dir", str(tmp_path), "data=demo", "experiment=own", cwd=tmp_path)
+    assert result.stderr == "usad: an experiment of your own must begin with the line `# @package _global_`\n"
 
 
 def test_commands_groups_options_and_keys_are_completed(answers):

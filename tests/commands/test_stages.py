@@ -332,7 +332,7 @@ def test_an_artifact_that_was_changed_by_hand_is_refused(compose, tiny, trained_
 
 
 def test_what_finished_students_learned_from_is_not_made_anew_under_them(compose, tiny, trained_copy):
-    """A forgotten setting in `usad run` would otherwise replace it, refuse the students and leave a detector that no one can load."""
+    """A forgotten setting in `usad run` would replace it, refuse the students and leave a detector that cannot be loaded."""
     before = {name: (trained_copy / name).read_bytes() for name in files_below(trained_copy)}
     with pytest.raises(StaleArtifactError, match=r"p33/teacher_statistics\.pt was made from something else"):
         run("run", compose("run", *tiny(trained_copy), "teacher.whitening_floor=0.5"))

@@ -4,17 +4,20 @@ Torch is never imported here; each command's module is imported when it runs, so
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from us_anomaly.cli.arguments import expand_categories, not_an_option, prepared
 from us_anomaly.cli.commands import ALIASES, COMMANDS, overview, suggestion
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
-from us_anomaly.cli.execution import TASKS, failures, faults
+from us_anomaly.cli.execution import TASKS, failures, faults, jobs
 from us_anomaly.cli.foreign import refuse_code
-from us_anomaly.cli.messages import explain_keys, one_line
-from us_anomaly.errors import UsadError
+from us_anomaly.cli.help import show_help
+from us_anomaly.cli.messages import one_line
+from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.run_dir.faults import explain
 from us_anomaly.run_dir.interruption import interruptible
 from us_anomaly.version import __version__
@@ -32,6 +35,8 @@ __all__ = [
     "to_settings",
 ]
 
+EVALUATING = ("run", "evaluate")
+"""Commands whose results can be compared."""
 THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Threads of the arithmetic that wait for work sleep instead of spinning, or two processes on the same cores would slow each
 other down many times. Read by the runtime of the threads when torch is loaded."""
@@ -59,7 +64,7 @@ def _main(arguments: list[str]) -> int:
         print(overview())
         return 0
     if arguments[0] == "help":
-        return explain_keys(arguments[1])
+        return show_help(arguments[1])
     if arguments[0] in ("-V", "--version", "version"):
         print(f"usad {__version__}")
         return 0
@@ -96,6 +101,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     failures.clear()
+    jobs.clear()
     try:
         with interruptible():
             _run_application(name, arguments)
@@ -108,6 +114,9 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         if worded is None or show_traceback:
             raise
         return _report(worded)
+    if name in EVALUATING:
+        for folder in dict.fromkeys(Path(run_dir).parent for run_dir in jobs):
+            print(f"the jobs side by side: usad compare {shlex.quote(str(folder))}")
     return _report(faults.pop()) if faults else 0
 
 
@@ -128,6 +137,8 @@ def _worded(error: Exception, arguments: Sequence[str]) -> Exception | None:
 
     if isinstance(error, UsadError | HydraException | OmegaConfBaseException):
         return error
+    if hasattr(error, "problem_mark"):  # an error of the YAML reader, which OmegaConf brings along
+        return SettingsError(f"this is not YAML: {' '.join(str(error).split())}")
     return explain(error) or not_an_option(error, arguments)
 
 

@@ -4,6 +4,7 @@ And what is said of those over which Hydra itself fails.
 """
 
 import re
+import sys
 from collections.abc import Sequence
 
 from us_anomaly.cli.configuration import config_dir, to_settings
@@ -13,6 +14,10 @@ from us_anomaly.errors import SettingsError
 _WITH_VALUE = (
     "-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
     "--experimental-rerun",
+)  # fmt: skip
+_LONG = (
+    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell-completion",
+    "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info",
 )  # fmt: skip
 _MODES = {
     "-r": "--run", "--run": "--run", "-m": "-m", "--multirun": "-m", "-c": "--cfg", "--cfg": "--cfg", "-i": "--info",
@@ -29,6 +34,9 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
         DataError: There is no such category.
     """
     flags, others = _divided(arguments)
+    keys = [argument.partition("=")[0] for argument in others if "=" in argument]
+    for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
+        print(f"usad: `{key}` is given {keys.count(key)} times; the last one counts", file=sys.stderr)
     return [*flags, *named_runs(others)] if name == "compare" else expand_categories(name, [*flags, *others])
 
 
@@ -57,8 +65,10 @@ def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if not argument.startswith("-"):
             others.append(argument)
             continue
-        flags.append(argument)
         name = argument.partition("=")[0]
+        if name.startswith("--") and not any(flag.startswith(name) for flag in _LONG):
+            raise SettingsError(f"there is no flag {name}; settings have no dashes: {argument.lstrip('-')}")
+        flags.append(argument)
         modes.append(_MODES.get(name))
         if argument in ("-i", "--info"):
             flags.append(rest.pop(0) if rest and rest[0] in _KINDS_OF_INFO else "all")

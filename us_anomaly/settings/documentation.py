@@ -4,7 +4,9 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+import typing
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 
@@ -14,6 +16,8 @@ class KeyHelp:
 
     key: str
     meaning: str
+    choices: tuple[str, ...] = ()
+    """The values it may take, where they are names."""
 
 
 def explain(settings_class: type[Any], *, prefix: str = "", groups: dict[str, tuple[type[Any], ...]]) -> list[KeyHelp]:
@@ -24,7 +28,7 @@ def explain(settings_class: type[Any], *, prefix: str = "", groups: dict[str, tu
         prefix: Dotted key of the class itself.
         groups: For a field that may hold one of several classes, such as `data`, these classes.
     """
-    found: dict[str, str] = {}
+    found: dict[str, KeyHelp] = {}
     meanings = attribute_docstrings(settings_class)
     for field in dataclasses.fields(settings_class):
         key = f"{prefix}{field.name}"
@@ -33,10 +37,16 @@ def explain(settings_class: type[Any], *, prefix: str = "", groups: dict[str, tu
             for candidate in classes:
                 assert isinstance(candidate, type)
                 for entry in explain(candidate, prefix=f"{key}.", groups={}):
-                    found.setdefault(entry.key, entry.meaning)
+                    found.setdefault(entry.key, entry)
         else:
-            found[key] = meanings.get(field.name, "")
-    return [KeyHelp(key, meaning) for key, meaning in found.items()]
+            found[key] = KeyHelp(key, meanings.get(field.name, ""), _choices(field.type))
+    return list(found.values())
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Return the names that a type allows, alone or beside None."""
+    kinds = [candidate for candidate in (kind, *typing.get_args(kind)) if inspect.isclass(candidate)]
+    return tuple(member.name for candidate in kinds if issubclass(candidate, Enum) for member in candidate)
 
 
 def attribute_docstrings(settings_class: type[Any]) -> dict[str, str]:
