@@ -186,14 +186,18 @@ MISTAKES = {
         ["split", "data.root=~/x"],
         "usad: `data.root=~/x` is not key=value; quote special characters, as in 'data.root=\"~/x\"'\n",
     ),
+    "commas of a list": (
+        ["split", "data.root=x", "scales=33,65"],
+        "usad: `scales=33,65` has several values; add -m to run one job for each, write a list as scales=[a,b], or, if it",
+    ),
     "umlaut": (
         ["split", "data.root=/größe"],
         "usad: `data.root=/größe` is not key=value; quote special characters, as in 'data.root=\"/größe\"'\n",
     ),
     "comma": (
         ["split", "data.root=/a,b"],
-        "usad: `data.root=/a,b` has several values; add -m to run one job for each, write a list as key=[a,b], or, if it is "
-        "one text, quote special characters, as in 'data.root=\"/a,b\"'\n",
+        "usad: `data.root=/a,b` has several values; add -m to run one job for each, or, if it is one text, "
+        "quote special characters, as in 'data.root=\"/a,b\"'\n",
     ),
     "configuration of a sweep": (
         ["run", "-m", "data=demo", "--cfg", "job"],
