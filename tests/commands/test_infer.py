@@ -9,6 +9,7 @@ import pytest
 from conftest import files_below
 from PIL import Image
 
+from us_anomaly.commands.calibrate import run as calibrate
 from us_anomaly.commands.infer import run as infer
 from us_anomaly.commands.results import _unique_stems
 from us_anomaly.errors import DataError, StaleArtifactError
@@ -60,6 +61,23 @@ def test_a_file_gives_one_result_without_ground_truth(infer_input, photos, capsy
     output = capsys.readouterr().out
     assert output.startswith("a.png: ")
     assert f"score {line['prediction']['anomaly_score']:.4g} (threshold " in output
+
+
+@pytest.mark.parametrize(
+    ("threshold", "verdict", "has_regions"), [("1e6", "normal", False), ("-1e6", "ANOMALOUS", True)]
+)
+def test_regions_are_told_of_anomalous_pictures_only(
+    compose, tiny, trained_copy, photos, capsys, threshold, verdict, has_regions
+):
+    overrides = [*tiny(trained_copy), f"calibration.threshold={threshold}", "calibration.pixel_quantile=0.1"]
+    calibrate(compose("calibrate", *overrides))
+    capsys.readouterr()
+    infer(compose("infer", *overrides, f'inference.input="{photos / "a.png"}"'))
+    output = capsys.readouterr().out
+    pixel_threshold = json.loads((trained_copy / "calibration.json").read_text())["calibration"]["pixel_threshold"]
+    assert f"a.png: {verdict}, score " in output
+    assert ("region 1: " in output) is has_regions
+    assert (f" px above the pixel threshold ({pixel_threshold:.4g})" in output) is has_regions
 
 
 def test_a_folder_gives_a_result_for_every_picture_below_it(infer_input, photos):

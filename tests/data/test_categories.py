@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,11 @@ def test_a_root_without_categories_is_an_error() -> None:
 def test_the_folder_of_a_category_lies_below_the_root() -> None:
     assert category_folder(ROOT, None, NAMES) == ROOT
     assert category_folder(ROOT, "screw", NAMES) == ROOT / "screw"
+
+
+@pytest.mark.parametrize("category", ["all", "t*"])
+def test_several_categories_in_one_run_directory_are_refused_with_the_way_to_a_sweep(tmp_path, category):
+    with pytest.raises(
+        DataError, match=rf"^data\.category={re.escape(category)} means several categories: add -m for a job"
+    ):
+        category_folder(tmp_path, category, ["tile", "wood"])

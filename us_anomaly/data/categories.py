@@ -19,6 +19,8 @@ def category_folder(root: Path, category: str | None, categories: Sequence[str])
         return root
     if category in categories:
         return root / category
+    if category == "all" or any(sign in category for sign in "*?["):
+        raise DataError(f"data.category={category} means several categories: add -m for a job for each")
     raise DataError(_unknown(root, category, categories))
 
 
