@@ -132,6 +132,75 @@ def test_the_same_picture_in_two_splits_is_warned_about(root: Path, caplog: pyte
     assert warning.startswith("the same picture in more than one split: images/good/0.png, images/good/1.png")
 
 
+def copy(root: Path, name: str, *, to: str) -> None:
+    (root / to).parent.mkdir(parents=True, exist_ok=True)
+    (root / to).write_bytes((root / name).read_bytes())
+
+
+def test_the_same_picture_as_good_and_as_a_defect_is_told_in_one_line(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(4):
+        copy(root, f"images/good/{number}.png", to=f"images/crack/{number}.png")
+    for number in range(2):
+        copy(root, f"images/good/{number + 4}.png", to=f"images/dent/{number}.png")
+    copy(root, "images/good/0.png", to="images/dent/again.png")
+    copy(root, "images/good/8.png", to="images/good/9.png")  # of one label
+    run(root)
+    assert [message for message in caplog.messages if "more than one split" not in message] == [
+        "labels contradict, the same picture is there as anomalous and as normal: "
+        "images/crack/0.png = images/good/0.png, images/crack/1.png = images/good/1.png, "
+        "images/crack/2.png = images/good/2.png, images/crack/3.png = images/good/3.png, "
+        "images/dent/0.png = images/good/4.png and 1 more. "
+        "Remove the wrong one of each pair and run `usad split` again with overwrite=true"
+    ]
+
+
+def test_defects_without_a_mask_where_others_have_one_are_told_in_one_line(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "masks/crack").mkdir(parents=True)
+    Image.fromarray(np.full((8, 9), 255, np.uint8)).save(root / "masks/crack/2.png")
+    run(root)
+    assert caplog.messages == [
+        "6 of 7 anomalous pictures have no mask: images/crack/0.png, images/crack/1.png, images/crack/3.png, "
+        "images/dent/0.png, images/dent/1.png and 1 more. Those in test count for the image metrics, "
+        "but are left out of the pixel metrics"
+    ]
+
+
+def test_no_masks_at_all_or_one_for_every_defect_are_not_remarked_upon(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(root)
+    for path in sorted((root / "images").glob("[cd]*/*.png")):
+        mask = root / "masks" / path.parent.name / path.name
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 9), 255, np.uint8)).save(mask)
+    run(root, "overwrite=true")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_column_split_without_test_is_refused_and_ratio_mode_divides_anew(root: Path) -> None:
+    rows = [f"images/good/{number}.png,0,{'train' if number < 15 else 'validation'}" for number in range(20)]
+    (root / "badsplit.csv").write_text("\n".join(["filename,is_anomalous,split", *rows]))
+    with pytest.raises(DataError, match="it has no test, only train and val"):
+        run(root, "data=csv", "data.file=badsplit.csv")
+    samples = parse_labels(
+        (run(root, "data=csv", "data.file=badsplit.csv", "split.mode=ratio") / "split.jsonl").read_text()
+    )
+    assert [len(of_split(samples, name)) for name in ("train", "val", "test")] == [14, 3, 3]
+
+
+@pytest.mark.parametrize("folder", ["train", "validation"])
+def test_folders_without_a_test_are_no_split(root: Path, folder: str) -> None:
+    (root / "train").mkdir()
+    (root / "images/good").rename(root / "train/good")
+    copy(root, "images/crack/0.png", to=f"{folder}/good/new.png")
+    with pytest.raises(DataError, match="it has no test, only train"):
+        run(root, "data=mvtec")
+
+
 def test_the_split_does_not_depend_on_the_number_of_workers(root: Path) -> None:
     first = (run(root, "runtime.num_workers=0") / "split.jsonl").read_bytes()
     (root.parent / "run").rename(root.parent / "first")

@@ -1,11 +1,12 @@
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from us_anomaly.data.folder import read_folder
 from us_anomaly.data.sample import Sample
-from us_anomaly.errors import DataError
+from us_anomaly.errors import DataError, SettingsError
 
 
 def touch(root: Path, *names: str) -> None:
@@ -81,6 +82,14 @@ def test_the_same_name_in_two_defects_is_no_trouble_with_relative_paths(tmp_path
     }
 
 
+@pytest.mark.parametrize("mask", ["masks/b/1.png", "masks/b/1_mask.png", "masks/b/1/1.png"])
+def test_a_mask_with_the_path_of_its_picture_is_no_other_picture_s(tmp_path: Path, mask: str) -> None:
+    touch(tmp_path, "images/good/0.png", "images/a/1.png", "images/b/1.png", "images/c/1.png", mask)
+    found = masks_of(tmp_path)
+    assert found.pop("images/b/1.png") in (mask, "masks/b/1")
+    assert set(found.values()) == {None}
+
+
 def test_a_mask_name_that_two_pictures_share_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "images/good/0.png", "images/a/1.png", "images/b/1.png", "masks/1.png")
     with pytest.raises(DataError) as caught:
@@ -109,15 +118,100 @@ def test_masks_that_belong_to_no_picture_are_warned_about(tmp_path: Path, caplog
     assert caplog.messages == [f"none of the 2 masks in {tmp_path}/masks has the name of a picture: they are not used"]
 
 
+def test_masks_beside_the_kinds_of_pictures_are_no_kind(tmp_path: Path) -> None:
+    touch(tmp_path, "good/1.png", "bad/2.png", "masks/bad/2.png")
+    assert [(sample.filename, sample.mask_path) for sample in read(tmp_path, images=".")] == [
+        ("bad/2.png", "masks/bad/2.png"),
+        ("good/1.png", None),
+    ]
+
+
 def test_nothing_usable_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.png", "b/1.png", "c/1.png", "readme.txt")
     with pytest.raises(DataError) as caught:
         read(tmp_path)
     assert str(caught.value) == (
         f"data.root={tmp_path}: looked for images/good/ (good pictures) and images/<defect>/, but in {tmp_path} "
-        "found 3 folders: a, b, c; 1 other file: readme.txt. Name the folders with data.images= and data.normal=, "
-        "or choose another layout: data=mvtec, data=csv"
+        "found 3 folders: a, b, c; 1 other file: readme.txt. Add data.images=. data.normal= with the name of the folder "
+        "of good pictures: a, b, c; or choose another layout: data=mvtec, data=csv"
     )
+
+
+OTHER_LAYOUT = "; or choose another layout: data=mvtec, data=csv"
+MOVE = "Move the good pictures to ROOT/images/good and those with a defect to ROOT/images/<defect>" + OTHER_LAYOUT
+
+
+@pytest.mark.parametrize(
+    ("files", "way_out"),
+    [
+        (["1.png", "runs/folder/heatmaps/1.png"], MOVE),
+        (["images/1.png", "masks/1.png"], MOVE),
+        (["images/1.png", "images/dent/2.png"], MOVE),
+        (["masks/dent/1.png"], MOVE),
+        (["good/1.png", "dent/2.png"], "Give data.images=."),
+        (["Good/1.png"], "Give data.images=. data.normal=Good"),
+        (["photos/good/1.png", "masks/good/1.png"], "Give data.images=photos"),
+        (["parts/images/good/1.png"], "Give data.root=ROOT/parts"),
+        (["images/Good/1.png", "images/dent/2.png"], "Give data.normal=Good"),
+        (["images/ko/1.png", "images/OK/2.png"], "Give data.normal=OK"),
+        (["images/fine/1.png"], f"If fine/ holds the good pictures, add data.normal=fine{OTHER_LAYOUT}"),
+        (["fine/1.png"], f"If fine/ holds the good pictures, add data.images=. data.normal=fine{OTHER_LAYOUT}"),
+        (
+            ["photos/fine/1.png", "photos/dent/2.png"],
+            "Add data.images=photos data.normal= with the name of the folder of good pictures: "
+            f"dent, fine{OTHER_LAYOUT}",
+        ),
+        (["train/good/1.png", "test/dent/2.png"], "Choose data=mvtec, which reads train/ and test/"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_way_out_fits_what_is_there(tmp_path: Path, files: list[str], way_out: str) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    found, said = str(caught.value).replace(str(tmp_path), "ROOT").split(". ", 1)
+    assert found.startswith("data.root=ROOT: looked for images/good/ (good pictures) and images/<defect>/, but in ROOT")
+    assert said == way_out
+
+
+def test_settings_that_were_given_are_not_given_again(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/Fine/1.png")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, images=".", normal="fine")
+    assert str(caught.value) == (
+        f"data.root={tmp_path}: looked for fine/ (good pictures) and <defect>/, but in {tmp_path} found 1 folder: photos. "
+        "Give data.images=photos data.normal=Fine"
+    )
+
+
+def test_the_way_out_does_not_look_into_folders_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "lost+found/good/1.png", "1.png")
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "lost+found")
+    with pytest.raises(DataError, match="Move the good pictures to"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        ({"images": ""}, "`data.images` must not be empty: where good/ lies in data.root, give data.images=."),
+        ({"masks": ""}, "`data.masks` must not be empty: where there are no masks, leave it out"),
+        *[
+            (
+                {"normal": name},
+                f"`data.normal` must be the name of a folder in data.images, for example data.normal=good, got {name!r}",
+            )
+            for name in ("", ".", "..", "a/b", "/tmp")
+        ],
+    ],
+)
+def test_names_that_are_no_folder_are_refused(tmp_path: Path, names: dict[str, str], complaint: str) -> None:
+    touch(tmp_path, "1.png", "good/1.png", "images/good/1.png")
+    with pytest.raises(SettingsError) as caught:
+        read(tmp_path, **names)
+    assert str(caught.value) == complaint
 
 
 def test_a_missing_normal_folder_shows_what_lies_beside_it(tmp_path: Path) -> None:

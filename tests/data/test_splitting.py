@@ -278,10 +278,11 @@ def test_ratio_mode_ignores_the_split_of_the_data_set() -> None:
     assert counts(divided) == (17, 4, 4, 0, 4, 3)
 
 
-@pytest.mark.parametrize("only", ["train", "test"])
-def test_auto_divides_by_ratio_where_train_or_test_is_missing(only: Split) -> None:
-    samples = normals(20, split=only)
-    assert counts(split_samples(samples, settings=settings_of(), seed=0)) == (14, 3, 3, 0, 0, 0)
+def of_splits(*splits: Split) -> list[Sample]:
+    """Five normal pictures in each."""
+    return [
+        replace(sample, filename=f"{split}/{sample.filename}") for split in splits for sample in normals(5, split=split)
+    ]
 
 
 def refusal(samples: list[Sample], chosen: SplitSettings) -> str:
@@ -291,10 +292,33 @@ def refusal(samples: list[Sample], chosen: SplitSettings) -> str:
 
 
 def test_predefined_without_a_split_is_refused() -> None:
-    text = "split.mode=predefined keeps the data set's own split, but it has no test{}: use split.mode=ratio"
-    predefined = settings_of(mode=SplitMode.predefined)
-    assert refusal(normals(9), predefined) == text.format(" and no train")
-    assert refusal(normals(9, split="train"), predefined) == text.format("")
+    assert refusal(normals(9), settings_of(mode=SplitMode.predefined)) == (
+        "split.mode=predefined keeps the data set's own split, but it has none: use split.mode=ratio"
+    )
+
+
+@pytest.mark.parametrize("mode", [SplitMode.auto, SplitMode.predefined])
+@pytest.mark.parametrize(
+    ("given", "lack", "wanted"),
+    [
+        (("train", "val"), "no test, only train and val", "test"),
+        (("train",), "no test, only train", "test"),
+        (("val", "test"), "no train, only val and test", "train"),
+        (("val",), "no train and no test, only val", "train and test"),
+    ],
+)
+def test_a_split_without_train_or_test_is_refused_and_never_ignored(
+    mode: SplitMode, given: tuple[Split, ...], lack: str, wanted: str
+) -> None:
+    assert refusal(of_splits(*given), settings_of(mode=mode)) == (
+        f"the data set's own split (its column `split`, or its folders) cannot be kept: it has {lack}. "
+        f"Add pictures of {wanted}, or divide the data set anew by split.ratios with split.mode=ratio"
+    )
+
+
+def test_ratio_mode_divides_a_split_without_test_anew() -> None:
+    divided = split_samples(of_splits("train", "val"), settings=settings_of(mode=SplitMode.ratio), seed=0)
+    assert counts(divided)[:3] == (7, 2, 1)
 
 
 def test_half_a_split_is_refused() -> None:

@@ -1,5 +1,6 @@
 import csv
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_quoted_cells_may_hold_delimiters_and_line_breaks_and_lines_are_still_co
     (root / "images/x, y.png").touch()
     text = 'filename,is_anomalous,note\n"images/x, y.png",0,"two\nlines"\nimages/none.png,0,\n'
     assert complaint(root, text) == (
-        "ROOT/labels.csv: 1 row cannot be used:\n  line 4: images/none.png exists neither in ROOT"
+        "ROOT/labels.csv: 1 row cannot be used: line 4: images/none.png does not exist in ROOT"
     )
     assert read(root, text.replace("images/none.png,0,\n", ""))[0].filename == "images/x, y.png"
 
@@ -123,9 +124,7 @@ def test_empty_lines_and_surplus_empty_cells_are_skipped(root: Path) -> None:
 
 def test_a_picture_listed_twice_names_both_lines(root: Path) -> None:
     text = MINIMAL + "./images/b.png,0\n"
-    assert complaint(root, text) == (
-        "ROOT/labels.csv: 1 row cannot be used:\n  line 4: images/b.png is already in line 2"
-    )
+    assert complaint(root, text) == ("ROOT/labels.csv: 1 row cannot be used: line 4: images/b.png is already in line 2")
 
 
 def test_all_missing_files_are_told_at_once_with_the_places_looked_in(root: Path) -> None:
@@ -155,12 +154,46 @@ def test_wrong_cells_are_quoted_with_their_line(root: Path) -> None:
     )
     assert complaint(root, text) == (
         "ROOT/labels.csv: 5 rows cannot be used:\n"
-        "  line 2: is_anomalous must be 0 or 1, got 'maybe'\n"
+        "  line 2: is_anomalous must be 0 (good) or 1 (anomalous), got 'maybe'\n"
         "  line 3: split must be train, val or test, got 'dev'\n"
         "  line 4: filename is empty\n"
         "  line 5: is_anomalous=0 contradicts defect_type=crack\n"
         "  line 6: is_anomalous=1 contradicts defect_type=good"
     )
+
+
+def test_labels_of_another_kind_are_told_in_one_line_with_what_is_right(root: Path) -> None:
+    rows = "".join(f"images/{name}.png,{label}\n" for name in "abc" for label in ("OK", "NOK", "nok"))
+    assert complaint(root, "filename,is_anomalous\n" + rows) == (
+        "ROOT/labels.csv: 9 rows cannot be used: lines 2, 3, 4, 5, 6 and 4 more: "
+        "is_anomalous must be 0 (good) or 1 (anomalous), got 'OK', 'NOK', 'nok'"
+    )
+
+
+def test_rows_with_the_same_fault_are_told_together_and_a_row_with_two_faults_counts_once(root: Path) -> None:
+    text = "filename,is_anomalous,split\nimages/a.png,yes,dev\nimages/b.png,no,\n,0,\n,1,training\n"
+    assert complaint(root, text) == (
+        "ROOT/labels.csv: 4 rows cannot be used:\n"
+        "  lines 2, 3: is_anomalous must be 0 (good) or 1 (anomalous), got 'yes', 'no'\n"
+        "  lines 2, 5: split must be train, val or test, got 'dev', 'training'\n"
+        "  lines 4, 5: filename is empty"
+    )
+
+
+def test_paths_with_backslashes_are_read_where_only_those_with_slashes_exist(root: Path) -> None:
+    text = "filename,is_anomalous,mask_path\nimages\\b.png,1,masks\\b.png\n"
+    (sample,) = read(root, text)
+    assert (sample.filename, sample.mask_path) == ("images/b.png", "masks/b.png")
+    assert "line 3: images/b.png is already in line 2" in complaint(root, f"{text}images/b.png,1,\n")
+    assert r"images\none.png does not exist in ROOT" in complaint(root, "filename,is_anomalous\nimages\\none.png,0\n")
+    with pytest.raises(DataError, match=r"outside data\.root"):
+        read(root / "images", "filename,is_anomalous\n..\\masks\\b.png,0\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a backslash cannot be in a file name there")
+def test_a_file_whose_name_holds_a_backslash_is_taken_first(root: Path) -> None:
+    (root / "images\\b.png").touch()
+    assert read(root, "filename,is_anomalous\nimages\\b.png,0\n")[0].filename == "images\\b.png"
 
 
 def test_only_twenty_faults_are_told(root: Path) -> None:
@@ -237,7 +270,7 @@ def test_absolute_paths_and_links_out_of_the_root_are_refused(root: Path) -> Non
 
 @pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000, "images/" + "y/" * 3000 + "z.png"])
 def test_names_that_no_file_system_takes_do_not_exist(root: Path, path: str) -> None:
-    assert "exists neither in" in complaint(root, f"filename,is_anomalous\n{path},0\n")
+    assert "does not exist in ROOT" in complaint(root, f"filename,is_anomalous\n{path},0\n")
 
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)

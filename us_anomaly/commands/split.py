@@ -12,6 +12,7 @@ from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.images import BadImage, Inspection, find_duplicates, inspect_images, keep_good
 from us_anomaly.data.images.inspection import MAX_NAMED as MAX_BAD_NAMED
+from us_anomaly.data.listing import some
 from us_anomaly.data.sample import SPLITS, Sample, dump_labels
 from us_anomaly.data.splitting import split_samples
 from us_anomaly.errors import DataError
@@ -59,7 +60,10 @@ def divide(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
         _list_all(inspections, RunDir(settings.run_dir))
         raise
     divided = split_samples(good, settings=settings.split, seed=settings.seed)
-    _warn_about_duplicates(find_duplicates(inspections), divided)
+    duplicates = _duplicates(inspections, divided)
+    _warn_about_contradictions(duplicates)
+    _warn_about_crossing(duplicates)
+    _warn_about_missing_masks(divided)
     _write_bad_images(RunDir(settings.run_dir), bad)
     return divided
 
@@ -97,14 +101,48 @@ def _list_all(inspections: Sequence[Inspection], run_dir: RunDir) -> None:
         log.warning("all %d bad pictures with their reasons: %s", len(bad), path)
 
 
-def _warn_about_duplicates(groups: Sequence[Sequence[str]], divided: Sequence[Sample]) -> None:
+def _duplicates(inspections: Sequence[Inspection], divided: Sequence[Sample]) -> list[list[Sample]]:
+    """Return the groups of samples that show the very same picture."""
+    kept = {sample.filename: sample for sample in divided}
+    return [[kept[name] for name in group if name in kept] for group in find_duplicates(inspections)]
+
+
+def _warn_about_contradictions(duplicates: Sequence[Sequence[Sample]]) -> None:
+    """Warn about the same picture labelled normal and anomalous: one of both is wrong."""
+    pairs = []
+    for group in duplicates:
+        first = {sample.is_anomalous: sample.filename for sample in reversed(group)}
+        if len(first) == 2:
+            pairs.append(f"{first[True]} = {first[False]}")
+    if pairs:
+        log.warning(
+            "labels contradict, the same picture is there as anomalous and as normal: %s. "
+            "Remove the wrong one of each pair and run `usad split` again with overwrite=true",
+            some(pairs, limit=MAX_NAMED),
+        )
+
+
+def _warn_about_crossing(duplicates: Sequence[Sequence[Sample]]) -> None:
     """Warn about the same picture in two splits, which makes figures look better than they are."""
-    split_of = {sample.filename: sample.split for sample in divided}
-    crossing = [group for group in groups if len({split_of[name] for name in group if name in split_of}) > 1]
+    crossing = [group for group in duplicates if len({sample.split for sample in group}) > 1]
     for group in crossing[:MAX_NAMED]:
-        log.warning("the same picture in more than one split: %s", ", ".join(group))
+        log.warning("the same picture in more than one split: %s", ", ".join(sample.filename for sample in group))
     if len(crossing) > MAX_NAMED:
         log.warning("and %d more pictures that are in more than one split", len(crossing) - MAX_NAMED)
+
+
+def _warn_about_missing_masks(samples: Sequence[Sample]) -> None:
+    """Warn where some masks are there and others are not, since the pixel metrics then know a part of the defects only."""
+    anomalous = [sample for sample in samples if sample.is_anomalous]
+    without = [sample.filename for sample in anomalous if sample.mask_path is None]
+    if without and any(sample.mask_path for sample in samples):
+        log.warning(
+            "%d of %d anomalous pictures have no mask: %s. Those in test count for the image metrics, "
+            "but are left out of the pixel metrics",
+            len(without),
+            len(anomalous),
+            some(without, limit=MAX_NAMED),
+        )
 
 
 def _table(samples: Sequence[Sample]) -> Table:

@@ -1,10 +1,12 @@
 """Layout *folder*: one subfolder of good pictures, one per kind of defect, and masks if there are any."""
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
 from us_anomaly.data.listing import (
     contents,
+    is_image,
     list_images,
     refuse_hidden_defect,
     refuse_outside,
@@ -15,7 +17,8 @@ from us_anomaly.data.listing import (
 )
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
-from us_anomaly.errors import DataError
+from us_anomaly.data.table import NORMAL_TYPES
+from us_anomaly.errors import DataError, SettingsError
 
 
 def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outside_root: bool = False) -> list[Sample]:
@@ -26,45 +29,107 @@ def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outsi
     only ones so called.
 
     Raises:
-        DataError: There is nothing usable (the message says what was looked for and found), a path leaves
+        DataError: There is nothing usable (the message says what was looked for and found, and what to do), a path leaves
             `root`, or masks cannot be told apart.
+        SettingsError: A name is empty, or `normal` is not the name of one folder.
     """
+    _check_names(images=images, masks=masks, normal=normal)
     image_folder = root / images
-    kinds = subfolders(image_folder)
+    kinds = _kinds(image_folder, root / masks)
     if normal not in kinds:
-        found_in = image_folder if image_folder.is_dir() else root
-        raise DataError(
-            f"data.root={root}: looked for {images}/{normal}/ (good pictures) and {images}/<defect>/, "
-            f"but in {found_in} {contents(found_in)}. Name the folders with data.images= and data.normal=, "
-            "or choose another layout: data=mvtec, data=csv"
-        )
+        raise DataError(_nothing_usable(root, images=images, masks=masks, normal=normal))
     refuse_hidden_defect(image_folder, kinds, normal)
     pictures = {kind: list_images(image_folder / kind) for kind in kinds}
     if not any(pictures.values()):
         raise DataError(f"data.root={root}: no pictures in {image_folder} (its folders: {some(kinds)})")
-    index = MaskIndex(root, root / masks)
-    owners = defaultdict(list)
-    for kind, paths in pictures.items():
-        for path in paths:
-            if kind != normal:
-                owners[path.stem].append(relative(root, path))
-    samples = []
-    for kind, paths in pictures.items():
-        for path in paths:
-            mask = index.find(without_suffix(path.relative_to(image_folder)))
-            if mask is None and kind != normal:
-                mask = index.find_by_stem(path.stem, owners[path.stem])
-            samples.append(
-                Sample(
-                    filename=relative(root, path),
-                    is_anomalous=kind != normal,
-                    defect_type=NORMAL_TYPE if kind == normal else kind,
-                    mask_path=mask,
-                )
-            )
-    index.warn_about_unused()
+    mask_of = _find_masks(root, image_folder, root / masks, pictures, normal=normal)
+    samples = [
+        Sample(
+            filename=relative(root, path),
+            is_anomalous=kind != normal,
+            defect_type=NORMAL_TYPE if kind == normal else kind,
+            mask_path=mask_of[path],
+        )
+        for kind, paths in pictures.items()
+        for path in paths
+    ]
     refuse_outside(root, _paths(samples), allow_outside_root=allow_outside_root)
     return sorted(samples, key=lambda sample: sample.filename)
+
+
+def _find_masks(
+    root: Path, images: Path, masks: Path, pictures: dict[str, list[Path]], *, normal: str
+) -> dict[Path, str | None]:
+    """Return the mask of each picture: first all that have its path, so that none of them is matched again by its name."""
+    index = MaskIndex(root, masks)
+    found = {
+        path: index.find(without_suffix(path.relative_to(images))) for paths in pictures.values() for path in paths
+    }
+    anomalous = [path for kind, paths in pictures.items() if kind != normal for path in paths]
+    owners = defaultdict(list)
+    for path in anomalous:
+        owners[path.stem].append(relative(root, path))
+    for path in anomalous:
+        if found[path] is None:
+            found[path] = index.find_by_stem(path.stem, owners[path.stem])
+    index.warn_about_unused()
+    return found
+
+
+def _check_names(*, images: str, masks: str, normal: str) -> None:
+    if not images:
+        raise SettingsError(
+            f"`data.images` must not be empty: where {normal or 'good'}/ lies in data.root, give data.images=."
+        )
+    if not masks:
+        raise SettingsError("`data.masks` must not be empty: where there are no masks, leave it out")
+    if normal in ("", "..") or Path(normal).name != normal:
+        raise SettingsError(
+            f"`data.normal` must be the name of a folder in data.images, for example data.normal=good, got {normal!r}"
+        )
+
+
+def _kinds(folder: Path, masks: Path) -> list[str]:
+    """Return the folders of pictures in `folder`, where masks may lie beside them."""
+    return [name for name in subfolders(folder) if folder / name != masks]
+
+
+def _nothing_usable(root: Path, *, images: str, masks: str, normal: str) -> str:
+    found_in = root / images if (root / images).is_dir() else root
+    return (
+        f"data.root={root}: looked for {Path(images, normal).as_posix()}/ (good pictures) and "
+        f"{Path(images, '<defect>').as_posix()}/, but in {found_in} {contents(found_in)}. "
+        f"{_way_out(root, found_in, images=images, masks=masks, normal=normal)}"
+    )
+
+
+def _way_out(root: Path, found_in: Path, *, images: str, masks: str, normal: str) -> str:
+    """Say which settings fit the folders that there are, or where to move pictures if none do."""
+    image_folder, mask_folder = root / images, root / masks
+    folders = [name for name in _kinds(root, mask_folder) if os.access(root / name, os.R_OK)]  # lost+found is not ours
+    if "train" in folders and found_in != image_folder:
+        return "Choose data=mvtec, which reads train/ and test/"
+    places = {"": image_folder, "data.images=.": root}
+    places |= {f"data.images={name}": root / name for name in folders}
+    places |= {f"data.root={root / name}": root / name / images for name in folders}
+    for setting, place in places.items():
+        for kind in _kinds(place, mask_folder):
+            if kind.lower() in (normal.lower(), *NORMAL_TYPES):
+                return f"Give {_spaced(setting, '' if kind == normal else f'data.normal={kind}')}"
+    nested = [name for name in folders if subfolders(root / name)]
+    setting = "" if found_in == image_folder else f"data.images={nested[0] if nested else '.'}"
+    kinds = _kinds(places[setting], mask_folder)
+    if not kinds or any(is_image(path) for path in found_in.iterdir()):
+        way = f"Move the good pictures to {image_folder / normal} and those with a defect to {image_folder}/<defect>"
+    elif len(kinds) == 1:
+        way = f"If {kinds[0]}/ holds the good pictures, add {_spaced(setting, f'data.normal={kinds[0]}')}"
+    else:
+        way = f"Add {_spaced(setting, 'data.normal=')} with the name of the folder of good pictures: {some(kinds)}"
+    return f"{way}; or choose another layout: data=mvtec, data=csv"
+
+
+def _spaced(*settings: str) -> str:
+    return " ".join(setting for setting in settings if setting)
 
 
 def _paths(samples: list[Sample]) -> list[str]:

@@ -101,10 +101,10 @@ def refuse_hidden_defect(folder: Path, kinds: Iterable[str], normal: str) -> Non
         )
 
 
-def some(names: list[str]) -> str:
+def some(names: list[str], *, limit: int = MAX_NAMED) -> str:
     """Return the first names in a row, with the count of the others."""
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def contents(folder: Path) -> str:

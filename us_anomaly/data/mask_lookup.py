@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from us_anomaly.data.listing import list_images, relative, some, without_suffix
 from us_anomaly.errors import DataError
@@ -44,7 +44,7 @@ class MaskIndex:
         return None
 
     def find_by_stem(self, stem: str, owners: Iterable[str]) -> str | None:
-        """Return the only mask called `stem` (or `<stem>_mask`) wherever it lies.
+        """Return the only mask called `stem` (or `<stem>_mask`) wherever it lies; None if all such were found by their path.
 
         Args:
             stem: Name of the picture without its suffix.
@@ -54,7 +54,7 @@ class MaskIndex:
             DataError: Several masks or several pictures have the name.
         """
         masks = self._by_stem.get(f"{stem}_mask", []) + self._by_stem.get(stem, [])
-        if not masks:
+        if all(self._is_used(mask) for mask in masks):
             return None
         claimants = sorted(owners)
         if len(masks) > 1 or len(claimants) > 1:
@@ -65,6 +65,9 @@ class MaskIndex:
             )
         self._used.add(masks[0])
         return masks[0]
+
+    def _is_used(self, mask: str) -> bool:
+        return mask in self._used or PurePosixPath(mask).parent.as_posix() in self._used
 
     def warn_about_unused(self) -> None:
         """Warn when masks were found and none of them belongs to a picture."""

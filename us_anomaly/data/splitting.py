@@ -42,8 +42,8 @@ def split_samples(samples: Sequence[Sample], *, settings: SplitSettings, seed: i
     train.
 
     Raises:
-        DataError: There are no normal pictures, too few of them, an anomalous one in train, or no split to
-            keep.
+        DataError: There are no normal pictures, too few of them, an anomalous one in train, or the data set's own split
+            cannot be kept.
     """
     ordered = sorted(samples, key=lambda sample: sample.filename)
     if all(sample.is_anomalous for sample in ordered):
@@ -70,23 +70,31 @@ def _is_predefined(samples: Sequence[Sample], mode: SplitMode) -> bool:
     """Return whether the data set's own split is kept.
 
     Raises:
-        DataError: It is asked for and the data set has none, or only some pictures have one.
+        DataError: It is asked for and the data set has none, only some pictures have one, or it lacks train or test.
     """
     if mode is SplitMode.ratio:
         return False
     without = [sample.filename for sample in samples if sample.split is None]
-    missing = {"train", "test"} - {sample.split for sample in samples}
-    if without and len(without) < len(samples):
+    if len(without) == len(samples):
+        if mode is SplitMode.predefined:
+            raise DataError(
+                "split.mode=predefined keeps the data set's own split, but it has none: use split.mode=ratio"
+            )
+        return False
+    if without:
         raise DataError(
             f"{len(without)} of {len(samples)} pictures have no split, for example {without[0]}: "
             "give all of them one, or divide the data set anew with split.mode=ratio"
         )
-    if mode is SplitMode.predefined and missing:
+    given = [split for split in SPLITS if any(sample.split == split for sample in samples)]
+    missing = [split for split in ("train", "test") if split not in given]
+    if missing:
         raise DataError(
-            "split.mode=predefined keeps the data set's own split, "
-            f"but it has no {' and no '.join(sorted(missing))}: use split.mode=ratio"
+            "the data set's own split (its column `split`, or its folders) cannot be kept: "
+            f"it has no {' and no '.join(missing)}, only {' and '.join(given)}. Add pictures of {' and '.join(missing)}, "
+            "or divide the data set anew by split.ratios with split.mode=ratio"
         )
-    return not missing
+    return True
 
 
 def _keep_predefined(samples: Sequence[Sample], validation_fraction: float, seed: int) -> list[Sample]:

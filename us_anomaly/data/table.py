@@ -3,15 +3,17 @@
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from us_anomaly.data.listing import MAX_NAMED, contents, exists, refuse_outside, relative
+from us_anomaly.data.listing import MAX_NAMED, contents, exists, refuse_outside, relative, some
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.errors import DataError
 
 DELIMITERS = (",", ";", "\t")
+MAX_LINES_NAMED = 5
 _LABELS = {"0": False, "false": False, "1": True, "true": True}
 _SPLITS: Mapping[str, Split | None] = {
     "": None,
@@ -20,7 +22,8 @@ _SPLITS: Mapping[str, Split | None] = {
     "validation": "val",
     "test": "test",
 }
-_NORMAL_TYPES = ("", NORMAL_TYPE, "normal", "ok", "none")
+NORMAL_TYPES = ("", NORMAL_TYPE, "normal", "ok", "none")
+"""What people call normal pictures, as a defect type or as a folder."""
 ANOMALOUS_TYPE = "anomaly"
 """Defect type of anomalous rows that do not name theirs."""
 
@@ -35,12 +38,24 @@ class Row:
     """Stripped cells by lower-case column name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with one row of a table."""
+
+    line: int
+    """Number of its first line."""
+    what: str
+    """What is wrong, or what would be right; rows of which the same is said are told together."""
+    got: str | None = None
+    """The cell, where it is the fault."""
+
+
 def read_table(root: Path, *, file: str, allow_outside_root: bool = False) -> list[Sample]:
     """Return the pictures that the table `file` lists, sorted by filename.
 
     Columns: `filename`, `is_anomalous` (0, 1, true, false) and, where known, `mask_path`, `defect_type`,
     `split` (train, val, test), `group`; others are ignored. Paths are relative to the table's folder or to
-    `root`.
+    `root`; a path with backslashes, as Windows writes it, is read with slashes where only that exists.
 
     Raises:
         DataError: The table cannot be read, rows are wrong (all of them are told, with their line numbers),
@@ -56,7 +71,7 @@ def read_table(root: Path, *, file: str, allow_outside_root: bool = False) -> li
         if sample is None:
             continue
         if sample.filename in samples:
-            reader.faults.append(f"line {row.line}: {sample.filename} is already in line {lines[sample.filename]}")
+            reader.faults.append(Fault(row.line, f"{sample.filename} is already in line {lines[sample.filename]}"))
         samples[sample.filename] = sample
         lines[sample.filename] = row.line
     refuse_faults(table, reader.faults)
@@ -105,18 +120,32 @@ def read_rows(table: Path, *, required: tuple[str, ...]) -> list[Row]:
     return rows
 
 
-def refuse_faults(table: Path, faults: list[str]) -> None:
+def refuse_faults(table: Path, faults: Sequence[Fault]) -> None:
     """Raise one error for all faults of a table.
 
     Raises:
-        DataError: There are faults; the first 20 are told.
+        DataError: There are faults; the first 20 kinds are told, one a line.
     """
-    if faults:
-        named = [f"  {fault}" for fault in faults[:MAX_NAMED]]
-        if len(faults) > MAX_NAMED:
-            named.append(f"  and {len(faults) - MAX_NAMED} more")
-        count = "1 row" if len(faults) == 1 else f"{len(faults)} rows"
-        raise DataError("\n".join([f"{table}: {count} cannot be used:", *named]))
+    if not faults:
+        return
+    alike: dict[str, list[Fault]] = defaultdict(list)
+    for fault in faults:
+        alike[fault.what].append(fault)
+    told = [_told(same) for same in list(alike.values())[:MAX_NAMED]]
+    if len(alike) > MAX_NAMED:
+        told.append(f"and {len(alike) - MAX_NAMED} more")
+    num_rows = len({fault.line for fault in faults})
+    count = "1 row" if num_rows == 1 else f"{num_rows} rows"
+    separator = " " if len(told) == 1 else "\n  "
+    raise DataError(separator.join([f"{table}: {count} cannot be used:", *told]))
+
+
+def _told(same: Sequence[Fault]) -> str:
+    """Say what is wrong with all the rows of which the same is said."""
+    lines = some([str(fault.line) for fault in same], limit=MAX_LINES_NAMED)
+    got = list(dict.fromkeys(repr(fault.got) for fault in same if fault.got is not None))
+    found = f", got {some(got, limit=MAX_LINES_NAMED)}" if got else ""
+    return f"{'line' if len(same) == 1 else 'lines'} {lines}: {same[0].what}{found}"
 
 
 class _RowReader:
@@ -125,28 +154,26 @@ class _RowReader:
     def __init__(self, root: Path, table: Path) -> None:
         self._root = root
         self._folders = list(dict.fromkeys([table.parent, root]))
-        self.faults: list[str] = []
+        self.faults: list[Fault] = []
 
     def sample(self, row: Row) -> Sample | None:
         """Return the sample of a row, or None after writing down what is wrong with it."""
-        faults: list[str] = []
         cells = row.cells
+        num_faults = len(self.faults)
         is_anomalous = _LABELS.get(cells["is_anomalous"].lower())
         if is_anomalous is None:
-            faults.append(f"is_anomalous must be 0 or 1, got {cells['is_anomalous']!r}")
+            self._refuse(row, "is_anomalous must be 0 (good) or 1 (anomalous)", got=cells["is_anomalous"])
         split = cells.get("split", "").lower()
         if split not in _SPLITS:
-            faults.append(f"split must be train, val or test, got {cells['split']!r}")
+            self._refuse(row, "split must be train, val or test", got=cells["split"])
         defect_type = cells.get("defect_type", "")
-        if is_anomalous is not None and defect_type and (defect_type.lower() in _NORMAL_TYPES) == is_anomalous:
-            faults.append(f"is_anomalous={cells['is_anomalous']} contradicts defect_type={defect_type}")
-        filename = self._located(cells["filename"], faults) if cells["filename"] else None
+        if is_anomalous is not None and defect_type and (defect_type.lower() in NORMAL_TYPES) == is_anomalous:
+            self._refuse(row, f"is_anomalous={cells['is_anomalous']} contradicts defect_type={defect_type}")
+        filename = self._located(row, "filename")
         if not cells["filename"]:
-            faults.append("filename is empty")
-        mask = cells.get("mask_path", "")
-        mask_path = self._located(mask, faults) if mask else None
-        self.faults += [f"line {row.line}: {fault}" for fault in faults]
-        if faults or filename is None:
+            self._refuse(row, "filename is empty")
+        mask_path = self._located(row, "mask_path")
+        if len(self.faults) > num_faults or filename is None:
             return None
         return Sample(
             filename=filename,
@@ -157,14 +184,22 @@ class _RowReader:
             group=cells.get("group") or None,
         )
 
-    def _located(self, path: str, faults: list[str]) -> str | None:
-        """Return `path` relative to the root (absolute if outside), or None if it exists nowhere."""
-        for folder in self._folders:
-            candidate = Path(os.path.abspath(folder / path))  # noqa: PTH100 (resolve() would follow links)
-            if exists(candidate):
-                root = Path(os.path.abspath(self._root))  # noqa: PTH100
-                return relative(root, candidate)
-        faults.append(f"{path} exists neither in " + " nor in ".join(str(folder) for folder in self._folders))
+    def _refuse(self, row: Row, what: str, *, got: str | None = None) -> None:
+        self.faults.append(Fault(row.line, what, got))
+
+    def _located(self, row: Row, column: str) -> str | None:
+        """Return the path in a cell relative to the root (absolute if outside); None if the cell is empty or nothing is there."""
+        path = row.cells.get(column)
+        if not path:
+            return None
+        for spelling in dict.fromkeys([path, path.replace("\\", "/")]):  # the second for tables written on Windows
+            for folder in self._folders:
+                candidate = Path(os.path.abspath(folder / spelling))  # noqa: PTH100 (resolve() would follow links)
+                if exists(candidate):
+                    root = Path(os.path.abspath(self._root))  # noqa: PTH100
+                    return relative(root, candidate)
+        verb = "does not exist in" if len(self._folders) == 1 else "exists neither in"
+        self._refuse(row, f"{path} {verb} {' nor in '.join(map(str, self._folders))}")
         return None
 
 

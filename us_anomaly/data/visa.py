@@ -6,7 +6,7 @@ from us_anomaly.data.categories import category_folder
 from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders, without_suffix
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
-from us_anomaly.data.table import ANOMALOUS_TYPE, Row, read_rows, refuse_faults
+from us_anomaly.data.table import ANOMALOUS_TYPE, Fault, Row, read_rows, refuse_faults
 from us_anomaly.errors import DataError
 
 _COLUMNS = ("object", "split", "label", "image", "mask")
@@ -42,13 +42,13 @@ def visa_categories(root: Path) -> list[str]:
 
 def _from_table(root: Path, table: Path, category: str) -> list[Sample]:
     samples = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     seen: dict[str, int] = {}
     for row in read_rows(table, required=_COLUMNS):
         if row.cells["object"] == category:
             fault = _fault(root, row, seen)
             if fault:
-                faults.append(f"line {row.line}: {fault}")
+                faults.append(fault)
             else:
                 is_anomalous = row.cells["label"] != "normal"
                 samples.append(
@@ -64,20 +64,20 @@ def _from_table(root: Path, table: Path, category: str) -> list[Sample]:
     return samples
 
 
-def _fault(root: Path, row: Row, seen: dict[str, int]) -> str | None:
+def _fault(root: Path, row: Row, seen: dict[str, int]) -> Fault | None:
     """Return what is wrong with a row; `seen` remembers the line of each picture."""
     cells = row.cells
     if cells["split"] not in _SPLITS:
-        return f"split must be train or test, got {cells['split']!r}"
+        return Fault(row.line, "split must be train or test", cells["split"])
     if cells["label"] not in ("normal", "anomaly"):
-        return f"label must be normal or anomaly, got {cells['label']!r}"
+        return Fault(row.line, "label must be normal or anomaly", cells["label"])
     if not cells["image"]:
-        return "image is empty"
+        return Fault(row.line, "image is empty")
     first = seen.setdefault(cells["image"], row.line)
     if first != row.line:
-        return f"{cells['image']} is already in line {first}"
+        return Fault(row.line, f"{cells['image']} is already in line {first}")
     missing = [path for path in (cells["image"], cells["mask"]) if path and not (root / path).is_file()]
-    return f"{some(missing)} does not exist in {root}" if missing else None
+    return Fault(row.line, f"{some(missing)} does not exist in {root}") if missing else None
 
 
 def _from_folders(root: Path, folder: Path) -> list[Sample]:
