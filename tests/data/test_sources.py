@@ -112,6 +112,16 @@ def test_categories_are_listed_for_layouts_that_have_them(tmp_path: Path) -> Non
         list_categories(folder_data(tmp_path))
 
 
+def test_a_category_that_lacks_its_good_pictures_is_never_left_out_in_silence(tmp_path: Path, caplog) -> None:
+    touch(tmp_path, "a/train/good/0.png", "b/test/good/0.png", "notes/plan.png")
+    assert list_categories(mvtec_data(tmp_path, "all")) == ["a"]
+    assert caplog.messages == ["left out, because they hold no train/good: b"]
+    with pytest.raises(DataError, match=r"looked for train/good/ and test/ in .*/b, but found 1 folder: test"):
+        read_samples(mvtec_data(tmp_path, "b"))
+    with pytest.raises(DataError, match=r"has no category 'notes', it has a"):
+        read_samples(mvtec_data(tmp_path, "notes"))
+
+
 def test_all_is_no_category_for_a_single_run(tmp_path: Path) -> None:
     touch(tmp_path, "a/train/good/0.png")
     with pytest.raises(DataError, match=r"data\.category=all means several categories: add -m for a job for each"):

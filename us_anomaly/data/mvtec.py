@@ -38,6 +38,8 @@ def read_mvtec(
         DataError: The category cannot be found (the message lists those there are), `train` holds anything
             but good pictures, or a path leaves `root`.
     """
+    if category is not None and category in incomplete_categories(root, normal=normal):
+        raise DataError(_nothing_usable(root, root / category, normal))
     folder = category_folder(root, category, mvtec_categories(root, normal=normal))
     if not (folder / "train" / normal).is_dir():
         raise DataError(_nothing_usable(root, folder, normal))
@@ -75,6 +77,17 @@ def read_mvtec(
 def mvtec_categories(root: Path, *, normal: str = "good") -> list[str]:
     """Return the names of the folders below `root` that are categories, sorted."""
     return [name for name in subfolders(root) if (root / name / "train" / normal).is_dir()]
+
+
+def incomplete_categories(root: Path, *, normal: str = "good") -> list[str]:
+    """Return the names of the folders below `root` that are a part of a category: some of its folders, but no good pictures."""
+    parts = ("train", "test", "ground_truth")
+    whole = mvtec_categories(root, normal=normal)
+    return [
+        name
+        for name in subfolders(root)
+        if name not in whole and name not in parts and any((root / name / part).is_dir() for part in parts)
+    ]
 
 
 def _nothing_usable(root: Path, folder: Path, normal: str) -> str:

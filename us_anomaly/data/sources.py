@@ -1,6 +1,7 @@
 """Where pictures come from: the data set that the settings describe, or what a user points at."""
 
 import glob
+import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +12,7 @@ from us_anomaly.data.folder import read_folder
 from us_anomaly.data.grouping import grouped
 from us_anomaly.data.kolektor_sdd import read_kolektor_sdd
 from us_anomaly.data.listing import contents, exists, is_image, list_images, some
-from us_anomaly.data.mvtec import mvtec_categories, read_mvtec
+from us_anomaly.data.mvtec import incomplete_categories, mvtec_categories, read_mvtec
 from us_anomaly.data.sample import Sample
 from us_anomaly.data.table import read_table
 from us_anomaly.data.visa import read_visa, visa_categories
@@ -25,6 +26,8 @@ from us_anomaly.settings import (
     MvtecData,
     VisaData,
 )
+
+log = logging.getLogger(__name__)
 
 
 def read_samples(data: DataSettings) -> list[Sample]:
@@ -87,7 +90,10 @@ def list_categories(data: DataSettings) -> list[str]:
     root = Path(data.root).expanduser()
     match data:
         case MvtecData():
-            return choose(root, data.category, mvtec_categories(root, normal=data.normal))
+            chosen = choose(root, data.category, mvtec_categories(root, normal=data.normal))
+            if incomplete := incomplete_categories(root, normal=data.normal):
+                log.warning("left out, because they hold no train/%s: %s", data.normal, some(incomplete))
+            return chosen
         case VisaData():
             return choose(root, data.category, visa_categories(root))
         case _:
