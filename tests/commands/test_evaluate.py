@@ -77,6 +77,17 @@ def test_the_table_the_reason_of_the_threshold_and_a_heatmap_are_printed(drawn, 
     assert f"Most anomalous image that was found: {drawn[1] / 'heatmaps/test/hole/2.png'}" in printed
 
 
+def test_rates_are_printed_with_what_so_few_pictures_leave_open(drawn, capsys):
+    """One of four good pictures is a false alarm, four of six defects are found."""
+    evaluated(drawn)
+    rows = [line.strip("│\n").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    printed = {row[0].strip(): row[1].strip() + ": " + row[2].strip() for row in rows if len(row) == 3}
+    assert printed["false-positive rate at deployed threshold"] == "0.250: 0.046 to 0.699"
+    assert printed["false positives at deployed threshold"] == "1: 0 to 3"
+    assert printed["recall at deployed threshold"] == "0.667: 0.300 to 0.903"
+    assert printed["precision at deployed threshold"] == "0.800: 0.376 to 0.964"
+
+
 def test_what_is_up_to_date_is_printed_and_not_computed_again(drawn, capsys, monkeypatch):
     evaluated(drawn)
     first = capsys.readouterr().out

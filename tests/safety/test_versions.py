@@ -35,7 +35,8 @@ ARTIFACTS = {
     "predictions.jsonl": infer,
     "evaluation.json": evaluate,
 }
-PRECIOUS = ("split.jsonl", "p33/teacher.pt", "p33/students.pt")
+PRECIOUS = ("split.jsonl", "p33/teacher.pt", "p33/teacher_statistics.pt", "p33/students.pt")
+"""Statistics are, once students have learned from them."""
 
 
 def edit_note(root: Path, name: str, **changes: object) -> None:

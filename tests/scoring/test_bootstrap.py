@@ -80,9 +80,15 @@ def test_figures_of_a_missing_class_have_no_interval():
 
 def test_a_figure_that_no_resample_defines_has_no_interval():
     assert central_interval(np.array([np.nan, np.nan])) is None
-    assert central_interval(np.array([np.nan, 2.0])) == (2.0, 2.0)
     intervals = bootstrap_intervals(SCORES, LABELS, deployed_threshold=99.0, num_resamples=50, seed=0)
     assert "deployed_precision" not in intervals
+
+
+def test_resamples_that_do_not_differ_are_no_interval_of_no_width():
+    assert central_interval(np.array([np.nan, 2.0, 2.0])) is None
+    assert central_interval(np.array([np.nan, 2.0, 3.0])) == pytest.approx((2.025, 2.975))
+    intervals = bootstrap_intervals(LABELS + 0.0, LABELS, deployed_threshold=0.5, num_resamples=50, seed=0)
+    assert intervals == {}
 
 
 def test_no_resamples_give_no_intervals():

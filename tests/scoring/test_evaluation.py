@@ -209,6 +209,20 @@ def test_every_image_level_figure_has_an_interval_around_it(drawn):
     assert evaluated(*drawn, resamples=0)["intervals"] == {}
 
 
+def test_few_images_that_are_all_decided_rightly_leave_no_interval_without_width(drawn):
+    """Four normal and six anomalous images say little, of a defect type three say less."""
+    root, run_dir, images = drawn
+    right = {image.filename: {"score": image.is_anomalous + number / 100} for number, image in enumerate(images)}
+    evaluation = evaluated(root, run_dir, replaced(images, **right))
+    assert evaluation["metrics"]["image_auroc"] == evaluation["metrics"]["deployed_recall"] == 1
+    intervals, of_type = evaluation["intervals"], evaluation["per_defect_type"]["cut"]["intervals"]
+    assert intervals["deployed_false_positive_rate"] == pytest.approx([0, 0.490], abs=1e-3)
+    assert intervals["deployed_recall"] == pytest.approx([0.610, 1], abs=1e-3)
+    assert of_type["deployed_recall"] == pytest.approx([0.438, 1], abs=1e-3)
+    assert of_type["image_auroc"][0] < intervals["image_auroc"][0] < 1
+    assert all(low < high for low, high in [*intervals.values(), *of_type.values()])
+
+
 def test_without_masks_pixel_figures_are_absent_with_the_reason(drawn):
     root, run_dir, images = drawn
     bare = replaced(images, **{image.filename: {"mask_path": None} for image in images})

@@ -426,7 +426,7 @@ def test_positions_of_before_there_were_components_are_those_of_none(compose, ti
     calibrate.run(compose("calibrate", *without))
     path = RunDir(trained_copy).position_statistics(33)
     assert "position_components" not in RunDir(trained_copy).provenance(path).read_text()
-    with pytest.raises(StaleArtifactError, match=r"scoring\.position_components=not set, now .*=16"):
+    with pytest.raises(StaleArtifactError, match=r"scoring\.position_components=0, now .*=16"):
         infer.run(compose("infer", *tiny(trained_copy, PER_POSITION)))
     infer.run(compose("infer", *without))
 

@@ -22,7 +22,8 @@ from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, MapsOf, calibrate
 from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.picture_level import MIN_PICTURES
-from us_anomaly.settings import Settings
+from us_anomaly.scoring.threshold_support import threshold_doubt
+from us_anomaly.settings import CalibrationSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +49,10 @@ def run(settings: Settings) -> None:
         write_json(run_dir.calibration, content)
 
     make(run_dir.calibration, recipe, build, settings=settings, is_precious=False)
+    calibration = load_calibration(run_dir.calibration)
+    _tell_doubts(calibration, settings.calibration)
     scales = settings.scales if settings.scoring.per_position else []
-    _summarize(
-        load_calibration(run_dir.calibration), run_dir, {size: run_dir.position_statistics(size) for size in scales}
-    )
+    _summarize(calibration, run_dir, {size: run_dir.position_statistics(size) for size in scales})
 
 
 def measure(settings: Settings) -> Calibration:
@@ -113,17 +114,24 @@ class _RawMapsOf:
             raise DataError(f"{self._samples[index].filename}: {error}") from error
 
 
-def _summarize(calibration: Calibration, run_dir: RunDir, positions: dict[int, Path]) -> None:
-    """Say what was chosen and why; `positions` are the files of what is normal at each position, by patch size."""
+def _tell_doubts(calibration: Calibration, settings: CalibrationSettings) -> None:
+    """Log what was not done as asked for, and what so few pictures cannot tell."""
     if calibration.threshold_reason:
         log.warning("threshold by %s: %s", calibration.threshold_rule, calibration.threshold_reason)
-    if (levels := _slopes(calibration)) and calibration.num_normal < MIN_PICTURES:
+    if (doubt := threshold_doubt(calibration, settings)) is not None:
+        log.log(logging.WARNING if doubt.is_grave else logging.INFO, "%s", doubt.text)
+    if _slopes(calibration) and calibration.num_normal < MIN_PICTURES:
         log.warning(
             "scoring.per_picture=true leaves maps as they are: it takes %d normal pictures to learn how their levels differ, and "
             "there are %d; a split with a larger validation share has more",
             MIN_PICTURES,
             calibration.num_normal,
         )
+
+
+def _summarize(calibration: Calibration, run_dir: RunDir, positions: dict[int, Path]) -> None:
+    """Say what was chosen and why; `positions` are the files of what is normal at each position, by patch size."""
+    levels = _slopes(calibration)
     origin = (
         f"{calibration.num_normal} normal and {calibration.num_anomalous} anomalous pictures ({calibration.reference})"
     )

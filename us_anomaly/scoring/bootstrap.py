@@ -3,7 +3,8 @@
 Images are drawn with replacement within each class, so that no resample lacks a class; all figures of all
 resamples come out of a few array operations. Efron and Tibshirani, An Introduction to the Bootstrap (1993),
 chapter 13. The interval says what the choice of test images does, not what another seed of the training would
-do; where a figure is perfect on the sample, its interval has no width, which is no proof of perfection.
+do. Where all resamples give one value, as where a figure is perfect on the sample, there is no interval: one without
+width would claim a certainty that no sample gives.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ Interval = tuple[float, float]
 def bootstrap_intervals(
     scores: npt.ArrayLike, labels: npt.ArrayLike, *, deployed_threshold: float, num_resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Return the central 95 % interval of every image-level figure by name.
+    """Return the central 95 % interval of every image-level figure whose resamples differ, by name.
 
     Args:
         scores: Image scores, (n,).
@@ -98,10 +99,10 @@ def _draws(generator: np.random.Generator, *, rows: int, size: int) -> npt.NDArr
 
 
 def central_interval(values: FloatArray) -> Interval | None:
-    """Return the percentiles around the central 95 % of the defined values; None where none is defined."""
+    """Return the percentiles around the central 95 % of the defined values; None without width or values."""
     defined = values[np.isfinite(values)]
     if defined.size == 0:
         return None
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high)
+    return (float(low), float(high)) if low < high else None

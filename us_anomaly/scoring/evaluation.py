@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from us_anomaly.errors import DataError
-from us_anomaly.scoring.bootstrap import CONFIDENCE, Interval, bootstrap_intervals
+from us_anomaly.scoring.bootstrap import CONFIDENCE, Interval
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.image_metrics import image_metrics
+from us_anomaly.scoring.intervals import image_intervals
 from us_anomaly.scoring.metric_set import MetricSet, united
 from us_anomaly.scoring.pixel_curve import figure_names
 from us_anomaly.scoring.pixel_metrics import PixelEvaluation, evaluate_pixels
@@ -30,10 +31,10 @@ _PER_TYPE = ("image_auroc", "image_average_precision", "deployed_recall", "misse
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resampling:
-    """How the intervals are made."""
+    """How intervals are resampled, where they do not follow from counts."""
 
     num_resamples: int
-    """0 leaves the intervals out."""
+    """0 leaves all intervals out."""
     seed: int
     """The same seed gives the same intervals."""
 
@@ -103,7 +104,7 @@ class _ImageLevel:
 def _image_level(images: Sequence[ScoredImage], *, threshold: float, resampling: Resampling) -> _ImageLevel:
     scores = [image.score for image in images]
     labels = [image.is_anomalous for image in images]
-    intervals = bootstrap_intervals(
+    intervals = image_intervals(
         scores,
         labels,
         deployed_threshold=threshold,

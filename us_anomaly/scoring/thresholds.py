@@ -116,9 +116,14 @@ def _best_f1(scores: FloatArray, anomalous: BoolArray) -> float:
     return separating_threshold(alarms, int(np.argmax(f1_score(alarms)[0])))
 
 
+def num_allowed(share: float, num_normal: int) -> int:
+    """Return how many of `num_normal` pictures a rule may call anomalous that allows at most `share` of them."""
+    return math.floor(share * num_normal + _ROUNDING)
+
+
 def _lowest_with_at_most(normal_scores: FloatArray, share: float) -> float:
     """Return the lowest threshold that at most `share` of the scores reach."""
-    allowed = math.floor(share * normal_scores.size + _ROUNDING)
+    allowed = num_allowed(share, normal_scores.size)
     descending = np.sort(normal_scores)[::-1]
     if allowed >= descending.size:
         return float(descending[-1])

@@ -1,0 +1,66 @@
+"""What `usad calibrate` says of a threshold that rests on few normal pictures: here two."""
+
+import logging
+
+import pytest
+
+from us_anomaly.commands import calibrate
+from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.scoring import threshold_support
+
+WAYS_OUT = (
+    "give validation more (split.ratios, or split.validation_fraction where the data set has its own split), or set a number: "
+    "calibration.threshold=NUMBER"
+)
+
+
+@pytest.fixture
+def calibrated(compose, tiny, trained_copy, caplog):
+    """Return a function from overrides to the threshold and what the command logged, with the levels."""
+
+    def run(*overrides: str) -> tuple[float, list[tuple[int, str]]]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            calibrate.run(compose("calibrate", *tiny(trained_copy, *overrides)))
+        said = [(record.levelno, record.message) for record in caplog.records if record.name == calibrate.__name__]
+        return read_json(trained_copy / "calibration.json")["calibration"]["image_threshold"], said
+
+    return run
+
+
+@pytest.fixture
+def two_are_enough(monkeypatch):
+    monkeypatch.setattr(threshold_support, "MIN_NORMAL", 2)
+
+
+def test_two_normal_validation_pictures_are_too_few_and_that_is_one_warning_each_time(calibrated):
+    said = "2 normal validation pictures are too few for a threshold that can be trusted: take at least 5, better many more; "
+    for _ in range(2):  # the second time, the file is up to date
+        assert calibrated("calibration.threshold=quantile")[1] == [(logging.WARNING, said + WAYS_OUT)]
+
+
+@pytest.mark.usefixtures("two_are_enough")
+def test_a_rate_that_changes_nothing_is_one_warning_and_one_that_is_coarse_a_remark(calibrated):
+    rule = "calibration.threshold=max_false_positive_rate"
+    coarse, remark = calibrated(rule, "calibration.max_false_positive_rate=0.01")
+    strict, warning = calibrated(rule, "calibration.max_false_positive_rate=0.001")
+    assert strict == coarse
+    assert remark == [
+        (
+            logging.INFO,
+            "the threshold lies just above the highest of 2 normal validation pictures: on average 1 in 3 new good pictures will "
+            "reach it (for calibration.max_false_positive_rate=0.01 it takes 100)",
+        )
+    ]
+    assert warning == [
+        (
+            logging.WARNING,
+            "2 normal validation pictures cannot support calibration.max_false_positive_rate=0.001: they resolve 1 in 2 at best, "
+            "so the threshold lies just above the highest of them, and on average 1 in 3 new good pictures will reach it; it "
+            f"takes 1000: {WAYS_OUT}",
+        )
+    ]
+
+
+def test_the_number_that_the_warning_advises_is_taken_without_one(calibrated):
+    assert calibrated("calibration.threshold=3.5") == (3.5, [])
