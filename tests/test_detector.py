@@ -64,7 +64,8 @@ def test_arrays_paths_and_texts_of_one_or_many_pictures_give_the_same(detector, 
     with Image.open(path) as picture:
         pixels = np.array(picture)
     expected = detector.predict([path])[0]
-    ways = [path, str(path), pixels, [str(path)], [pixels], np.stack([pixels, pixels]), iter([path])]
+    of_pil = Image.fromarray(pixels)
+    ways = [path, str(path), pixels, of_pil, [str(path)], [pixels], [of_pil], np.stack([pixels, pixels]), iter([path])]
     for images in ways:
         prediction = detector.predict(images)[0]
         assert prediction.anomaly_score == expected.anomaly_score
@@ -116,6 +117,11 @@ def test_what_is_no_rgb_picture_of_bytes_is_refused(detector, pixels):
         detector.predict(pixels)
     message = f"a picture must be an RGB array (height, width, 3) of uint8, got shape {pixels.shape} of {pixels.dtype}"
     assert str(caught.value) == message
+
+
+def test_what_is_no_picture_at_all_is_refused(detector):
+    with pytest.raises(DataError, match=r"a picture must be a path, an RGB array .* or a picture of PIL, got Tensor"):
+        detector.predict([torch.zeros(3, 8, 8)])
 
 
 def test_a_file_that_is_no_picture_is_named(detector, tmp_path):

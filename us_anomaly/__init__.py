@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["Detector", "__version__", "load"]
 
 
+def __dir__() -> list[str]:
+    """Return the names that are meant for use, whether they were imported yet or not."""
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import the detector on first use, so that ``usad --help`` never loads torch."""
     if name == "Detector":

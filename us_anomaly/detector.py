@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from us_anomaly.data.augmentation import Pipeline
@@ -26,6 +27,8 @@ from us_anomaly.training.normalization import TeacherStatistics
 
 DEFAULT_MAX_IMAGE_PIXELS = 1_000_000_000
 FloatMap = npt.NDArray[np.float32]
+ImageLike = str | Path | npt.NDArray[np.uint8] | Image.Image
+"""A file, an RGB array (H, W, 3) of bytes, or a picture of PIL."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,30 +135,38 @@ class Detector:
             )
         return model.positions.relate(raw)
 
-    def predict(
-        self, images: Iterable[str | Path | npt.NDArray[np.uint8]] | str | Path | npt.NDArray[np.uint8]
-    ) -> list[Prediction]:
+    def predict(self, images: Iterable[ImageLike] | ImageLike) -> list[Prediction]:
         """Return a prediction for every image.
 
         Args:
-            images: Paths, or RGB arrays (H, W, 3) of bytes; a single one is taken as a list of one.
+            images: Paths, RGB arrays (H, W, 3) of bytes, or pictures of PIL; a single one is taken as a list of one.
 
         Raises:
             BadImageError: A file cannot be decoded.
-            DataError: An array is no RGB picture of bytes, or a picture has another size than `scoring.per_position` knows.
+            DataError: Something is no picture, an array is no RGB picture of bytes, or a picture has another size than
+                `scoring.per_position` knows.
             ArtifactError: The networks give values that are not finite numbers.
             MissingArtifactError: The detector was not calibrated.
         """
-        single = isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim < 4)
+        single = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
         return list(self.stream([images] if single else images))  # type: ignore[list-item, arg-type]
 
-    def stream(self, images: Iterable[str | Path | npt.NDArray[np.uint8]]) -> Iterator[Prediction]:
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
         """Yield a prediction for every image as it is computed, in order."""
         for image in images:
-            pixels = (
-                image if isinstance(image, np.ndarray) else read_image(Path(image), max_pixels=self.max_image_pixels)
-            )
-            yield self.predict_pixels(pixels)
+            yield self.predict_pixels(self._pixels(image))
+
+    def _pixels(self, image: ImageLike) -> npt.NDArray[np.uint8]:
+        match image:
+            case np.ndarray():
+                return image
+            case str() | Path():
+                return read_image(Path(image), max_pixels=self.max_image_pixels)
+            case Image.Image():
+                return np.asarray(image.convert("RGB"))
+        raise DataError(
+            f"a picture must be a path, an RGB array (height, width, 3) of uint8 or a picture of PIL, got {type(image).__name__}"
+        )
 
     def predict_pixels(self, pixels: npt.NDArray[np.uint8]) -> Prediction:
         """Return the prediction for one RGB picture (H, W, 3) of bytes.

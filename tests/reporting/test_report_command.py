@@ -33,10 +33,12 @@ def test_a_report_by_another_version_of_the_pages_is_made_again(settings_of, tra
     assert (trained_copy / "report/index.html").stat().st_mtime_ns > before
 
 
-def test_a_page_that_was_deleted_is_made_again(settings_of, trained_copy):
-    (trained_copy / "report/evaluation.html").unlink()
+@pytest.mark.parametrize("pattern", ["evaluation.html", "pictures/*", "values/*"])
+def test_a_page_or_picture_that_was_deleted_is_made_again(settings_of, trained_copy, pattern):
+    deleted = min((trained_copy / "report").glob(pattern))
+    deleted.unlink()
     report.run(settings_of())
-    assert (trained_copy / "report/evaluation.html").exists()
+    assert deleted.exists()
 
 
 def test_overwriting_draws_no_picture_twice(settings_of, trained_copy):

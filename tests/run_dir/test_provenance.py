@@ -108,12 +108,20 @@ def test_another_setting_makes_it_stale_and_is_named_with_both_values(run_dir):
     )
 
 
+def test_an_input_that_came_or_went_is_not_called_another_one(run_dir):
+    noted(run_dir)
+    now = dataclasses.replace(RECIPE, inputs={"p66/students.pt": "0"})
+    _, reason = state(run_dir, run_dir.calibration, now)
+    assert "it was made without p66/students.pt" in reason
+    assert all(f"it was made with {name}" in reason for name in RECIPE.inputs)
+
+
 def test_another_input_makes_it_stale(run_dir):
     noted(run_dir)
     now = dataclasses.replace(RECIPE, inputs={"p33/students.pt": "other", "p33/teacher.pt": "new"})
     assert state(run_dir, run_dir.calibration, now) == (
         "stale",
-        "it was made from another p33/students.pt; it was made from another p33/teacher.pt",
+        "it was made from another p33/students.pt; it was made without p33/teacher.pt",
     )
 
 

@@ -15,6 +15,7 @@ from us_anomaly.commands import (
     split,
     train_students,
 )
+from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.metric_names import LABELS, shown
 from us_anomaly.reporting.pages.files import ReportFiles
 from us_anomaly.reporting.progress import clock_text
@@ -50,6 +51,7 @@ def stages_of(settings: Settings) -> list[tuple[str, Callable[[Settings], None]]
 def run(settings: Settings) -> None:
     """Run all stages."""
     started = time.monotonic()
+    choose_compute(settings.runtime)  # a device that is not there is told before thousands of pictures are decoded
     stages = stages_of(settings)
     with as_stage():
         for number, (name, stage) in enumerate(stages, start=1):

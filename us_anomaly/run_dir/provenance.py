@@ -210,7 +210,10 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
         if then != now:
             differences.append(f"it was made with {key}={_shown(then)}, now {key}={_shown(now)}")
     for name in sorted(note["inputs"].keys() | recipe.inputs.keys()):
-        if note["inputs"].get(name) != recipe.inputs.get(name):
+        then, now = note["inputs"].get(name), recipe.inputs.get(name)
+        if then is None or now is None:
+            differences.append(f"it was made {'without' if then is None else 'with'} {name}")
+        elif then != now:
             words = recipe.explain[name]() if name in recipe.explain else ""
             differences.append(f"it was made from another {name}" + (f" ({words})" if words else ""))
     return differences

@@ -22,8 +22,8 @@ class ReportFiles:
 
     @property
     def vouched_for(self) -> list[Path]:
-        """Pages, data, style and scripts that are there; the pictures are too many to look after one by one."""
-        folders = (self.root, self.assets, self.data)
+        """Pages, data, style, scripts and pictures that are there."""
+        folders = (self.root, self.assets, self.data, self.pictures, self.values)
         files = (path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file())
         return sorted(path for path in files if path != self.index)
 
