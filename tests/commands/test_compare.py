@@ -1,10 +1,16 @@
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
+from compared_runs import write_run
 
 from us_anomaly.commands import compare
+from us_anomaly.commands.run import STAGES
 from us_anomaly.errors import DataError, SettingsError
+from us_anomaly.reporting.comparison import COLUMNS
 
 EVALUATION = {
     "format_version": 1,
@@ -51,6 +57,53 @@ def test_a_baseline_adds_the_table_of_differences(run_dir, tmp_path, capsys):
     shutil.copytree(run_dir, tmp_path / "old")
     compare.run([str(run_dir)], baseline=str(tmp_path / "old"))
     assert "difference to" in capsys.readouterr().out
+
+
+def test_rows_of_a_real_run_directory_are_called_after_its_settings(trained, compose, tiny, tmp_path, capsys):
+    again = shutil.copytree(trained, tmp_path / "again")
+    calibrated = ["scoring.smoothing_sigma_px=2", "scoring.border_px=0"]
+    for _, stage in STAGES:
+        stage(compose("run", *tiny(again, *calibrated)))
+    capsys.readouterr()
+    compare.run([str(trained), str(again)], output=str(tmp_path / "table.csv"))
+    printed = capsys.readouterr().out
+    assert "folder: border_px=16, smoothing_sigma_px=0.0" in printed
+    assert "folder: border_px=0, smoothing_sigma_px=2.0" in printed
+    assert "unknown" not in printed
+    columns = (tmp_path / "table.csv").read_text().splitlines()[0].split(",")
+    assert columns[-3:] == ["run_dir", "scoring.border_px", "scoring.smoothing_sigma_px"]
+
+
+def test_a_run_directory_that_was_copied_is_counted_once(trained, trained_copy, capsys):
+    compare.run([str(trained), str(trained_copy)])
+    assert f"never the best: {trained_copy} (as {trained}). A sweep that grew" in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_gets_tables_of_its_width(run_dir, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "70")
+    evaluation = EVALUATION | {"metrics": dict.fromkeys(COLUMNS, 0.5)}
+    (run_dir / "evaluation.json").write_text(json.dumps(evaluation))
+    compare.run([str(run_dir)])
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "figures per run (1 of 2)" in printed
+    assert printed.count("0.500") == 2 * len(COLUMNS)
+    assert max(map(len, printed.splitlines())) <= 70
+
+
+def test_settings_that_do_not_fit_into_names_are_named(tmp_path, capsys):
+    for n in (0, 1):
+        write_run(tmp_path / str(n), settings={f"scoring.{letter}": n for letter in "abcd"})
+    compare.run([str(tmp_path)])
+    assert "The runs differ in scoring.b, scoring.c, scoring.d, too; output=FILE" in capsys.readouterr().out
+
+
+def test_the_help_lists_what_the_command_takes_and_no_groups_of_other_commands():
+    command = [sys.executable, "-m", "us_anomaly", "compare", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "baseline: null" in text
+    assert "Configuration groups" not in text
+    assert "backbone" not in text
 
 
 def test_no_folder_is_refused_with_an_example():

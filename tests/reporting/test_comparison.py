@@ -5,19 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+from compared_runs import write_run
 from drawn_run import THRESHOLD, draw_run
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from us_anomaly.data.sample import of_split
 from us_anomaly.reporting.comparison import compare
-from us_anomaly.reporting.comparison_formats import (
-    comparison_csv,
-    comparison_json,
-    comparison_markdown,
-    comparison_notes,
-    comparison_tables,
-)
+from us_anomaly.reporting.comparison_cells import comparison_notes
+from us_anomaly.reporting.comparison_formats import comparison_csv, comparison_json, comparison_markdown
+from us_anomaly.reporting.comparison_tables import comparison_tables
 from us_anomaly.reporting.run_collection import collect_runs
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.evaluation import evaluate
@@ -71,8 +68,8 @@ def runs(tmp_path):
 
 
 def compared(folders, *, baseline=None):
-    references = collect_runs([baseline])[0] if baseline else []
-    return compare(*collect_runs(folders), baseline=references)
+    references = collect_runs([baseline], off={})[0] if baseline else []
+    return compare(*collect_runs(folders, off={}), baseline=references)
 
 
 def change(run_dir, **changes):
@@ -84,23 +81,30 @@ def test_there_is_a_row_per_category_and_the_mean_of_each_figure(runs):
     comparison = compared(runs)
     assert [row.name for row in comparison.rows] == ["cable", "bottle"]
     figures = [row.figures["image_auroc"] for row in comparison.rows]
-    assert comparison.mean["image_auroc"] == pytest.approx(np.mean(figures))
+    assert [mean.called("mean") for mean in comparison.means] == ["mean"]
+    assert comparison.means[0].figures["image_auroc"] == pytest.approx(np.mean(figures))
     assert {"image_auroc", "deployed_recall", "aupro_0.3"} <= set(comparison.columns)
     assert "auspro_0.3" not in comparison.columns
 
 
-def test_the_best_of_each_column_is_known_and_nobody_is_best_where_all_are_equal(runs):
-    comparison = compared(runs)
-    assert comparison.best["image_auroc"] == ["bottle"]
+def test_the_best_of_a_data_set_is_known_and_nobody_is_best_where_all_are_equal(runs, tmp_path):
+    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    comparison = compared([*runs, better])
+    assert comparison.best["image_auroc"] == ["cable (better/run)"]
     assert comparison.best["pixel_auroc"] == []
 
 
-def test_fewer_false_alarms_are_better(runs):
+def test_categories_are_not_told_which_of_them_is_the_easiest(runs):
+    assert not any(compared(runs).best.values())
+
+
+def test_fewer_false_alarms_are_better(runs, tmp_path):
+    better = evaluated_run(tmp_path / "better", category="cable")
     path = runs[0] / "evaluation.json"
     evaluation = json.loads(path.read_text())
     evaluation["metrics"]["deployed_false_positive_rate"] = 0.9
     path.write_text(json.dumps(evaluation))
-    assert compared(runs).best["deployed_false_positive_rate"] == ["bottle"]
+    assert compared([runs[0], better]).best["deployed_false_positive_rate"] == ["cable (better/run)"]
 
 
 def test_a_sweep_folder_gives_its_runs_in_the_order_of_their_numbers(tmp_path, runs):
@@ -146,7 +150,7 @@ def test_an_evaluation_that_cannot_be_read_is_listed_with_its_reason(runs, text,
 def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path, runs):
     shutil.copytree(runs[0], tmp_path / "again")
     names = [row.name for row in compared([runs[0], tmp_path / "again"]).rows]
-    assert names == [f"cable ({runs[0].as_posix()})", f"cable ({(tmp_path / 'again').as_posix()})"]
+    assert names == ["cable (cable/run)", "cable (again)"]
 
 
 def test_differences_to_a_baseline_of_the_same_images_have_paired_intervals(tmp_path, runs):
@@ -160,11 +164,18 @@ def test_differences_to_a_baseline_of_the_same_images_have_paired_intervals(tmp_
     assert row.differences["aupro_0.3"].interval is None
 
 
+def test_all_runs_of_a_data_set_are_resampled_alike_whatever_their_seed(tmp_path, runs):
+    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    before = compared([better], baseline=runs[0]).rows[0].differences
+    change(better, bootstrap={"num_resamples": 100, "seed": 5})
+    assert compared([better], baseline=runs[0]).rows[0].differences == before
+
+
 def test_validation_images_take_no_part_in_the_pairing(tmp_path, runs):
     path = runs[0] / "predictions.jsonl"
     val = json.loads(path.read_text().splitlines()[0]) | {"filename": "train/good/0.png"}
     path.write_text(json.dumps(val) + "\n" + path.read_text())
-    (run,), _ = collect_runs([runs[0]])
+    (run,), _ = collect_runs([runs[0]], off={})
     scores = run.test_scores()
     assert "train/good/0.png" not in scores
     labels, values = zip(*scores.values(), strict=True)
@@ -181,7 +192,7 @@ def test_a_baseline_folder_serves_each_row_with_its_own_category(tmp_path, runs)
     comparison = compared([new / "cable" / "run", new / "bottle" / "run"], baseline=old)
     gains = [row.differences["image_auroc"].value for row in comparison.rows]
     assert gains[0] > gains[1] == 0  # the old bottle was perfect already
-    mean = comparison.mean_differences["image_auroc"]
+    mean = comparison.means[0].differences["image_auroc"]
     assert mean.value == pytest.approx(np.mean(gains))
     assert mean.interval[0] <= mean.value <= mean.interval[1]
 
@@ -219,7 +230,7 @@ def test_a_baseline_of_other_images_is_noted(runs):
 def test_names_with_brackets_are_printed_as_they_are(runs):
     change(runs[1], data_set={"name": "drawn", "category": "[red]bottle"})
     console = Console(file=io.StringIO(), width=300)
-    for table in comparison_tables(compared(runs, baseline=runs[0])):
+    for table in comparison_tables(compared(runs, baseline=runs[0]), width=300):
         console.print(table)
     assert console.file.getvalue().count("[red]bottle") == 2
 
@@ -235,43 +246,92 @@ def test_a_figure_that_a_run_lacks_is_left_out_of_the_mean_and_said(runs):
     del evaluation["metrics"]["aupro_0.3"]
     path.write_text(json.dumps(evaluation))
     comparison = compared(runs)
-    assert comparison.num_averaged["aupro_0.3"] == 1
-    assert comparison_notes(comparison) == ["AU-PRO 0.3 is the mean of 1 of 2 runs; the others do not have it."]
+    assert comparison.means[0].num_averaged["aupro_0.3"] == 1
+    assert comparison_notes(comparison) == ["mean: only 1 of 2 runs have AU-PRO 0.3."]
     assert next(csv.DictReader(io.StringIO(comparison_csv(comparison))))["aupro_0.3"] != ""
     assert list(csv.DictReader(io.StringIO(comparison_csv(comparison))))[1]["aupro_0.3"] == ""
 
 
 def test_the_printed_table_has_resolution_mean_and_differences(runs, tmp_path):
-    runs[1] = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
     console = Console(file=io.StringIO(), width=300, force_terminal=True)
-    for table in comparison_tables(compared(runs, baseline=runs[0])):
+    for table in comparison_tables(compared([*runs, better], baseline=runs[0]), width=300):
         console.print(table)
     text = console.file.getvalue()
+    assert "figures per run, best of each data set in bold" in text
     assert "resolution of pixel figures: original" in text
-    assert "mean" in text
     assert f"difference to {runs[0].as_posix()}" in text
     assert "+0.083 (+0.000 to +0." in text
     assert "\x1b[1m1.000\x1b[0m" in text  # the best is bold
 
 
-def test_markdown_marks_the_best_and_escapes_bars(runs):
-    change(runs[1], data_set={"name": "drawn", "category": "a|b"})
-    text = comparison_markdown(compared(runs, baseline=runs[0]))
+def test_markdown_marks_the_best_and_escapes_bars(runs, tmp_path):
+    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    for run in (runs[0], better):
+        change(run, data_set={"name": "drawn", "category": "a|b"})
+    text = comparison_markdown(compared([runs[0], better], baseline=runs[0]))
     lines = text.splitlines()
     assert lines[0].startswith("| run | image AUROC | image average precision | F1 (oracle) | F1 (deployed) |")
-    assert lines[3].startswith("| a\\|b | **1.000** |")
-    assert lines[4].startswith("| mean | ")
-    assert any(line.startswith("| a\\|b | +0.083 |") for line in lines)
+    assert lines[3].startswith("| a\\|b (better/run) | **1.000** |")
+    assert f"Difference to {runs[0].as_posix()}, with 95% interval where test images can be paired:" in lines
+    assert any(line.startswith("| a\\|b (better/run) | +0.083 (") for line in lines)
 
 
-def test_csv_has_rows_for_mean_and_best_and_columns_for_differences(runs, tmp_path):
+def test_markdown_has_the_mean_of_all_categories_and_no_settings_where_none_differ(runs):
+    lines = comparison_markdown(compared(runs)).splitlines()
+    assert lines[0].endswith("| AU-PRO 0.05 |")
+    assert lines[4].startswith("| mean | 0.958 |")
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Write a sweep over seeds that grew and so has one run twice."""
+    return [
+        write_run(tmp_path / str(n), metrics={"image_auroc": auroc}, settings={"seed": seed, "students.steps": 5})
+        for n, (seed, auroc) in enumerate([(0, 0.5), (1, 0.75), (1, 0.75)])
+    ] + [write_run(tmp_path / "3", category="leather", metrics={"image_auroc": 0.25})]
+
+
+def test_markdown_has_all_settings_in_which_the_runs_differ_in_its_last_column(sweep):
+    lines = comparison_markdown(compared(sweep)).splitlines()
+    assert lines[:3] == [
+        "| run | image AUROC | settings |",
+        "| --- | ---: | --- |",
+        "| tile: seed=0, steps=5 | 0.500 | seed=0, students.steps=5 |",
+    ]
+    assert "| smallest of 2 seeds, tile: steps=5 | 0.500 | students.steps=5 |" in lines
+
+
+def test_csv_has_a_row_for_the_mean_and_columns_for_differences(runs):
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(compared(runs, baseline=runs[0])))))
+    assert [row["run"] for row in rows] == ["cable", "bottle", "mean", "best"]
+    assert rows[0]["image_auroc_difference"] == ""
+    assert float(rows[1]["image_auroc_difference"]) > 0
+    assert float(rows[2]["image_auroc"]) == pytest.approx(0.958, abs=0.001)
+
+
+def test_csv_has_the_interval_of_a_difference_and_names_the_best(runs, tmp_path):
     better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
     rows = list(csv.DictReader(io.StringIO(comparison_csv(compared([runs[0], better], baseline=runs[0])))))
-    assert [row["run"][:5] for row in rows] == ["cable", "cable", "mean", "best"]
-    assert rows[3]["image_auroc"] == rows[1]["run"]
-    assert float(rows[1]["image_auroc_difference"]) > 0
-    assert rows[0]["image_auroc_difference"] == ""
+    assert [row["run"] for row in rows] == ["cable (cable/run)", "cable (better/run)", "best"]
+    assert rows[2]["image_auroc"] == rows[1]["run"]
     assert float(rows[1]["image_auroc_low"]) <= float(rows[1]["image_auroc_high"])
+
+
+def test_csv_has_folders_repeats_and_settings_in_its_last_columns(sweep):
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(compared(sweep)))))
+    assert list(rows[0]) == ["run", "resolution", "image_auroc", "run_dir", "repeats", "seed", "students.steps"]
+    assert [(row["run_dir"], row["repeats"], row["seed"], row["students.steps"]) for row in rows[:4]] == [
+        (sweep[0].as_posix(), "", "0", "5"),
+        (sweep[1].as_posix(), "", "1", "5"),
+        (sweep[2].as_posix(), sweep[1].as_posix(), "1", "5"),
+        (sweep[3].as_posix(), "", "0", "10"),
+    ]
+    assert [(row["run"], row["image_auroc"], row["seed"], row["students.steps"]) for row in rows[4:-1]] == [
+        ("mean of 2 seeds, tile: steps=5", "0.625", "", "5"),
+        ("smallest of 2 seeds, tile: steps=5", "0.5", "", "5"),
+        ("largest of 2 seeds, tile: steps=5", "0.75", "", "5"),
+    ]
 
 
 def test_the_json_holds_the_whole_comparison(runs, tmp_path):
@@ -279,4 +339,15 @@ def test_the_json_holds_the_whole_comparison(runs, tmp_path):
     content = json.loads(json.dumps(comparison_json(comparison), allow_nan=False))
     assert content["rows"][1]["differences"]["image_auroc"] == {"value": pytest.approx(2 / 24), "interval": None}
     assert content["unusable"][0]["reason"] == "there is no such folder"
-    assert content["best"]["image_auroc"] == ["bottle"]
+    assert content["mean"]["image_auroc"] == pytest.approx(23 / 24)
+    assert content["num_averaged"]["image_auroc"] == 2
+    assert content["mean_differences"]["image_auroc"]["value"] == pytest.approx(2 / 24)
+
+
+def test_the_json_holds_settings_as_values_and_the_means_over_seeds(sweep):
+    content = json.loads(json.dumps(comparison_json(compared(sweep)), allow_nan=False))
+    assert content["settings"] == ["seed", "students.steps"]
+    assert content["rows"][1]["settings"] == {"seed": 1, "students.steps": 5}
+    assert content["rows"][2]["repeats"] == sweep[1].as_posix()
+    assert content["seed_means"][0]["smallest"] == {"image_auroc": 0.5}
+    assert content["mean"] == {}

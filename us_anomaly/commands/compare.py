@@ -6,14 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from us_anomaly.commands.recipes import OFF
 from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.reporting.comparison import Comparison, compare
-from us_anomaly.reporting.comparison_formats import (
-    WRITERS,
-    comparison_notes,
-    comparison_tables,
-    output_files,
-)
+from us_anomaly.reporting.comparison_cells import comparison_notes
+from us_anomaly.reporting.comparison_formats import WRITERS, output_files
+from us_anomaly.reporting.comparison_tables import comparison_tables, note_on_labels
 from us_anomaly.reporting.run_collection import EvaluatedRun, Unusable, collect_runs
 from us_anomaly.run_dir.atomic import write_json, write_text
 
@@ -40,11 +38,11 @@ def run(folders: Sequence[str], *, baseline: str | None = None, output: str | No
         raise SettingsError(
             f"the output of compare is a folder, or a file that ends in {', '.join(WRITERS)}; got {output}"
         )
-    runs, unusable = collect_runs([Path(folder).expanduser() for folder in folders])
+    runs, unusable = collect_runs([Path(folder).expanduser() for folder in folders], off=OFF)
     _require(runs, unusable, "none of the folders can be compared")
     references: list[EvaluatedRun] = []
     if baseline is not None:
-        references, not_references = collect_runs([Path(baseline).expanduser()])
+        references, not_references = collect_runs([Path(baseline).expanduser()], off=OFF)
         _require(references, not_references, f"the baseline {baseline} cannot be compared with")
     comparison = compare(runs, unusable, baseline=references)
     _show(comparison)
@@ -61,9 +59,9 @@ def _require(runs: Sequence[EvaluatedRun], unusable: Sequence[Unusable], complai
 
 def _show(comparison: Comparison) -> None:
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH_IN_FILES)
-    for table in comparison_tables(comparison):
+    for table in comparison_tables(comparison, width=console.width):
         console.print(table)
-    for note in comparison_notes(comparison):
+    for note in [*note_on_labels(comparison), *comparison_notes(comparison)]:
         console.print(note, markup=False, soft_wrap=True)
 
 

@@ -24,7 +24,7 @@ BUILTIN = "builtin"
 LIST_OF_PICTURES = "list of pictures"
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
 """Settings of the group `teacher` that change nothing about a teacher."""
-_OFF = {
+OFF = {
     "teacher.start_from": None,
     "teacher.whiten_targets": False,
     "teacher.optimizer": "adam",
@@ -173,7 +173,7 @@ class Recipes:
         decisive = _without_what_is_off(decisive)
         if self.settings.finetuning.enabled:
             decisive["finetuning.enabled"] = True
-        return Recipe(command=command, settings=decisive, inputs=inputs, when_absent=_OFF)
+        return Recipe(command=command, settings=decisive, inputs=inputs, when_absent=OFF)
 
     @functools.cache  # noqa: B019
     def statistics(self, patch_size: int) -> Recipe:
@@ -205,7 +205,7 @@ class Recipes:
                 **self.statistics(patch_size).inputs,
                 **self._checked(self.run_dir.teacher_statistics(patch_size), self.statistics(patch_size)),
             },
-            when_absent=_OFF,
+            when_absent=OFF,
         )
 
     @functools.cache  # noqa: B019
@@ -223,7 +223,7 @@ class Recipes:
                 **self.students(patch_size).inputs,
                 **self._checked(self.run_dir.students(patch_size), self.students(patch_size)),
             },
-            when_absent=_OFF,
+            when_absent=OFF,
         )
 
     @functools.cached_property
@@ -244,7 +244,7 @@ class Recipes:
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
             inputs=inputs,
-            when_absent=_OFF,
+            when_absent=OFF,
         )
 
     @functools.cached_property
@@ -291,7 +291,7 @@ class Recipes:
 
 def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:
     """Leave out what came later and is off, so that what was made before is still up to date."""
-    return {key: value for key, value in settings.items() if key not in _OFF or value != _OFF[key]}
+    return {key: value for key, value in settings.items() if key not in OFF or value != OFF[key]}
 
 
 def _hash_of_weights(weights: str) -> str:

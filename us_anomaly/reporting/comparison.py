@@ -1,15 +1,13 @@
-"""Many evaluations side by side: figures, their mean, the best, and what each run gains over a baseline."""
+"""Many evaluations side by side: figures, means, the best, and what each run gains over a baseline."""
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from us_anomaly.reporting.metric_names import LABELS, LOWER_IS_BETTER
+from us_anomaly.reporting.comparison_means import Mean, Measured, best_rows, data_set_means, seed_means
+from us_anomaly.reporting.comparison_rows import Row, differences, paired, reference_of
+from us_anomaly.reporting.comparison_settings import data_sets, distinction, labels, repeated
+from us_anomaly.reporting.metric_names import LABELS
 from us_anomaly.reporting.run_collection import EvaluatedRun, Unusable
-from us_anomaly.scoring.bootstrap import Interval, central_interval, paired_differences
-from us_anomaly.scoring.ranking import FloatArray
 
 COLUMNS = (
     "image_auroc",
@@ -29,47 +27,26 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """What a figure gains over the baseline."""
-
-    value: float
-    """Figure minus baseline figure."""
-    interval: Interval | None
-    """Central 95 % over paired resamples of the test images; None where images cannot be paired."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One run in the table."""
-
-    name: str
-    folder: str
-    resolution: str
-    figures: dict[str, float]
-    """Without those that are absent."""
-    differences: dict[str, Difference]
-    """Empty without a baseline, and for the baseline itself."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """The whole table."""
 
     columns: list[str]
     """Figures that at least one run has."""
+    settings: list[str]
+    """Settings in which the runs differ, by dotted key; the data apart."""
     rows: list[Row]
-    mean: dict[str, float]
-    """Over the runs that have the figure."""
-    num_averaged: dict[str, int]
-    """How many these are."""
+    seed_means: list[Mean]
+    """Of the rows of one data set that differ by their seed only."""
+    means: list[Mean]
+    """Over data sets: one, unless some data set has rows of several settings; then one for each combination of settings."""
     best: dict[str, list[str]]
-    """Names of the runs with the best figure; empty where all are equal."""
-    mean_differences: dict[str, Difference]
-    """Mean difference over the runs that have one; the interval only where all of them could be paired."""
+    """Names of the rows with the best figure of their data set; none where all are equal or there is one."""
     baseline: str | None
     """What the differences are to."""
     notes: list[str]
     """What a reader must know, as sentences."""
+    not_in_labels: list[str]
+    """Those of `settings` that the names of the rows do not show."""
     unusable: list[Unusable]
     """Folders that are not in the table, and why."""
 
@@ -82,39 +59,48 @@ def compare(
     Args:
         runs: Rows of the table.
         unusable: Folders to be listed with their reasons.
-        baseline: Runs that the others are measured against: of several, the one with the same data set and category;
-            a single one serves all rows.
+        baseline: Runs that the others are measured against: of several, the one with the same data set and category whose
+            settings are most alike; a single one serves all rows.
     """
     columns = [name for name in COLUMNS if any(run.figure(name) is not None for run in runs)]
+    differing = distinction(runs)
+    names = labels(runs, differing)
     notes = _resolution_notes(runs)
-    rows, replicates = [], []
-    for run in runs:
-        reference = _reference(run, baseline)
-        if baseline and reference is None:
-            notes.append(f"{run.name}: the baseline has no run of this data set and category, so no difference.")
-        if reference is not None and reference.subject != run.subject:
-            notes.append(f"{run.name}: the baseline was evaluated on other images, so the difference says little.")
-        resamples = {} if reference is None else _paired(run, reference)
-        replicates.append(resamples)
-        rows.append(
-            Row(
-                name=run.name,
-                folder=run.folder.as_posix(),
-                resolution=run.evaluation["resolution"],
-                figures={name: value for name in columns if (value := run.figure(name)) is not None},
-                differences=_differences(run, reference, resamples, columns),
+    measured = []
+    for run, name, values, data_set, first in zip(
+        runs, names, differing.values, data_sets(runs), repeated(runs), strict=True
+    ):
+        reference = reference_of(run, baseline)
+        notes += _baseline_notes(run, name, reference, baseline)
+        resamples = {} if reference is None else paired(run, reference)
+        row = Row(
+            name=name,
+            folder=run.folder.as_posix(),
+            resolution=run.evaluation["resolution"],
+            figures={column: value for column in columns if (value := run.figure(column)) is not None},
+            differences=differences(run, reference, resamples, columns=columns),
+            settings=values,
+            repeats=None if first is None else first.folder.as_posix(),
+        )
+        measured.append(
+            Measured(
+                row=row,
+                subject=run.name,
+                data_set=data_set,
+                are_settings_known=run.origin is not None,
+                resamples=resamples,
             )
         )
-    values = {name: [row.figures[name] for row in rows if name in row.figures] for name in columns}
     return Comparison(
         columns=columns,
-        rows=rows,
-        mean={name: float(np.mean(values[name])) for name in columns},
-        num_averaged={name: len(values[name]) for name in columns},
-        best={name: _best(name, rows) for name in columns},
-        mean_differences=_mean_differences(rows, replicates, columns),
+        settings=differing.keys,
+        rows=[one.row for one in measured],
+        seed_means=seed_means(measured, differing, columns=columns),
+        means=data_set_means(measured, differing, columns=columns),
+        best=best_rows(measured, columns=columns),
         baseline=", ".join(dict.fromkeys(run.folder.as_posix() for run in baseline)) or None,
-        notes=notes,
+        notes=notes + _other_pictures(measured) + _unknown_settings(measured) + _repeats(measured),
+        not_in_labels=[key for key in differing.keys if key not in differing.in_labels],
         unusable=list(unusable),
     )
 
@@ -126,72 +112,41 @@ def _resolution_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     return [f"Pixel figures at different resolutions ({', '.join(kinds)}) cannot be compared."]
 
 
-def _reference(run: EvaluatedRun, baseline: Sequence[EvaluatedRun]) -> EvaluatedRun | None:
-    """Return the run of the baseline that `run` is measured against, itself if it is one of them."""
-    candidates = [other for other in baseline if len(baseline) == 1 or other.subject == run.subject]
-    same = [other for other in candidates if other.folder.resolve() == run.folder.resolve()]
-    return None if not candidates else (same or candidates)[0]
+def _baseline_notes(
+    run: EvaluatedRun, name: str, reference: EvaluatedRun | None, baseline: Sequence[EvaluatedRun]
+) -> list[str]:
+    if baseline and reference is None:
+        return [f"{name}: the baseline has no run of this data set and category, so no difference."]
+    if reference is not None and reference.subject != run.subject:
+        return [f"{name}: the baseline was evaluated on other images, so the difference says little."]
+    return []
 
 
-def _paired(run: EvaluatedRun, reference: EvaluatedRun) -> dict[str, FloatArray]:
-    """Return differences over paired resamples by figure; empty where the test images are not the same ones."""
-    ours, theirs = run.test_scores(), reference.test_scores()
-    names = sorted(ours)
-    same_images = ours.keys() == theirs.keys() and all(ours[name][0] == theirs[name][0] for name in names)
-    num_resamples = run.evaluation["bootstrap"]["num_resamples"]
-    if not names or not same_images or run.subject != reference.subject or num_resamples == 0:
-        return {}
-    return paired_differences(
-        [ours[name][1] for name in names],
-        [theirs[name][1] for name in names],
-        [ours[name][0] for name in names],
-        deployed_thresholds=(run.evaluation["threshold"]["value"], reference.evaluation["threshold"]["value"]),
-        num_resamples=num_resamples,
-        # Other resamples for each data set, or what chance does to one would be done to all of the same size.
-        seed=run.evaluation["bootstrap"]["seed"] + zlib.crc32(repr(run.subject).encode()),
-    )
+def _other_pictures(measured: Sequence[Measured]) -> list[str]:
+    return [
+        f"{subject}: the runs saw different pictures or labels, so they count as {len(data_sets)} data sets."
+        for subject in dict.fromkeys(one.subject for one in measured)
+        if len(data_sets := {one.data_set for one in measured if one.subject == subject}) > 1
+    ]
 
 
-def _differences(
-    run: EvaluatedRun, reference: EvaluatedRun | None, resamples: dict[str, FloatArray], columns: Sequence[str]
-) -> dict[str, Difference]:
-    if reference is None or reference.folder.resolve() == run.folder.resolve():
-        return {}
-    differences = {}
-    for name in columns:
-        value, base = run.figure(name), reference.figure(name)
-        if value is not None and base is not None:
-            interval = central_interval(resamples[name]) if name in resamples else None
-            differences[name] = Difference(value=value - base, interval=interval)
-    return differences
-
-
-def _mean_differences(
-    rows: Sequence[Row], replicates: Sequence[dict[str, FloatArray]], columns: Sequence[str]
-) -> dict[str, Difference]:
-    means = {}
-    for name in columns:
-        measured = [
-            (row, resamples) for row, resamples in zip(rows, replicates, strict=True) if name in row.differences
-        ]
-        if not measured:
-            continue
-        paired = [resamples[name] for _, resamples in measured if name in resamples]
-        lengths = {len(row) for row in paired}
-        interval = None
-        if len(paired) == len(measured) and len(lengths) == 1:
-            interval = central_interval(np.mean(paired, axis=0))
-        value = float(np.mean([row.differences[name].value for row, _ in measured]))
-        means[name] = Difference(value=value, interval=interval)
-    return means
-
-
-def _best(name: str, rows: Sequence[Row]) -> list[str]:
-    values = {row.name: row.figures[name] for row in rows if name in row.figures}
-    if len(set(values.values())) < 2:
+def _unknown_settings(measured: Sequence[Measured]) -> list[str]:
+    subjects = [one.subject for one in measured]
+    names = [one.row.name for one in measured if not one.are_settings_known and subjects.count(one.subject) > 1]
+    if not names:
         return []
-    best = min(values.values()) if name in LOWER_IS_BETTER else max(values.values())
-    return [row for row, value in values.items() if value == best]
+    return [f"How these were made is unknown, for not all of it is in their provenance/: {', '.join(names)}."]
+
+
+def _repeats(measured: Sequence[Measured]) -> list[str]:
+    again = [one.row for one in measured if one.row.repeats is not None]
+    if not again:
+        return []
+    pairs = [f"{row.folder} (as {row.repeats})" for row in again]
+    return [
+        f"Pictures and settings of another row, so in no mean and never the best: {', '.join(pairs)}. A sweep that grew leaves "
+        "such folders, because its jobs are numbered anew."
+    ]
 
 
 def label(name: str) -> str:

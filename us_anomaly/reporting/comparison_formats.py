@@ -1,136 +1,104 @@
-"""A comparison of runs for the terminal, spreadsheets, documents and programs."""
+"""A comparison of runs for spreadsheets, documents and programs."""
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
-from us_anomaly.reporting.comparison import Comparison, Difference, label
-from us_anomaly.reporting.metric_names import shown
-
-ABSENT = "–"
-
-
-def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Return the table of figures, and the table of differences where there is a baseline."""
-    tables = [_table(comparison, "figures per run, best in bold", _figure_rows(comparison, "[bold]{}[/bold]".format))]
-    if comparison.baseline is not None:
-        title = f"difference to {comparison.baseline}, with 95% interval where test images can be paired"
-        tables.append(_table(comparison, title, _difference_rows(comparison)))
-    return tables
+from us_anomaly.reporting.comparison import Comparison, label
+from us_anomaly.reporting.comparison_cells import (
+    Line,
+    comparison_notes,
+    difference_lines,
+    difference_title,
+    figure_lines,
+)
+from us_anomaly.reporting.comparison_rows import Difference
+from us_anomaly.reporting.comparison_settings import as_typed
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Return the same tables in Markdown, with the notes and the folders that could not be used."""
-    parts = [_markdown_table(comparison, _figure_rows(comparison, "**{}**".format))]
+    """Return the tables in Markdown, with the notes and the folders that could not be used.
+
+    Where runs differ in settings, the last column says what each has in all of them.
+    """
+    parts = [_markdown_table(comparison, figure_lines(comparison, "**{}**".format))]
     if comparison.baseline is not None:
-        parts.append(f"Difference to {comparison.baseline}, with 95% interval where test images can be paired:\n")
-        parts.append(_markdown_table(comparison, _difference_rows(comparison)))
+        title = difference_title(comparison)
+        parts += [f"{title[0].upper()}{title[1:]}:\n", _markdown_table(comparison, difference_lines(comparison))]
     parts += [f"- {line}\n" for line in comparison_notes(comparison)]
     return "\n".join(parts)
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Return CSV: a row per run, then mean and best; absent figures are empty cells.
+    """Return CSV: a row per run, then means and best; absent figures are empty cells.
 
-    With a baseline, three more columns per figure: difference and the ends of its interval.
+    With a baseline, three more columns per figure: difference and the ends of its interval. The last columns are the run
+    directory, the one that it repeats if there is such a row, and each setting in which the runs differ.
     """
     buffer = io.StringIO()
     columns = ["run", "resolution", *comparison.columns]
     if comparison.baseline is not None:
         columns += [f"{name}_{part}" for name in comparison.columns for part in ("difference", "low", "high")]
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    columns.append("run_dir")
+    if any(row.repeats for row in comparison.rows):
+        columns.append("repeats")
+    writer = csv.DictWriter(buffer, columns + comparison.settings, lineterminator="\n")
     writer.writeheader()
     for row in comparison.rows:
-        writer.writerow({"run": row.name, "resolution": row.resolution, **row.figures, **_csv_cells(row.differences)})
-    writer.writerow({"run": "mean", **comparison.mean, **_csv_cells(comparison.mean_differences)})
+        told = {"run": row.name, "resolution": row.resolution, "run_dir": row.folder}
+        told |= {"repeats": row.repeats} if row.repeats else {}
+        writer.writerow(told | row.figures | _csv_differences(row.differences) | _csv_settings(row.settings))
+    for mean in comparison.seed_means + comparison.means:
+        settings = _csv_settings(mean.settings)
+        gains = _csv_differences(mean.differences)
+        writer.writerow({"run": mean.called("mean"), **mean.figures, **gains, **settings})
+        for what, figures in (("smallest", mean.smallest), ("largest", mean.largest)):
+            if figures:
+                writer.writerow({"run": mean.called(what), **figures, **settings})
     writer.writerow({"run": "best", **{name: "; ".join(best) for name, best in comparison.best.items()}})
     return buffer.getvalue()
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """Return the comparison as plain values."""
+    """Return the comparison as plain values; `mean` and its like are those of the mean of all rows, else empty."""
     content = asdict(comparison)
     content["unusable"] = [{"folder": one.folder.as_posix(), "reason": one.reason} for one in comparison.unusable]
+    of_all: dict[str, Any] = next((mean for mean in content["means"] if not mean["of"]), {})
+    for name, key in (("mean", "figures"), ("num_averaged", "num_averaged"), ("mean_differences", "differences")):
+        content[name] = of_all.get(key, {})
     return content
 
 
-def comparison_notes(comparison: Comparison) -> list[str]:
-    """Return what must be read with the table: notes, incomplete means, and the folders that are missing in it."""
-    partial = [
-        f"{label(name)} is the mean of {count} of {len(comparison.rows)} runs; the others do not have it."
-        for name, count in comparison.num_averaged.items()
-        if count < len(comparison.rows)
+def _markdown_table(comparison: Comparison, lines: Sequence[Line]) -> str:
+    rows = [
+        ["run", *(label(name) for name in comparison.columns), "settings"],
+        ["---", *("---:" for _ in comparison.columns), "---"],
     ]
-    missing = [f"not in the table: {one.folder.as_posix()}: {one.reason}" for one in comparison.unusable]
-    return comparison.notes + partial + missing
-
-
-def _figure_rows(comparison: Comparison, mark: Callable[[str], str]) -> list[list[str]]:
-    """Return the cells of all rows and of the mean; `mark` makes the best of a column stand out."""
-    rows = []
-    for row in comparison.rows:
-        cells = [shown(name, row.figures.get(name)) for name in comparison.columns]
-        marked = [
-            mark(cell) if row.name in comparison.best[name] else cell
-            for name, cell in zip(comparison.columns, cells, strict=True)
-        ]
-        rows.append([row.name, *marked])
-    rows.append(["mean", *(shown(name, comparison.mean[name]) for name in comparison.columns)])
-    return rows
-
-
-def _difference_rows(comparison: Comparison) -> list[list[str]]:
-    named = [(row.name, row.differences) for row in comparison.rows if row.differences]
-    named.append(("mean", comparison.mean_differences))
-    return [[name, *(_difference(cells.get(column)) for column in comparison.columns)] for name, cells in named]
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return ABSENT
-    text = f"{difference.value:+.3f}"
-    if difference.interval is not None:
-        text += f" ({difference.interval[0]:+.3f} to {difference.interval[1]:+.3f})"
-    return text
-
-
-def _table(comparison: Comparison, title: str, rows: list[list[str]]) -> Table:
-    resolutions = ", ".join(sorted({row.resolution for row in comparison.rows}))
-    table = Table(title=escape(title), caption=f"resolution of pixel figures: {resolutions}")
-    table.add_column("run")
-    for name in comparison.columns:
-        table.add_column(label(name), justify="right", min_width=5)
-    for name, *cells in rows[:-1]:
-        table.add_row(escape(name), *cells)
-    table.add_section()
-    table.add_row(*rows[-1])
-    return table
-
-
-def _markdown_table(comparison: Comparison, rows: list[list[str]]) -> str:
-    head = ["run", *(label(name) for name in comparison.columns)]
-    rule = ["---", *("---:" for _ in comparison.columns)]
-    lines = ["| " + " | ".join(_escaped(cell) for cell in cells) + " |" for cells in [head, rule, *rows]]
-    return "\n".join(lines) + "\n"
+    for line in lines:
+        settings = ", ".join(f"{key}={as_typed(value)}" for key, value in line.settings.items())
+        rows.append([line.name, *line.cells, settings])
+    shown = rows if comparison.settings else [row[:-1] for row in rows]
+    return "".join("| " + " | ".join(_escaped(cell) for cell in row) + " |\n" for row in shown)
 
 
 def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
 
 
-def _csv_cells(differences: dict[str, Difference]) -> dict[str, float]:
+def _csv_differences(differences: dict[str, Difference]) -> dict[str, float]:
     cells = {}
     for name, difference in differences.items():
         cells[f"{name}_difference"] = difference.value
         if difference.interval is not None:
             cells[f"{name}_low"], cells[f"{name}_high"] = difference.interval
     return cells
+
+
+def _csv_settings(settings: dict[str, Any]) -> dict[str, str]:
+    return {key: as_typed(value) for key, value in settings.items()}
 
 
 WRITERS: dict[str, Callable[[Comparison], str | dict[str, Any]]] = {

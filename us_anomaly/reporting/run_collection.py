@@ -1,13 +1,14 @@
 """Evaluated run directories, collected from what a user points at: runs, or folders that hold runs."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from us_anomaly.data.sample import of_split, parse_labels
 from us_anomaly.errors import ArtifactError
+from us_anomaly.reporting.comparison_origin import Origin, read_origin
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring.evaluation import FORMAT_VERSION
@@ -19,11 +20,13 @@ class EvaluatedRun:
     """One run directory with its evaluation."""
 
     name: str
-    """Category, or else name of the data set; with its folder where several runs share it."""
+    """Category, or else name of the data set."""
     folder: Path
     """The run directory."""
     evaluation: dict[str, Any]
     """Content of `evaluation.json`."""
+    origin: Origin | None
+    """What decided the figures; None where the run directory does not tell all of it."""
 
     @property
     def subject(self) -> tuple[str, str | None]:
@@ -63,16 +66,24 @@ class Unusable:
     reason: str
 
 
-def collect_runs(folders: Iterable[Path]) -> tuple[list[EvaluatedRun], list[Unusable]]:
-    """Return the evaluated runs in `folders` and those that cannot be used, each once and in order."""
+def collect_runs(folders: Iterable[Path], *, off: Mapping[str, Any]) -> tuple[list[EvaluatedRun], list[Unusable]]:
+    """Return the evaluated runs in `folders` and those that cannot be used, each once and in order.
+
+    Args:
+        folders: Run directories, or folders that hold some.
+        off: What a setting is where a provenance note leaves it out, by dotted key.
+    """
     runs: list[EvaluatedRun] = []
     unusable: list[Unusable] = []
-    for folder in dict.fromkeys(run for given in folders for run in _run_folders(given)):
+    found: dict[Path, Path] = {}
+    for run in (run for folder in folders for run in _run_folders(folder)):
+        found.setdefault(run.resolve(), run)
+    for folder in found.values():
         try:
-            runs.append(_read(folder))
+            runs.append(_read(folder, off=off))
         except ArtifactError as error:
             unusable.append(Unusable(folder, str(error)))
-    return _distinctly_named(runs), unusable
+    return runs, unusable
 
 
 def _run_folders(folder: Path) -> list[Path]:
@@ -99,7 +110,7 @@ def _in_order(path: Path) -> tuple[int, str]:
     return (int(number[0]) if number else -1, path.name)
 
 
-def _read(folder: Path) -> EvaluatedRun:
+def _read(folder: Path, *, off: Mapping[str, Any]) -> EvaluatedRun:
     path = RunDir(folder).evaluation_json
     if not folder.is_dir():
         raise ArtifactError("there is no such folder")
@@ -120,17 +131,5 @@ def _read(folder: Path) -> EvaluatedRun:
         raise ArtifactError(
             f"its evaluation.json is not an evaluation ({error!r}): run `usad evaluate` there"
         ) from error
-    return EvaluatedRun(name=str(name), folder=folder, evaluation=evaluation)
-
-
-def _distinctly_named(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
-    """Add the folder to names that several runs share."""
-    names = [run.name for run in runs]
-    return [
-        EvaluatedRun(
-            name=f"{run.name} ({run.folder.as_posix()})" if names.count(run.name) > 1 else run.name,
-            folder=run.folder,
-            evaluation=run.evaluation,
-        )
-        for run in runs
-    ]
+    origin = read_origin(RunDir(folder), off=off)
+    return EvaluatedRun(name=str(name), folder=folder, evaluation=evaluation, origin=origin)
