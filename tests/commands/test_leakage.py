@@ -51,8 +51,8 @@ def test_a_panel_of_a_picture_of_the_data_set_shows_the_truth(compose, tiny, par
     plain = next(line for line in lines if line["mask_path"] is None)
     widths = {}
     for line in (masked, plain):
-        path = parts / line["filename"]
-        infer(compose("infer", *tiny(trained_copy), f'inference.input="{path}"'))
-        with Image.open(trained_copy / "inference" / path.stem / "panels" / f"{path.stem}.png") as panel:
+        infer(compose("infer", *tiny(trained_copy), f'inference.input="{parts / line["filename"]}"'))
+        newest = max(trained_copy.glob("inference/*/panels/*.png"), key=lambda path: path.stat().st_mtime_ns)
+        with Image.open(newest) as panel:
             widths[line["filename"]] = panel.width
     assert widths[masked["filename"]] > widths[plain["filename"]]
