@@ -160,12 +160,14 @@ def _absolute(what: str) -> Path:
 
 def _results_of(run_dir: RunDir, source: Path) -> RunDir:
     """Return where the results of a file, a folder or a glob go: never where those of another one lie."""
-    for number in itertools.count(1):
-        target = RunDir(run_dir.inputs / (_result_name(source) if number == 1 else f"{_result_name(source)}-{number}"))
-        note = target.provenance(target.predictions)
-        if not note.exists() or read_json(note)["settings"].get("inference.input") == str(source):
-            return target
-    raise AssertionError("there is always another number")
+    name = _result_name(source)
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(target for target in (RunDir(run_dir.inputs / one) for one in names) if _is_free_for(source, target))
+
+
+def _is_free_for(source: Path, target: RunDir) -> bool:
+    note = target.provenance(target.predictions)
+    return not note.exists() or read_json(note)["settings"].get("inference.input") == str(source)
 
 
 def _result_name(source: Path) -> str:
