@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from us_anomaly import __version__, cli
-from us_anomaly.cli import ALIASES, COMMANDS, expand_categories, one_line, overview
+from us_anomaly.cli import ALIASES, COMMANDS, expand_categories, one_line, overview, register_schemas
 from us_anomaly.cli.messages import quoted
 from us_anomaly.errors import DataError
 
@@ -501,6 +501,7 @@ def test_a_sweep_over_all_categories_calls_the_run_directories_after_them(catego
 
 
 def test_patterns_of_categories_are_expanded_in_sweeps_only(categories):
+    register_schemas()  # as the command line does first; other tests in this process may not have
     given = ["-m", "data=mvtec", f"data.root={categories}", "data.category=b*", "seed=0,1"]
     assert expand_categories("split", list(given)) == [*given[:3], "data.category=bolt", "seed=0,1"]
     single = given[1:4]

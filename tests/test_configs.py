@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from us_anomaly import settings as module
 from us_anomaly.cli import COMMANDS, TASKS, config_dir
-from us_anomaly.settings import BACKBONES, DATA_LAYOUTS, Settings
+from us_anomaly.settings import BACKBONES, DATA_LAYOUTS, GROUPS, Settings
 from us_anomaly.settings.documentation import explain
 
 CONFIGS = config_dir()
@@ -77,11 +77,11 @@ def test_every_command_has_a_task_and_help_with_its_name(command):
 
 
 def all_keys():
-    return [entry.key for entry in explain(Settings, groups={"data": DATA_LAYOUTS, "backbone": BACKBONES})]
+    return [entry.key for entry in explain(Settings, groups=GROUPS)]
 
 
 def test_every_key_has_its_meaning_written_down():
-    entries = explain(Settings, groups={"data": DATA_LAYOUTS, "backbone": BACKBONES})
+    entries = explain(Settings, groups=GROUPS)
     assert len(entries) > 80
     assert [entry.key for entry in entries if len(entry.meaning) < 15] == []
 

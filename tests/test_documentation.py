@@ -5,16 +5,14 @@ import dataclasses
 from us_anomaly import settings
 from us_anomaly.settings.documentation import attribute_docstrings, explain
 
-GROUPS = {"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES}
-
 
 def test_every_key_has_a_meaning() -> None:
-    keys = explain(settings.Settings, groups=GROUPS)
+    keys = explain(settings.Settings, groups=settings.GROUPS)
     assert [key.key for key in keys if not key.meaning] == []
 
 
 def test_keys_of_every_layout_are_explained_once() -> None:
-    keys = [key.key for key in explain(settings.Settings, groups=GROUPS)]
+    keys = [key.key for key in explain(settings.Settings, groups=settings.GROUPS)]
     assert len(keys) == len(set(keys))
     for layout in settings.DATA_LAYOUTS:
         for field in dataclasses.fields(layout):

@@ -166,10 +166,10 @@ def test_every_file_that_it_names_is_there():
 
 
 def test_every_setting_that_it_names_exists():
-    from us_anomaly.settings import BACKBONES, DATA_LAYOUTS, Settings
+    from us_anomaly.settings import GROUPS, Settings
     from us_anomaly.settings.documentation import explain
 
-    keys = {entry.key for entry in explain(Settings, groups={"data": DATA_LAYOUTS, "backbone": BACKBONES})}
+    keys = {entry.key for entry in explain(Settings, groups=GROUPS)}
     groups = {key.partition(".")[0] for key in keys}
     named = {match for match in re.findall(r"`'?([a-z_]+\.[a-z_]+)[=`]", README) if match.partition(".")[0] in groups}
     named = {name for name in named if not name.endswith((".json", ".jsonl", ".pt"))}

@@ -98,9 +98,11 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
     """In a sweep, replace `data.category=all` (or a pattern) by the categories that `data.root` holds, as one job each."""
     if not any(argument in ("-m", "--multirun") for argument in arguments):
         return arguments
+    from us_anomaly.data.categories import means_several
+
     for position, argument in enumerate(arguments):
         key, _, value = argument.partition("=")
-        if key == "data.category" and (value == "all" or any(sign in value for sign in "*?[")):
+        if key == "data.category" and means_several(value):
             others = [other for other in arguments if "=" in other and other != argument and not _is_swept(other)]
             categories = _categories(name, [*others, f'data.category="{value}"'])
             arguments[position] = f"data.category={','.join(categories)}"

@@ -17,7 +17,7 @@ def show_help(wanted: str) -> int:
     from us_anomaly import settings
     from us_anomaly.settings.documentation import explain
 
-    keys = explain(settings.Settings, groups={"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES})
+    keys = explain(settings.Settings, groups=settings.GROUPS)
     options = sorted((config_dir() / wanted).glob("*.yaml")) if wanted.isidentifier() else []
     chosen = [key for key in keys if wanted == "all" or key.key == wanted or key.key.startswith(f"{wanted}.")]
     if not chosen and not options:

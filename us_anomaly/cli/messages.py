@@ -110,8 +110,7 @@ def _types_of_keys() -> dict[str, Any]:
     types: dict[str, Any] = {}
     for field in dataclasses.fields(settings.Settings):
         types[field.name] = field.type
-        groups = {"data": settings.DATA_LAYOUTS, "backbone": settings.BACKBONES}.get(field.name, (field.type,))
-        for group in groups:
+        for group in settings.GROUPS.get(field.name, (field.type,)):
             if dataclasses.is_dataclass(group):
                 types |= {f"{field.name}.{sub.name}": sub.type for sub in dataclasses.fields(group)}
     return types

@@ -19,9 +19,14 @@ def category_folder(root: Path, category: str | None, categories: Sequence[str])
         return root
     if category in categories:
         return root / category
-    if category == "all" or any(sign in category for sign in "*?["):
+    if means_several(category):
         raise DataError(f"data.category={category} means several categories: add -m for a job for each")
     raise DataError(_unknown(root, category, categories))
+
+
+def means_several(category: str) -> bool:
+    """Return whether a text stands for all categories or is a pattern, and not the name of one."""
+    return category == "all" or any(sign in category for sign in "*?[")
 
 
 def choose(root: Path, wanted: str | None, categories: Sequence[str]) -> list[str]:

@@ -62,6 +62,7 @@ __all__ = [
     "grid_stride_px",
     "BACKBONES",
     "DATA_LAYOUTS",
+    "GROUPS",
     "MAX_EXTRA_LAYERS",
     "SCORING_OFF",
     "AugmentationSettings",
@@ -110,6 +111,8 @@ DATA_LAYOUTS = (FolderData, CsvData, MvtecData, DemoData, VisaData, KolektorSddD
 """Every layout of a data set."""
 BACKBONES = (TorchvisionBackbone, EfficientNetLite0Backbone, TimmBackbone)
 """Every kind of backbone."""
+GROUPS = {"data": DATA_LAYOUTS, "backbone": BACKBONES}
+"""Settings that may be of one of several classes, by their key."""
 
 
 @dataclass(kw_only=True, slots=True)
