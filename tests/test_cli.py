@@ -89,7 +89,10 @@ MISTAKES = {
         ["trian-students"],
         "usad: there is no command 'trian-students', did you mean 'train-students'?; `usad --help` lists them",
     ),
-    "missing value": (["split"], "usad: `data.root` is not set: add data.root=..."),
+    "missing value": (
+        ["split"],
+        "usad: `data.root` is not set: add data.root=..., or name a run directory that was made before: run_dir=DIR",
+    ),
     "unknown key": (
         ["split", "data.root=x", "teacher.learning_rte=1"],
         "usad: `teacher.learning_rte` is not a setting, did you mean `teacher.learning_rate`?; "

@@ -1,4 +1,4 @@
-"""What is done to arguments before Hydra sees them: flags first, folders of `usad compare`, categories that `all` stands for.
+"""What is done to arguments before Hydra sees them: flags first, folders of `usad compare`, remembered settings, categories.
 
 And what is said of those over which Hydra itself fails.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from us_anomaly.cli.configuration import config_dir, to_settings
 from us_anomaly.cli.messages import quoted
+from us_anomaly.cli.remembered import with_remembered
 from us_anomaly.errors import SettingsError
 
 _WITH_VALUE = (
@@ -37,7 +38,11 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
     keys = [argument.partition("=")[0] for argument in others if "=" in argument]
     for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
         print(f"usad: `{key}` is given {keys.count(key)} times; the last one counts", file=sys.stderr)
-    return [*flags, *named_runs(others)] if name == "compare" else expand_categories(name, [*flags, *others])
+    if name == "compare":
+        return [*flags, *named_runs(others)]
+    if not _is_sweep(flags):
+        others = with_remembered(others)
+    return expand_categories(name, [*flags, *others])
 
 
 def not_an_option(error: BaseException, arguments: Sequence[str]) -> SettingsError | None:
@@ -96,7 +101,7 @@ def named_runs(arguments: list[str]) -> list[str]:
 
 def expand_categories(name: str, arguments: list[str]) -> list[str]:
     """In a sweep, replace `data.category=all` (or a pattern) by the categories that `data.root` holds, as one job each."""
-    if not any(argument in ("-m", "--multirun") for argument in arguments):
+    if not _is_sweep(arguments):
         return arguments
     from us_anomaly.data.categories import means_several
 
@@ -107,6 +112,10 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
             categories = _categories(name, [*others, f'data.category="{value}"'])
             arguments[position] = f"data.category={','.join(categories)}"
     return arguments
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    return any(_MODES.get(argument) == "-m" for argument in arguments)
 
 
 def _is_swept(override: str) -> bool:

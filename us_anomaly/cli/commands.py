@@ -43,7 +43,7 @@ def overview() -> str:
             "",
             "  usad run data=demo                                      try it on textures that pip brings along",
             "  usad run data=folder data.root=DIR                      your own pictures: DIR/images/good, DIR/images/<defect>",
-            "  usad infer data=folder data.root=DIR inference.input=photo.png",
+            "  usad infer run_dir=runs/folder inference.input=photo.png   any picture, by the detector of a run directory",
             "",
             "  usad help KEY              what a setting means, or all settings of a group: usad help teacher",
             "  usad COMMAND --help        every setting with its value",

@@ -47,7 +47,8 @@ def to_settings(config: Any) -> Any:
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
-        raise SettingsError(f"`{key}` is not set: add {key}=...") from error
+        elsewhere = ", or name a run directory that was made before: run_dir=DIR" if key == "data.root" else ""
+        raise SettingsError(f"`{key}` is not set: add {key}=...{elsewhere}") from error
 
 
 def _refuse_unknown_keys(config: Any, prefix: str = "") -> None:
