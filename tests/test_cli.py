@@ -461,17 +461,20 @@ def test_a_sweep_leaves_a_complete_run_directory_per_job_and_a_failing_job_stops
     )
     sweep = tmp_path / "run-sweep"
     expected = without_notes(trained) - {"p33/teacher.losses.jsonl"}
-    for job in ("0", "2"):
+    for job in ("num_students-1", "num_students-2"):
         assert without_notes(sweep / job) == expected
     assert result.returncode == 1
     assert "usad: 1 of the jobs failed:" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith(f"  {sweep}/1 (")
+    assert result.stderr.splitlines()[-1].startswith(f"  {sweep}/num_students-0 (")
     assert "students.num_students=0" in result.stderr.splitlines()[-1]
     assert result.stderr.splitlines()[-1].endswith("`students.num_students` must be at least 1, got 0")
     assert "Traceback" not in result.stderr
-    notes = [yaml.safe_load((sweep / job / ".hydra/run/config.yaml").read_text()) for job in ("0", "2")]
+    notes = [
+        yaml.safe_load((sweep / job / ".hydra/run/config.yaml").read_text())
+        for job in ("num_students-1", "num_students-2")
+    ]
     assert [note["students"]["num_students"] for note in notes] == [1, 2]
-    assert [note["run_dir"] for note in notes] == [str(sweep / "0"), str(sweep / "2")]
+    assert [note["run_dir"] for note in notes] == [str(sweep / f"num_students-{number}") for number in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -497,9 +500,9 @@ def test_a_sweep_over_all_categories_calls_the_run_directories_after_them(catego
         "split", "-m", "data=mvtec", f"data.root={categories}", "data.category=all", "run_dir=runs/all", cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in (tmp_path / "runs/all-sweep").iterdir() if path.is_dir()) == ["0-bolt", "1-nut"]
-    for folder, category in (("0-bolt", "bolt"), ("1-nut", "nut")):
-        first = json.loads((tmp_path / "runs/all-sweep" / folder / "split.jsonl").read_text().splitlines()[0])
+    assert sorted(path.name for path in (tmp_path / "runs/all-sweep").iterdir() if path.is_dir()) == ["bolt", "nut"]
+    for category in ("bolt", "nut"):
+        first = json.loads((tmp_path / "runs/all-sweep" / category / "split.jsonl").read_text().splitlines()[0])
         assert first["filename"].startswith(category)
 
 

@@ -76,7 +76,7 @@ def test_rows_of_a_real_run_directory_are_called_after_its_settings(trained, com
 
 def test_a_run_directory_that_was_copied_is_counted_once(trained, trained_copy, capsys):
     compare.run([str(trained), str(trained_copy)])
-    assert f"never the best: {trained_copy} (as {trained}). A sweep that grew" in capsys.readouterr().out
+    assert f"never the best: {trained_copy} (as {trained}).\n" in capsys.readouterr().out
 
 
 def test_a_narrow_terminal_gets_tables_of_its_width(run_dir, capsys, monkeypatch):

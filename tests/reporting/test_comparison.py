@@ -109,11 +109,11 @@ def test_fewer_false_alarms_are_better(runs, tmp_path):
 
 def test_a_sweep_folder_gives_its_runs_in_the_order_of_their_numbers(tmp_path, runs):
     sweep = tmp_path / "sweep"
-    for job, category in [("10-ten", "ten"), ("2", "two")]:
+    for job, category in [("seed-10", "ten"), ("seed-2", "two")]:
         shutil.copytree(runs[0], sweep / job)
         change(sweep / job, data_set={"name": "drawn", "category": category})
     assert [row.name for row in compared([sweep]).rows] == ["two", "ten"]
-    assert [row.name for row in compared([tmp_path / "sweep", sweep / "2"]).rows] == ["two", "ten"]
+    assert [row.name for row in compared([tmp_path / "sweep", sweep / "seed-2"]).rows] == ["two", "ten"]
 
 
 def test_an_unfinished_run_is_listed_with_its_reason_and_does_not_stop_the_others(tmp_path, runs):

@@ -165,8 +165,7 @@ def test_a_run_that_was_made_like_another_is_noted_and_said_why(tmp_path):
     assert [row.repeats for row in comparison.rows] == [None, None, runs[1].as_posix()]
     first, again = (run.as_posix() for run in runs[1:])
     assert comparison.notes == [
-        f"Pictures and settings of another row, so in no mean and never the best: {again} (as {first}). "
-        "A sweep that grew leaves such folders, because its jobs are numbered anew."
+        f"Pictures and settings of another row, so in no mean and never the best: {again} (as {first})."
     ]
 
 

@@ -16,6 +16,7 @@ from us_anomaly.cli.configuration import config_dir, register_schemas, to_settin
 from us_anomaly.cli.execution import TASKS, failures, faults, jobs
 from us_anomaly.cli.foreign import refuse_code
 from us_anomaly.cli.help import show_help
+from us_anomaly.cli.job_names import name_jobs, swept_keys
 from us_anomaly.cli.messages import one_line
 from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.run_dir.faults import explain
@@ -126,7 +127,9 @@ def _run_application(name: str, arguments: Sequence[str]) -> None:
     register_schemas()
     task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
     refuse_code(arguments)
-    with _arguments(prepared(name, arguments)):
+    given = prepared(name, arguments)
+    name_jobs(swept_keys([argument for argument in given if "=" in argument and not argument.startswith("-")]))
+    with _arguments(given):
         task()
 
 

@@ -16,7 +16,6 @@ def config_dir() -> Path:
 def register_schemas() -> None:
     """Tell Hydra the typed settings; the layouts and backbones are schemas of their groups."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
     from us_anomaly import settings
 
@@ -25,12 +24,6 @@ def register_schemas() -> None:
     store.store(name="compare_schema", node=settings.CompareSettings)
     for schema in (*settings.DATA_LAYOUTS, *settings.BACKBONES):
         store.store(name=schema.__name__, node=schema)
-    OmegaConf.register_new_resolver("usad_job", _job_folder, replace=True)
-
-
-def _job_folder(number: int, category: str | None) -> str:
-    """Name the folder of a sweep's job: its number, and the category if there is one."""
-    return f"{number}-{category}" if category not in (None, "None", "null") else str(number)
 
 
 def to_settings(config: Any) -> Any:

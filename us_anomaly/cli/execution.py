@@ -33,19 +33,21 @@ def execute(name: str, config: Any) -> None:
     from us_anomaly.reporting.summary import invoked_with
 
     is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    overrides = list(HydraConfig.get().overrides.task)
     if is_sweep:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
+        overrides = [override for override in overrides if not override.startswith("run_dir=")]
+        overrides.append(f"run_dir={config.run_dir}")
     forget_what_was_said()
     try:
         with interruptible(), explained():
             settings = to_settings(config)
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
-            overrides = list(HydraConfig.get().overrides.task)
             texts = {"config.yaml": _yaml(config), "overrides.yaml": _yaml(overrides)}
             with (
                 locked(run_dir, command=" ".join(["usad", name, *overrides])),
-                invoked_with([*overrides, f"run_dir={config.run_dir}"] if is_sweep else overrides),
+                invoked_with(overrides),
                 recorded(run_dir, command=name, texts=texts),
             ):
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)

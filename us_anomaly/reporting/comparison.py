@@ -143,10 +143,7 @@ def _repeats(measured: Sequence[Measured]) -> list[str]:
     if not again:
         return []
     pairs = [f"{row.folder} (as {row.repeats})" for row in again]
-    return [
-        f"Pictures and settings of another row, so in no mean and never the best: {', '.join(pairs)}. A sweep that grew leaves "
-        "such folders, because its jobs are numbered anew."
-    ]
+    return [f"Pictures and settings of another row, so in no mean and never the best: {', '.join(pairs)}."]
 
 
 def label(name: str) -> str:

@@ -104,10 +104,9 @@ def _is_run(folder: Path) -> bool:
     return run_dir.evaluation_json.is_file() or run_dir.split.is_file() or (folder / ".hydra").is_dir()
 
 
-def _in_order(path: Path) -> tuple[int, str]:
-    """Sort the jobs of a sweep, `0-bottle` to `14-zipper`, by their number and everything else by name."""
-    number = re.match(r"[0-9]+(?=-|$)", path.name)
-    return (int(number[0]) if number else -1, path.name)
+def _in_order(path: Path) -> list[str | int]:
+    """Sort the jobs of a sweep by name, `seed-2` before `seed-10`."""
+    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"([0-9]+)", path.name))]
 
 
 def _read(folder: Path, *, off: Mapping[str, Any]) -> EvaluatedRun:
