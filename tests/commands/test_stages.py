@@ -19,7 +19,7 @@ from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.run import STAGES
 from us_anomaly.commands.run import run as run_all
 from us_anomaly.data.sample import parse_labels
-from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError, StaleArtifactError
+from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError, SettingsError, StaleArtifactError
 from us_anomaly.run_dir.provenance import content_hash
 from us_anomaly.training.artifacts import load_statistics
 
@@ -340,6 +340,23 @@ def test_what_finished_students_learned_from_is_not_made_anew_under_them(compose
     us_anomaly.load(trained_copy)
     (trained_copy / "p33/students.pt").unlink()
     run("normalize", compose("normalize", *tiny(trained_copy), "teacher.whitening_floor=0.5"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("augmentation.students=[{name: RandomHorizontalFlp, params: {}}]", "RandomHorizontalFlp"),
+        ("augmentation.evaluation=[{name: RandomHorizontalFlip, params: {}}]", "is random"),
+        ("tracking=mlflow", "tracking=mlflow"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_told_before_pictures_are_read(
+    compose, tiny, tmp_path, monkeypatch, override, said
+):
+    monkeypatch.setattr("us_anomaly.reporting.trackers.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=said):
+        run_all(compose("run", *tiny(tmp_path / "run", override)))
+    assert files_below(tmp_path) == set()
 
 
 @pytest.mark.parametrize("command", ["distill-teacher", "infer"])

@@ -7,7 +7,7 @@ from PIL import Image
 
 from us_anomaly.commands.tracking import telling, track_evaluation, tracked
 from us_anomaly.errors import SettingsError
-from us_anomaly.reporting.trackers import MAX_POINTS, followed_by, open_tracker
+from us_anomaly.reporting.trackers import MAX_POINTS, followed_by, open_tracker, require_package
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.settings import Tracker, TrackingSettings
 
@@ -109,6 +109,20 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, 
         open_tracker(settings(kind, tmp_path), run_dir=tmp_path, parameters={}),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
+def test_a_missing_package_is_named_before_anything_is_opened(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("us_anomaly.reporting.trackers.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=rf"`tracking={kind}` needs .*pip install 'us-anomaly\[{kind}\]'"):
+        require_package(settings(kind, tmp_path))
+    require_package(settings("none", tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
+def test_a_package_that_is_there_is_enough(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("us_anomaly.reporting.trackers.find_spec", lambda name: object() if name == kind else None)
+    require_package(settings(kind, tmp_path))
 
 
 def test_no_tracker_writes_nothing(tmp_path):

@@ -15,11 +15,13 @@ from us_anomaly.commands import (
     split,
     train_students,
 )
+from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.metric_names import LABELS, shown
 from us_anomaly.reporting.pages.files import ReportFiles
 from us_anomaly.reporting.progress import clock_text
 from us_anomaly.reporting.summary import Summary, as_stage, show_summary
+from us_anomaly.reporting.trackers import require_package
 from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.settings import Settings
@@ -51,7 +53,7 @@ def stages_of(settings: Settings) -> list[tuple[str, Callable[[Settings], None]]
 def run(settings: Settings) -> None:
     """Run all stages."""
     started = time.monotonic()
-    choose_compute(settings.runtime)  # a device that is not there is told before thousands of pictures are decoded
+    _refuse_early(settings)
     stages = stages_of(settings)
     with as_stage():
         for number, (name, stage) in enumerate(stages, start=1):
@@ -59,6 +61,18 @@ def run(settings: Settings) -> None:
             stage(settings)
     log.info("done in %s: %s", clock_text(time.monotonic() - started), settings.run_dir)
     _summarize(RunDir(settings.run_dir))
+
+
+def _refuse_early(settings: Settings) -> None:
+    """Refuse what a later stage would refuse, before thousands of pictures are decoded and a teacher is distilled.
+
+    Raises:
+        SettingsError: A device or the package of a tracker is not there, or a transform list is wrong.
+    """
+    choose_compute(settings.runtime)
+    require_package(settings.tracking)
+    build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    build_transforms(settings.augmentation.students, key="augmentation.students", patch_size=None)
 
 
 def _summarize(run_dir: RunDir) -> None:

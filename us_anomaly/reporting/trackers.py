@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +70,17 @@ def open_tracker(settings: TrackingSettings, *, run_dir: Path, parameters: Mappi
         yield tracker
     finally:
         tracker.close()
+
+
+def require_package(settings: TrackingSettings) -> None:
+    """Refuse a tracker that cannot be opened, without opening it.
+
+    Raises:
+        SettingsError: Its package is not installed.
+    """
+    name = settings.tracker.value
+    if settings.tracker is not Kind.none and find_spec(name) is None:
+        raise _not_installed(name, ImportError(f"No module named {name!r}"))
 
 
 def followed_by(show: OnStep, tracker: Tracker, training: str, *, total: int) -> OnStep:
