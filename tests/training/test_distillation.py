@@ -20,6 +20,7 @@ from us_anomaly.settings import (
 )
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.distillation import (
+    NUM_STATISTICS_BATCHES,
     Distillation,
     compactness_loss,
     distil,
@@ -325,6 +326,29 @@ def test_distillation_reduces_the_loss_and_explains_most_of_a_simple_backbone(tm
     explained, losses = run_distil(distillation, smooth_pictures, tmp_path, steps=60)
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:10])
     assert explained > 0.6
+
+
+def test_a_teacher_that_knows_something_gets_the_decoder_that_fits_it(tmp_path):
+    settings = teacher_settings(start_from="builtin", learning_rate=1e-12, compactness_weight=0.0)
+    known = distillation_of(settings)
+    explained, losses = run_distil(known, smooth_pictures, tmp_path / "known", steps=1)
+    fresh = distillation_of(teacher_settings(learning_rate=1e-12, compactness_weight=0.0))
+    assert run_distil(fresh, smooth_pictures, tmp_path / "fresh", steps=1)[0] < 0.1
+    assert explained > 0.3
+    with torch.no_grad():
+        described = torch.cat([known.descriptors(smooth_pictures(-1 - n)) for n in range(NUM_STATISTICS_BATCHES)])
+        targets = torch.cat([known.targets(smooth_pictures(-1 - n)) for n in range(NUM_STATISTICS_BATCHES)])
+        found = np.linalg.lstsq(np.c_[described, np.ones(len(described))], targets.numpy(), rcond=None)[0]
+        best = np.mean((np.c_[described, np.ones(len(described))] @ found - targets.numpy()) ** 2)
+        error = float(distillation_loss(known.decoder(described), targets))
+    assert best <= error < 1.02 * best
+    assert losses[0] < 1
+
+
+def test_where_no_decoder_is_needed_none_is_fitted(tmp_path):
+    same = distillation_of(teacher_settings(start_from="builtin", descriptor_dim=16, learning_rate=1e-12))
+    run_distil(same, smooth_pictures, tmp_path, steps=1)
+    assert isinstance(same.decoder, nn.Identity)
 
 
 def test_gradients_are_no_longer_than_their_limit(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from us_anomaly.training.target_scale import TargetScale, whitening_matrices
 
 NUM_STATISTICS_BATCHES = 16
 NUM_HELD_OUT_BATCHES = 8
+RIDGE = 1e-3
+"""What is added to the covariance of descriptors, as a share of their mean variance, where a decoder is fitted to them."""
 
 
 class Distillation(nn.Module):
@@ -191,6 +193,8 @@ def distil(
     start = checkpoint.resume()
     if start == 0:
         _set_target_statistics(distillation, batches, compute)
+        if settings.start_from is not None:
+            _fit_decoder(distillation, batches, compute)
     with checkpoint.guard():
         for step in range(start, steps):
             images = compute.to_device(batches(step))
@@ -252,6 +256,32 @@ def _set_target_statistics(distillation: Distillation, batches: Batches, compute
         scale.unwhitening.copy_(unwhitening)
     scale.mean.copy_(mean)
     scale.std.copy_(std / weights)
+
+
+@torch.no_grad()
+def _fit_decoder(distillation: Distillation, batches: Batches, compute: Compute) -> None:
+    """Give a teacher that knows something the decoder that fits it, by ridge regression on batches that no step sees.
+
+    A decoder drawn at random would first of all pull the teacher away from what it knows.
+    """
+    decoder = distillation.decoder
+    if not isinstance(decoder, nn.Linear):
+        return
+    described, targets = [], []
+    for number in range(NUM_STATISTICS_BATCHES):
+        images = compute.to_device(batches(-1 - number))
+        with compute.autocast():
+            described.append(distillation.descriptors(images).double())
+            targets.append(distillation.targets(images).double())
+    descriptors, target = torch.cat(described), torch.cat(targets)
+    mean, target_mean = descriptors.mean(dim=0), target.mean(dim=0)
+    centred = descriptors - mean
+    covariance = centred.T @ centred / len(centred)
+    ridge = RIDGE * covariance.diagonal().mean().clamp(min=1e-12)
+    mixed = centred.T @ (target - target_mean) / len(centred)
+    weight = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(covariance), mixed).T
+    decoder.weight.copy_(weight)
+    decoder.bias.copy_(target_mean - weight @ mean)
 
 
 def _floored(std: Tensor, layer_dims: list[int]) -> Tensor:
