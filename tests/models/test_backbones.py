@@ -1,4 +1,5 @@
 import hashlib
+import logging
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -297,6 +298,25 @@ def test_an_impossible_download_of_timm_names_them_too(monkeypatch):
         WeightsError, match=r"weights of resnet10t cannot be downloaded \(no route to the hub\)\. Either"
     ):
         load_backbone(timm_settings("resnet10t"))
+
+
+def test_attempts_of_the_hub_are_not_logged_one_by_one(monkeypatch, caplog):
+    import timm
+
+    hub = logging.getLogger("huggingface_hub")
+
+    def fail(*args, **kwargs):
+        hub.getChild("utils._http").warning("Retrying in 8s [Retry 5/5].")
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    before = hub.level
+    with caplog.at_level(logging.INFO), pytest.raises(WeightsError):
+        load_backbone(timm_settings("resnet10t"))
+    assert [record.message for record in caplog.records if record.name.split(".")[0] != "timm"] == [
+        "pretrained weights of resnet10t: from the cache, or else from the network (tried for a minute at most)"
+    ]
+    assert hub.level == before
 
 
 # --- descriptors of patches --------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Which pretrained networks there are: torchvision's ResNets, EfficientNet-Lite0 offline, and timm's others."""
 
 import difflib
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +104,28 @@ def _efficientnet_lite0(settings: EfficientNetLite0Backbone) -> Backbone:
 
 def _timm(settings: TimmBackbone) -> Backbone:
     if settings.weights == "default":
-        network = download(settings.name, lambda: _create_timm(settings.name, pretrained=True))
+        with _no_attempts_logged():
+            network = download(settings.name, lambda: _create_timm(settings.name, pretrained=True))
     else:
         network = _create_timm(settings.name, pretrained=False)
         fill(network, read_state_dict(Path(settings.weights).expanduser()), settings)
     return _from_timm(network, settings)
+
+
+@contextmanager
+def _no_attempts_logged() -> Iterator[None]:
+    """Keep quiet Hugging Face's hub, which tries each file again for half a minute and logs every attempt twice."""
+    try:
+        from huggingface_hub.utils import logging as hub
+    except ImportError:  # timm says it, too
+        yield
+        return
+    level = hub.get_verbosity()
+    hub.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.set_verbosity(level)
 
 
 def _create_timm(name: str, *, pretrained: bool) -> Any:

@@ -1,5 +1,6 @@
 """Pretrained weights: read from files, downloaded, and filled into networks, with messages that name the ways out."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from us_anomaly.errors import UsadError, WeightsError
 from us_anomaly.run_dir.atomic import why_not_tensors
 from us_anomaly.run_dir.faults import is_out_of_memory
 from us_anomaly.settings import BackboneSettings
+
+log = logging.getLogger(__name__)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -60,6 +63,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], settings: BackboneSett
 
 def download(name: str, get: Callable[[], Any]) -> Any:
     """Run a download and turn whatever goes wrong with it into one line that names the ways out."""
+    log.info("pretrained weights of %s: from the cache, or else from the network (tried for a minute at most)", name)
     try:
         return get()
     except UsadError:
