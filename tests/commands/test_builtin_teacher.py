@@ -86,6 +86,17 @@ def test_larger_patches_take_the_small_teacher_at_reduced_resolution(tmp_path: P
         )
 
 
+@pytest.mark.parametrize(
+    ("side_px", "said"),
+    [(64, "patches of 65 and 66 pixels are larger than the whole picture (image_size=64)"), (66, None)],
+)
+def test_patches_larger_than_the_picture_are_told(compose, tiny, tmp_path, caplog, side_px, said):
+    overrides = ("scales=[33,65,66]", "teacher.checkpoint=builtin", "scoring.normalization=zscore")
+    distill_teacher.run(compose("distill-teacher", *tiny(tmp_path), *overrides, f"image_size={side_px}"))
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.partition(", so")[0] for message in warnings] == ([] if said is None else [said])
+
+
 # --- a teacher to start from -------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,13 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Make the teacher of every patch size, or take over the one that `teacher.checkpoint` names."""
     run_dir = RunDir(settings.run_dir)
+    if too_large := [size for size in settings.scales if size > settings.image_size]:
+        log.warning(
+            "patches of %s pixels are larger than the whole picture (image_size=%d), so all of them see mirrored borders: "
+            "leave them out of scales, or give a larger image_size",
+            " and ".join(map(str, too_large)),
+            settings.image_size,
+        )
     with progress_over("patch sizes", settings.scales, enabled=settings.runtime.progress) as patch_sizes:
         for patch_size in patch_sizes:
             _make_teacher(settings, patch_size, run_dir.teacher(patch_size))
