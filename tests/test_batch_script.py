@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+
+from us_anomaly.cli import config_dir, register_schemas
 
 CHECKOUT = Path(__file__).parents[1]
 BASH = shutil.which("bash")
@@ -41,7 +44,15 @@ def test_every_category_is_run_and_compared(call, name):
     done, (run, compare) = call(name, "/data/some set")
     assert done.returncode == 0
     assert run == ["run", "-m", f"data={name}", "data.root=/data/some set", f"run_dir=runs/{name}", "data.category=all"]
-    assert compare == ["compare", f"runs/{name}", f"output=runs/{name}"]
+    assert compare == ["compare", f"runs/{name}-sweep", f"output=runs/{name}-sweep"]
+
+
+def test_the_table_is_of_the_folder_into_which_hydra_puts_the_jobs(call):
+    register_schemas()
+    _, (run, compare) = call("mvtec", "/data")
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        config = compose(config_name="run", overrides=run[2:], return_hydra_config=True)
+    assert compare[1] == config.hydra.sweep.dir
 
 
 def test_a_data_set_without_categories_is_not_asked_for_them(call):

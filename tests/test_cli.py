@@ -91,7 +91,7 @@ MISTAKES = {
     ),
     "missing value": (
         ["split"],
-        "usad: `data.root` is not set: add data.root=..., or name a run directory that was made before: run_dir=DIR",
+        "usad: `data.root` is not set: add data.root=..., or name a run directory that remembers it: run_dir=DIR",
     ),
     "unknown key": (
         ["split", "data.root=x", "teacher.learning_rte=1"],

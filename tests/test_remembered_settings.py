@@ -1,16 +1,17 @@
 """A command that names a run directory and no data set takes the settings that the directory was made with."""
 
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from us_anomaly.cli import _main
-from us_anomaly.cli.remembered import with_remembered
-from us_anomaly.errors import SettingsError
+from us_anomaly.cli.remembered import remember, with_remembered
+from us_anomaly.errors import ArtifactError
+from us_anomaly.run_dir import RunDir
 
-MADE_WITH = ["data=csv", "data.root=DIR", "experiment=fast", "run_dir=elsewhere", "students.steps=7"]
+MADE_WITH = ["data=csv", "data.root=/parts", "experiment=fast", "run_dir=elsewhere", "students.steps=7"]
 
 
 @pytest.fixture(autouse=True)
@@ -18,26 +19,44 @@ def _as_a_new_process(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it for itself
 
 
-def remember(run_dir: Path, overrides: object, *, command: str = "run", age_seconds: int = 0) -> Path:
-    """Write what a command was given, as if it had been some time ago."""
-    path = run_dir / ".hydra" / command / "overrides.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(overrides if isinstance(overrides, str) else yaml.safe_dump(overrides))
-    then = path.stat().st_mtime - age_seconds
-    os.utime(path, (then, then))
-    return path
+def made(run_dir: Path, overrides: list[str], *, command: str = "run", data_root: str = "/parts") -> str:
+    """Note what a command was given; return the override that names the run directory."""
+    remember(RunDir(run_dir), command=command, overrides=overrides, data_root=data_root)
+    return f"run_dir={run_dir}"
+
+
+def plant(run_dir: Path, content: str) -> str:
+    """Write a note as a stranger might; return the override that names the run directory."""
+    RunDir(run_dir).made_with.parent.mkdir(parents=True)
+    RunDir(run_dir).made_with.write_text(content)
+    return f"run_dir={run_dir}"
+
+
+# --- what is taken over ------------------------------------------------------------------------------------------
 
 
 def test_what_is_typed_comes_after_what_is_remembered_and_replaces_it(tmp_path, capsys):
-    remember(tmp_path, MADE_WITH)
-    named = f"run_dir={tmp_path}"
+    named = made(tmp_path, MADE_WITH)
     assert with_remembered([named, "students.steps=9", "inference.input=x.png"]) == [
-        *["data=csv", "data.root=DIR", "experiment=fast"],
+        *["data=csv", "data.root=/parts", "experiment=fast"],
         *[named, "students.steps=9", "inference.input=x.png"],
     ]
     assert capsys.readouterr().err == (
-        f"usad: settings of {tmp_path}, as its `usad run` had them: data=csv data.root=DIR experiment=fast\n"
+        f"usad: settings of {tmp_path}, as its `usad run` had them: data=csv data.root=/parts experiment=fast\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "left"),
+    [
+        ("backbone=resnet18", ["data=csv", "data.root=/parts", "scales=[17]"]),
+        ("experiment=accurate", ["data=csv", "data.root=/parts"]),
+        ("backbone.name=resnet10t", ["data=csv", "data.root=/parts", "backbone=timm", "scales=[17]"]),
+    ],
+)
+def test_a_group_replaces_its_values_and_an_experiment_all_but_the_data_set(tmp_path, typed, left):
+    named = made(tmp_path, ["data=csv", "data.root=/parts", "backbone=timm", "backbone.name=resnet18", "scales=[17]"])
+    assert with_remembered([named, typed]) == [*left, named, typed]
 
 
 @pytest.mark.parametrize(
@@ -52,27 +71,43 @@ def test_what_is_typed_comes_after_what_is_remembered_and_replaces_it(tmp_path, 
         ["run_dir="],
     ],
 )
-def test_nothing_is_remembered_where_a_data_set_is_typed_or_no_single_run_directory_that_was_made(
-    tmp_path, capsys, typed
-):
-    remember(tmp_path, MADE_WITH)
+def test_nothing_is_taken_where_a_data_set_is_typed_or_no_single_run_directory_that_was_made(tmp_path, capsys, typed):
+    made(tmp_path, MADE_WITH)
     given = [argument.replace("RUN", str(tmp_path)) for argument in typed]
     assert with_remembered(given) == given
     assert capsys.readouterr().err == ""
 
 
-def test_the_newest_of_the_commands_that_make_a_detector_counts(tmp_path, capsys):
-    remember(tmp_path, ["data=csv"], command="run", age_seconds=60)
-    remember(tmp_path, ["data=visa"], command="calibrate", age_seconds=30)
-    remember(tmp_path, ["data=demo", "inference.input=x.png"], command="infer")
-    assert with_remembered([f"run_dir={tmp_path}"]) == ["data=visa", f"run_dir={tmp_path}"]
-    assert "as its `usad calibrate` had them: data=visa\n" in capsys.readouterr().err
+@pytest.mark.parametrize("form", ["run_dir={}", '++run_dir="{}"'])
+def test_a_run_directory_may_be_named_in_every_way_that_hydra_knows(tmp_path, form):
+    made(tmp_path / "a, b", ["data=csv"])
+    named = form.format(tmp_path / "a, b")
+    assert with_remembered([named]) == (["data=csv", named] if '"' in named else [named])
 
 
-def test_what_belongs_to_one_command_is_not_remembered(tmp_path, capsys):
-    remember(tmp_path, ["overwrite=true", "inference.input=x.png", "run_dir=y"])
-    assert with_remembered([f"run_dir={tmp_path}"]) == [f"run_dir={tmp_path}"]
+def test_what_belongs_to_one_command_is_not_taken(tmp_path, capsys):
+    named = made(tmp_path, ["overwrite=true", "inference.input=x.png", "run_dir=y", "cache_dir=z"])
+    assert with_remembered([named]) == [named]
     assert "none but the defaults" in capsys.readouterr().err
+
+
+def test_commands_that_only_look_are_not_remembered(tmp_path):
+    named = made(tmp_path, ["data=csv"], command="calibrate")
+    for command in ("infer", "evaluate", "report"):
+        made(tmp_path, ["data=demo"], command=command)
+    assert with_remembered([named]) == ["data=csv", named]
+
+
+@pytest.mark.parametrize("root", ["parts", "my parts, new", "a=b"])
+def test_the_folder_of_the_pictures_is_remembered_as_an_absolute_path(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    named = made(tmp_path / "run", ["data=folder", "data.root=${oc.env:PARTS}"], data_root=root)
+    expected = str(tmp_path / root)
+    taken = with_remembered([named])
+    assert taken == ["data=folder", f"data.root={expected}" if root == "parts" else f'data.root="{expected}"', named]
+
+
+# --- what a stranger may have written ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,36 +119,70 @@ def test_what_belongs_to_one_command_is_not_remembered(tmp_path, capsys):
         "hydra.searchpath=[file:///tmp]",
         "experiment=../../../tmp/evil",
         "data=/tmp/evil",
+        "data=null",
+        "experiment=3",
         "tracking=../evil",
+        "tracking=mlflow",
+        "tracking.directory=/tmp/x",
+        "cache_dir=/tmp/x",
+        "data.allow_outside_root=true",
+        "inference={input: /etc}",
+        "students={steps: 1}",
+        "teacher.images=${oc.env:SECRET}",
         "+experiment=evil",
         "~data",
+        "data",
         "data@hydra=csv",
         "nothing.known=1",
         "--config-dir=/tmp",
     ],
 )
-def test_of_a_run_directory_from_elsewhere_settings_alone_are_taken(tmp_path, planted):
-    remember(tmp_path, [planted, "data=csv"])
-    assert with_remembered([f"run_dir={tmp_path}"]) == ["data=csv", f"run_dir={tmp_path}"]
+def test_settings_of_the_detector_and_its_data_are_all_that_is_taken(tmp_path, planted):
+    named = plant(tmp_path, yaml.safe_dump({"command": "run", "overrides": [planted, "data=csv"]}))
+    assert with_remembered([named]) == ["data=csv", named]
 
 
-@pytest.mark.parametrize("content", ["{", "a: b", "[1, 2]", "just text", "\x00"])
-def test_a_damaged_memory_is_told_by_name(tmp_path, content):
-    path = remember(tmp_path, content)
-    with pytest.raises(SettingsError) as refused:
-        with_remembered([f"run_dir={tmp_path}"])
-    assert str(refused.value).startswith(f"{path} is damaged: remove it, and give the settings themselves")
+@pytest.mark.parametrize(
+    "content", ["{", "a: b", "[1, 2]", "just text", "\x00", "{command: run}", "{command: run, overrides: [1]}"]
+)
+def test_a_damaged_note_is_told_by_name(tmp_path, content):
+    named = plant(tmp_path, content)
+    with pytest.raises(ArtifactError) as refused:
+        with_remembered([named])
+    assert str(refused.value).startswith(
+        f"{tmp_path}/.hydra/made_with.yaml is damaged: remove it, and give the settings"
+    )
 
 
-def test_commands_go_on_with_the_settings_of_the_first(parts, tmp_path, capsys):
-    run_dir = f"run_dir={tmp_path / 'run'}"
-    made_with = ["data=folder", f"data.root={parts}", "image_size=48", "split.ratios=50-25-25"]
-    assert _main(["split", run_dir, *made_with]) == 0
-    before = (tmp_path / "run/split.jsonl").read_bytes()
-    assert _main(["split", run_dir]) == 0
-    assert (tmp_path / "run/split.jsonl").read_bytes() == before
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def test_commands_go_on_with_the_settings_of_the_first(parts, tmp_path, monkeypatch, capsys):
+    shutil.copytree(parts, tmp_path / "my parts")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    made_with = ["data=folder", 'data.root="my parts"', "image_size=48", "split.ratios=50-25-25"]
+    assert _main(["split", "run_dir=run", *made_with]) == 0
+    before = (tmp_path / "run/split.jsonl").stat().st_mtime_ns
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert _main(["split", "run_dir=../run"]) == 0
+    assert (tmp_path / "run/split.jsonl").stat().st_mtime_ns == before
+    assert "../run/split.jsonl is up to date" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["split.ratios=60-20-20", "data.images=nowhere", "data.normal=bad", "seed=-1"])
+def test_a_command_that_failed_is_not_remembered(parts, tmp_path, capsys, wrong):
+    made_with = ["data=folder", f"data.root={parts}", "split.ratios=50-25-25"]
+    named = f"run_dir={tmp_path / 'run'}"
+    assert _main(["split", named, *made_with]) == 0
+    assert _main(["split", named, wrong]) == 1
+    capsys.readouterr()
+    assert _main(["split", named]) == 0
     assert f"as its `usad split` had them: {' '.join(made_with)}\n" in capsys.readouterr().err
-    remembered = yaml.safe_load((tmp_path / "run/.hydra/split/overrides.yaml").read_text())
-    assert sorted(remembered) == sorted([*made_with, run_dir])
-    assert _main(["split", run_dir, "split.ratios=60-20-20"]) == 1
-    assert "split.ratios" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_directory_that_remembers_nothing_is_told(tmp_path, capsys):
+    assert _main(["infer", f"run_dir={tmp_path}", "inference.input=x.png"]) == 1
+    assert capsys.readouterr().err == (
+        "usad: `data.root` is not set: add data.root=..., or name a run directory that remembers it: run_dir=DIR\n"
+    )

@@ -347,6 +347,7 @@ def test_what_finished_students_learned_from_is_not_made_anew_under_them(compose
     [
         ("augmentation.students=[{name: RandomHorizontalFlp, params: {}}]", "RandomHorizontalFlp"),
         ("augmentation.evaluation=[{name: RandomHorizontalFlip, params: {}}]", "is random"),
+        ("augmentation.teacher=[{name: RandomCrp, params: {}}]", "RandomCrp"),
         ("tracking=mlflow", "tracking=mlflow"),
     ],
 )
@@ -355,7 +356,7 @@ def test_what_a_later_stage_would_refuse_is_told_before_pictures_are_read(
 ):
     monkeypatch.setattr("us_anomaly.reporting.trackers.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=said):
-        run_all(compose("run", *tiny(tmp_path / "run", override)))
+        run_all(compose("run", *tiny(tmp_path / "run", "teacher.positions=patches", override)))
     assert files_below(tmp_path) == set()
 
 

@@ -345,6 +345,23 @@ def test_a_teacher_that_knows_something_gets_the_decoder_that_fits_it(tmp_path):
     assert losses[0] < 1
 
 
+def test_a_decoder_that_is_fitted_to_few_patches_is_no_worse_than_one_drawn_at_random(tmp_path):
+    def patches(step):
+        return smooth_pictures(step, count=4, side=33)
+
+    explained = {}
+    for start in ("builtin", None):
+        settings = teacher_settings(
+            start_from=start,
+            learning_rate=1e-12,
+            compactness_weight=0.0,
+            positions=TeacherPositions.patches,
+            descriptor_dim=60,  # of 64 patches
+        )
+        explained[start], _ = run_distil(distillation_of(settings), patches, tmp_path / str(start), steps=1)
+    assert explained["builtin"] > max(0, explained[None])
+
+
 def test_where_no_decoder_is_needed_none_is_fitted(tmp_path):
     same = distillation_of(teacher_settings(start_from="builtin", descriptor_dim=16, learning_rate=1e-12))
     run_distil(same, smooth_pictures, tmp_path, steps=1)

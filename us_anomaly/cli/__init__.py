@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from us_anomaly.cli.arguments import expand_categories, not_an_option, prepared
+from us_anomaly.cli.arguments import expand_categories, is_sweep, not_an_option, prepared
 from us_anomaly.cli.commands import ALIASES, COMMANDS, overview, suggestion
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
 from us_anomaly.cli.execution import TASKS, failures, faults, jobs
 from us_anomaly.cli.foreign import refuse_code
 from us_anomaly.cli.help import show_help
-from us_anomaly.cli.job_names import name_jobs, swept_keys
+from us_anomaly.cli.job_names import name_jobs
 from us_anomaly.cli.messages import one_line
 from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.run_dir.faults import explain
@@ -128,7 +128,7 @@ def _run_application(name: str, arguments: Sequence[str]) -> None:
     task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
     refuse_code(arguments)
     given = prepared(name, arguments)
-    name_jobs(swept_keys([argument for argument in given if "=" in argument and not argument.startswith("-")]))
+    name_jobs([argument for argument in given if "=" in argument and not argument.startswith("-")])
     with _arguments(given):
         task()
 
@@ -146,17 +146,13 @@ def _worded(error: Exception, arguments: Sequence[str]) -> Exception | None:
 
 
 def _report(error: BaseException) -> int:
-    if failures and _is_sweep():
+    if failures and is_sweep(sys.argv):
         print(f"usad: {len(failures)} of the jobs failed:", file=sys.stderr)
         for failure in failures:
             print(f"  {failure}", file=sys.stderr)
         return 1
     print(f"usad: {one_line(error)}", file=sys.stderr)
     return 1
-
-
-def _is_sweep() -> bool:
-    return any(argument in ("-m", "--multirun") for argument in sys.argv)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
         print(f"usad: `{key}` is given {keys.count(key)} times; the last one counts", file=sys.stderr)
     if name == "compare":
         return [*flags, *named_runs(others)]
-    if not _is_sweep(flags):
+    if not is_sweep(flags):
         others = with_remembered(others)
     return expand_categories(name, [*flags, *others])
 
@@ -101,7 +101,7 @@ def named_runs(arguments: list[str]) -> list[str]:
 
 def expand_categories(name: str, arguments: list[str]) -> list[str]:
     """In a sweep, replace `data.category=all` (or a pattern) by the categories that `data.root` holds, as one job each."""
-    if not _is_sweep(arguments):
+    if not is_sweep(arguments):
         return arguments
     from us_anomaly.data.categories import means_several
 
@@ -114,7 +114,8 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _is_sweep(arguments: Sequence[str]) -> bool:
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Return whether the arguments ask for several jobs."""
     return any(_MODES.get(argument) == "-m" for argument in arguments)
 
 

@@ -40,7 +40,7 @@ def to_settings(config: Any) -> Any:
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
-        elsewhere = ", or name a run directory that was made before: run_dir=DIR" if key == "data.root" else ""
+        elsewhere = ", or name a run directory that remembers it: run_dir=DIR" if key == "data.root" else ""
         raise SettingsError(f"`{key}` is not set: add {key}=...{elsewhere}") from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from us_anomaly.cli.commands import COMMANDS
 from us_anomaly.cli.configuration import to_settings
+from us_anomaly.cli.remembered import remember
 from us_anomaly.errors import UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
@@ -33,7 +34,7 @@ def execute(name: str, config: Any) -> None:
     from us_anomaly.reporting.summary import invoked_with
 
     is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = _as_typed(HydraConfig.get().overrides.task)
     if is_sweep:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
         overrides = [override for override in overrides if not override.startswith("run_dir=")]
@@ -44,13 +45,14 @@ def execute(name: str, config: Any) -> None:
             settings = to_settings(config)
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
-            texts = {"config.yaml": _yaml(config), "overrides.yaml": _yaml(overrides)}
+            texts = {"config.yaml": _yaml(config, resolve=True), "overrides.yaml": _yaml(overrides, resolve=False)}
             with (
                 locked(run_dir, command=" ".join(["usad", name, *overrides])),
                 invoked_with(overrides),
                 recorded(run_dir, command=name, texts=texts),
             ):
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
+                remember(run_dir, command=name, overrides=overrides, data_root=settings.data.root)
         if is_sweep:
             jobs.append(config.run_dir)
     except UsadError as error:
@@ -63,10 +65,18 @@ def execute(name: str, config: Any) -> None:
         faults.append(error)  # not raised, because Hydra would print a line of its own
 
 
-def _yaml(content: Any) -> str:
+def _as_typed(overrides: Any) -> list[str]:
+    """Return overrides with an interpolation where one was typed, instead of what it stands for, which may need quotes."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(content) if isinstance(content, list) else content, resolve=True)
+    typed: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [str(override) for override in typed]
+
+
+def _yaml(content: Any, *, resolve: bool) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(content) if isinstance(content, list) else content, resolve=resolve)
 
 
 def _run(config: Any) -> None:

@@ -1,7 +1,7 @@
 """What the run directories of a sweep are called: after the values that differ between its jobs.
 
 So a sweep that is given more values finds what it has done already, and a folder says what it holds: `bottle`, `seed-1`,
-`bottle_students.steps-100_seed-1`.
+`bottle_steps-100_seed-1`.
 """
 
 import hashlib
@@ -11,24 +11,24 @@ from functools import partial
 from typing import Any
 
 CATEGORY = "data.category"
-MAX_LENGTH = 100
+MAX_BYTES = 100
 
 
-def name_jobs(swept: Sequence[str]) -> None:
+def name_jobs(overrides: Sequence[str]) -> None:
     """Tell Hydra how jobs are called in `configs/config.yaml`: `usad_job(number, overrides of the job)`.
 
     Launchers that start other processes take the function along, as they take all of Hydra's state.
 
     Args:
-        swept: Keys that have several values.
+        overrides: As typed for the sweep.
     """
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("usad_job", partial(job_name, tuple(swept)), replace=True)
+    OmegaConf.register_new_resolver("usad_job", partial(job_name, tuple(_of_all_jobs(overrides))), replace=True)
 
 
-def swept_keys(overrides: Sequence[str]) -> list[str]:
-    """Return the keys of the overrides that have several values; none where an override is wrong, which Hydra tells."""
+def _of_all_jobs(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that have one value; none where one is wrong, which Hydra tells."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -36,36 +36,51 @@ def swept_keys(overrides: Sequence[str]) -> list[str]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:
         return []
-    return [override.key_or_group for override in parsed if override.is_sweep_override()]
+    return [
+        f"{override.get_key_element()}={override.get_value_element_as_str()}"  # as Hydra hands it to the jobs
+        for override in parsed
+        if not override.is_sweep_override()
+    ]
 
 
-def job_name(swept: Sequence[str], number: int, overrides: Any) -> str:
-    """Return the name of one job: its category and its values of the swept keys, or its number where there are neither.
+def job_name(of_all_jobs: Sequence[str], number: int, overrides: Any) -> str:
+    """Return the name of one job: its category, and the values that not all jobs have; its number where there are neither.
 
     Args:
-        swept: Keys that have several values, in the order in which they were typed.
+        of_all_jobs: Overrides that do not differ between jobs.
         number: Number of the job.
         overrides: Overrides of the job, `key=value` each.
     """
-    values = {key.lstrip("+"): value for key, _, value in (str(override).partition("=") for override in overrides)}
-    named = [key for key in dict.fromkeys((CATEGORY, *swept)) if key in values]
+    texts = [str(override) for override in overrides]
+    values = {
+        key.lstrip("+~"): value
+        for text, (key, _, value) in ((text, text.partition("=")) for text in texts)
+        if value and (text not in of_all_jobs or key == CATEGORY)
+    }
+    named = sorted(values, key=lambda key: key != CATEGORY)
     last = [key.rpartition(".")[2] for key in named]
     shown = [part if last.count(part) == 1 else key for part, key in zip(last, named, strict=True)]
     parts = [
-        _readable(values[key]) if key == CATEGORY else f"{_readable(name)}-{_readable(values[key])}"
+        _readable(values[key])
+        if key == CATEGORY and values[key][0] not in "-."
+        else f"{_readable(name)}-{_readable(values[key])}"
         for name, key in zip(shown, named, strict=True)
     ]
     name = "_".join(parts)
-    if len(name) > MAX_LENGTH:
-        name = f"{name[:MAX_LENGTH]}-{_digest(' '.join(values[key] for key in named))}"
+    if len(name.encode()) > MAX_BYTES:
+        kept = name.encode()[:MAX_BYTES].decode(errors="ignore")
+        name = f"{kept}-{_digest(' '.join(f'{key}={values[key]}' for key in named))}"
     return name or str(number)
 
 
 def _readable(value: str) -> str:
-    """Return a value as a part of a name that needs no quotes anywhere; what lost more than brackets is told apart."""
-    plain = re.sub(r"[\[\]'\" ]", "", value)
-    readable = re.sub(r"[^\w.+-]+", "-", plain).strip("-.")
-    return readable if readable == plain.replace(",", "-") else f"{readable}-{_digest(value)}".lstrip("-")
+    """Return a value as a part of a name that needs no quotes; with a digest unless it is such itself, or a list of such."""
+    if re.fullmatch(r"[\w.+-]+", value):
+        return value
+    if re.fullmatch(r"\[[\w.+-]+(, ?[\w.+-]+)*\]", value):
+        return re.sub(r", ?", "-", value[1:-1])
+    readable = re.sub(r"[^\w.+-]+", "-", value).strip("-.")
+    return f"{readable}-{_digest(value)}".lstrip("-")
 
 
 def _digest(text: str) -> str:

@@ -62,6 +62,8 @@ def _several_values(override: str) -> str:
 
 def _where_else(text: str) -> str:
     """Say where to find what is no option of a group, if we know."""
+    if "'experiment/" in text:
+        return "; one of your own needs --config-dir FOLDER"
     if "'backbone/" in text:
         return "; other networks of torchvision: backbone.name=resnet50"
     for package, names in LAUNCHERS.items():

@@ -24,7 +24,7 @@ from us_anomaly.reporting.summary import Summary, as_stage, show_summary
 from us_anomaly.reporting.trackers import require_package
 from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.evaluation_file import read_evaluation
-from us_anomaly.settings import Settings
+from us_anomaly.settings import Settings, TeacherPositions
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,15 @@ def _refuse_early(settings: Settings) -> None:
     """Refuse what a later stage would refuse, before thousands of pictures are decoded and a teacher is distilled.
 
     Raises:
-        SettingsError: A device or the package of a tracker is not there, or a transform list is wrong.
+        SettingsError: A device or the package of a tracker is not there, or a transform list that is used is wrong.
     """
     choose_compute(settings.runtime)
     require_package(settings.tracking)
     build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     build_transforms(settings.augmentation.students, key="augmentation.students", patch_size=None)
+    if settings.teacher.checkpoint is None and settings.teacher.positions is TeacherPositions.patches:
+        for patch_size in settings.scales:
+            build_transforms(settings.augmentation.teacher, key="augmentation.teacher", patch_size=patch_size)
 
 
 def _summarize(run_dir: RunDir) -> None:

@@ -63,7 +63,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], settings: BackboneSett
 
 def download(name: str, get: Callable[[], Any]) -> Any:
     """Run a download and turn whatever goes wrong with it into one line that names the ways out."""
-    log.info("pretrained weights of %s: from the cache, or else from the network (tried for a minute at most)", name)
+    log.info("pretrained weights of %s: from the cache, or else from the network", name)
     try:
         return get()
     except UsadError:

@@ -104,9 +104,10 @@ def _is_run(folder: Path) -> bool:
     return run_dir.evaluation_json.is_file() or run_dir.split.is_file() or (folder / ".hydra").is_dir()
 
 
-def _in_order(path: Path) -> list[str | int]:
-    """Sort the jobs of a sweep by name, `seed-2` before `seed-10`."""
-    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"([0-9]+)", path.name))]
+def _in_order(path: Path) -> tuple[list[str | float], str]:
+    """Sort the jobs of a sweep by name with its numbers as numbers: `seed-2` before `seed-10`, `rate-0.01` before `rate-0.1`."""
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?)", path.name)
+    return [float(part) if number % 2 else part for number, part in enumerate(parts)], path.name
 
 
 def _read(folder: Path, *, off: Mapping[str, Any]) -> EvaluatedRun:

@@ -156,6 +156,11 @@ class RunDir:
         return self.root / ".hydra" / command
 
     @property
+    def made_with(self) -> Path:
+        """The settings that the last command had which made a part of the detector."""
+        return self.root / ".hydra" / "made_with.yaml"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works here."""
         return self.root / ".lock"

@@ -21,7 +21,7 @@ from us_anomaly.training.target_scale import TargetScale, whitening_matrices
 NUM_STATISTICS_BATCHES = 16
 NUM_HELD_OUT_BATCHES = 8
 RIDGE = 1e-3
-"""What is added to the covariance of descriptors, as a share of their mean variance, where a decoder is fitted to them."""
+"""What is added at least to the covariance of descriptors to which a decoder is fitted, as a share of their mean variance."""
 
 
 class Distillation(nn.Module):
@@ -262,26 +262,24 @@ def _set_target_statistics(distillation: Distillation, batches: Batches, compute
 def _fit_decoder(distillation: Distillation, batches: Batches, compute: Compute) -> None:
     """Give a teacher that knows something the decoder that fits it, by ridge regression on batches that no step sees.
 
-    A decoder drawn at random would first of all pull the teacher away from what it knows.
+    A decoder drawn at random would first of all pull the teacher away from what it knows. The fewer positions there are for each
+    dimension (patches instead of whole crops), the stronger the ridge, or the decoder would fit these alone.
     """
     decoder = distillation.decoder
     if not isinstance(decoder, nn.Linear):
         return
-    described, targets = [], []
+    moments = RunningMoments(with_covariance=True)
     for number in range(NUM_STATISTICS_BATCHES):
         images = compute.to_device(batches(-1 - number))
         with compute.autocast():
-            described.append(distillation.descriptors(images).double())
-            targets.append(distillation.targets(images).double())
-    descriptors, target = torch.cat(described), torch.cat(targets)
-    mean, target_mean = descriptors.mean(dim=0), target.mean(dim=0)
-    centred = descriptors - mean
-    covariance = centred.T @ centred / len(centred)
-    ridge = RIDGE * covariance.diagonal().mean().clamp(min=1e-12)
-    mixed = centred.T @ (target - target_mean) / len(centred)
-    weight = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(covariance), mixed).T
+            moments.update(torch.cat([distillation.descriptors(images), distillation.targets(images)], dim=1))
+    dims = decoder.in_features
+    covariance, mixed = moments.covariance[:dims].tensor_split([dims], dim=1)
+    share = max(RIDGE, dims / moments.count)
+    ridge = share * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(dims).to(covariance)
+    weight = torch.linalg.solve(covariance + ridge, mixed).T
     decoder.weight.copy_(weight)
-    decoder.bias.copy_(target_mean - weight @ mean)
+    decoder.bias.copy_(moments.mean[dims:] - weight @ moments.mean[:dims])
 
 
 def _floored(std: Tensor, layer_dims: list[int]) -> Tensor:
