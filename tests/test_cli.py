@@ -91,7 +91,7 @@ MISTAKES = {
     ),
     "missing value": (
         ["split"],
-        "usad: `data.root` is not set: add data.root=..., or name a run directory that remembers it: run_dir=DIR",
+        "usad: `data.root` is not set: add data.root=..., or run_dir= of a run directory that remembers it; runs/folder does not",
     ),
     "unknown key": (
         ["split", "data.root=x", "teacher.learning_rte=1"],
@@ -504,6 +504,17 @@ def test_a_sweep_over_all_categories_calls_the_run_directories_after_them(catego
     for category in ("bolt", "nut"):
         first = json.loads((tmp_path / "runs/all-sweep" / category / "split.jsonl").read_text().splitlines()[0])
         assert first["filename"].startswith(category)
+
+
+def test_categories_are_handed_on_as_texts(categories, tmp_path):
+    register_schemas()
+    for number, name in enumerate(("1e3", "true", "part (2), b")):
+        shutil.copytree(categories / ("bolt", "nut")[number % 2], tmp_path / name)
+    given = ["-m", "data=mvtec", f"data.root={tmp_path}", "data.category=all"]
+    expanded = expand_categories("split", given)
+    assert expanded[-1] == 'data.category="1e3","part (2), b","true"'
+    values = OverridesParser.create().parse_override(expanded[-1]).sweep_iterator()
+    assert [value.text for value in values] == ["1e3", "part (2), b", "true"]
 
 
 def test_patterns_of_categories_are_expanded_in_sweeps_only(categories):

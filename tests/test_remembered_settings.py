@@ -1,10 +1,10 @@
 """A command that names a run directory and no data set takes the settings that the directory was made with."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
 from us_anomaly.cli import _main
 from us_anomaly.cli.remembered import remember, with_remembered
@@ -21,7 +21,8 @@ def _as_a_new_process(monkeypatch):
 
 def made(run_dir: Path, overrides: list[str], *, command: str = "run", data_root: str = "/parts") -> str:
     """Note what a command was given; return the override that names the run directory."""
-    remember(RunDir(run_dir), command=command, overrides=overrides, data_root=data_root)
+    resolved = [override.replace("${oc.env:PARTS}", "my parts") for override in overrides]
+    remember(RunDir(run_dir), command=command, typed=overrides, resolved=resolved, data_root=data_root)
     return f"run_dir={run_dir}"
 
 
@@ -91,11 +92,12 @@ def test_what_belongs_to_one_command_is_not_taken(tmp_path, capsys):
     assert "none but the defaults" in capsys.readouterr().err
 
 
-def test_commands_that_only_look_are_not_remembered(tmp_path):
-    named = made(tmp_path, ["data=csv"], command="calibrate")
-    for command in ("infer", "evaluate", "report"):
-        made(tmp_path, ["data=demo"], command=command)
-    assert with_remembered([named]) == ["data=csv", named]
+def test_settings_are_remembered_as_hydra_takes_them_again(tmp_path, capsys):
+    given = ["++data=csv", "+seed=3", "data.file=${oc.env:PARTS}", "students={steps: 2}", "scales=[17,33]"]
+    named = made(tmp_path, given)
+    taken = ["data=csv", "seed=3", 'data.file="my parts"', "scales=[17,33]"]
+    assert with_remembered([named]) == [*taken, named]
+    assert "; not taken over, type it again if you want it: 'students={steps: 2}'\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("root", ["parts", "my parts, new", "a=b"])
@@ -128,6 +130,7 @@ def test_the_folder_of_the_pictures_is_remembered_as_an_absolute_path(tmp_path, 
         "data.allow_outside_root=true",
         "inference={input: /etc}",
         "students={steps: 1}",
+        "data.file=${oc.env:SECRET}",
         "teacher.images=${oc.env:SECRET}",
         "+experiment=evil",
         "~data",
@@ -138,20 +141,39 @@ def test_the_folder_of_the_pictures_is_remembered_as_an_absolute_path(tmp_path, 
     ],
 )
 def test_settings_of_the_detector_and_its_data_are_all_that_is_taken(tmp_path, planted):
-    named = plant(tmp_path, yaml.safe_dump({"command": "run", "overrides": [planted, "data=csv"]}))
+    named = plant(tmp_path, json.dumps({"command": "run", "overrides": [planted, "data=csv"]}))
     assert with_remembered([named]) == ["data=csv", named]
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "a: b", "[1, 2]", "just text", "\x00", "{command: run}", "{command: run, overrides: [1]}"]
+    "content",
+    [
+        "{",
+        "null",
+        "[1, 2]",
+        "text",
+        "\x00",
+        "[" * 100_000,
+        '{"command": "run"}',
+        '{"command": "run", "overrides": [1]}',
+    ],
 )
 def test_a_damaged_note_is_told_by_name(tmp_path, content):
     named = plant(tmp_path, content)
     with pytest.raises(ArtifactError) as refused:
         with_remembered([named])
     assert str(refused.value).startswith(
-        f"{tmp_path}/.hydra/made_with.yaml is damaged: remove it, and give the settings"
+        f"{tmp_path}/.hydra/made_with.json is damaged: remove it, and give the settings"
     )
+
+
+def test_what_is_shown_of_a_note_can_do_nothing_to_a_terminal(tmp_path, capsys):
+    evil = "x\x1b[31m\x07\nusad: everything fine"
+    named = plant(tmp_path, json.dumps({"command": evil, "overrides": [f'data.root="{evil}"', f"a={evil}"]}))
+    with_remembered([named])
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert said.rstrip("\n").isprintable()
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
@@ -184,5 +206,49 @@ def test_a_command_that_failed_is_not_remembered(parts, tmp_path, capsys, wrong)
 def test_a_run_directory_that_remembers_nothing_is_told(tmp_path, capsys):
     assert _main(["infer", f"run_dir={tmp_path}", "inference.input=x.png"]) == 1
     assert capsys.readouterr().err == (
-        "usad: `data.root` is not set: add data.root=..., or name a run directory that remembers it: run_dir=DIR\n"
+        "usad: `data.root` is not set: add data.root=..., or run_dir= of a run directory that remembers it; "
+        f"{tmp_path} does not\n"
     )
+
+
+def test_settings_of_later_commands_are_remembered_and_pictures_looked_at_are_not(
+    trained_copy, tiny, monkeypatch, capsys
+):
+    named = f"run_dir={trained_copy}"
+    evaluate = ["evaluate", *tiny(trained_copy, "evaluation.bootstrap_samples=0", "evaluation.pixel_samples=7")]
+    assert _main(evaluate[:-1]) == 0
+    picture = next(trained_copy.glob("heatmaps/**/*.png"))
+    assert _main(["infer", named, f"inference.input={picture}"]) == 0
+    capsys.readouterr()
+    assert _main(["report", named]) == 0
+    said = capsys.readouterr().err
+    assert "evaluation.bootstrap_samples=0" in said
+    assert "inference.input" not in said
+
+
+def test_a_command_that_made_nothing_changes_nothing_that_is_remembered(parts, tmp_path):
+    named = f"run_dir={tmp_path / 'run'}"
+    given = ["data=folder", f"data.root={parts}", "split.ratios=50-25-25"]
+    assert _main(["split", named, *given, "students.steps=7"]) == 0
+    before = (tmp_path / "run/.hydra/made_with.json").read_bytes()
+    assert _main(["split", named, *given]) == 0
+    assert (tmp_path / "run/.hydra/made_with.json").read_bytes() == before
+    assert b"students.steps=7" in before
+
+
+def test_a_sweep_goes_out_from_what_is_remembered(parts, tmp_path):
+    named = f"run_dir={tmp_path / 'run'}"
+    assert _main(["split", named, "data=folder", f"data.root={parts}", "split.ratios=50-25-25"]) == 0
+    assert _main(["split", "-m", named, "seed=1,2"]) == 0
+    for seed in (1, 2):
+        note = json.loads((tmp_path / f"run-sweep/seed-{seed}/.hydra/made_with.json").read_text())
+        assert note["overrides"] == ["data=folder", f"data.root={parts}", "split.ratios=50-25-25", f"seed={seed}"]
+
+
+def test_a_home_directory_is_the_same_everywhere(parts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(parts)
+    assert _main(["split", 'run_dir="~/det"', "data=folder", f"data.root={parts}"]) == 0
+    assert _main(["split", 'run_dir="~/det"']) == 0
+    assert (tmp_path / "det/split.jsonl").is_file()
+    assert not (parts / "~").exists()

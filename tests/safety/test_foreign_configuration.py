@@ -1,6 +1,7 @@
 """Configuration files from elsewhere set values; they make nothing run."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from us_anomaly.cli import _main
 from us_anomaly.cli.configuration import config_dir
-from us_anomaly.cli.foreign import refuse_code
+from us_anomaly.cli.foreign import refuse_code, refuse_hidden
 from us_anomaly.errors import SettingsError
 
 EVIL = {
@@ -60,6 +61,26 @@ def test_a_file_from_elsewhere_that_names_something_to_call_is_refused_by_name(f
     assert "configuration is data only" in said
     assert len(said.splitlines()) == 1
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("flags", [["--config-dir", "FOLDER"], ["-cd", "FOLDER"], ["hydra.searchpath=[file://FOLDER]"]])
+def test_an_experiment_called_as_one_that_ships_is_refused(folder, capsys, flags):
+    plant(folder, "seed: 3\n", "experiment/fast.yaml")
+    named = [flag.replace("FOLDER", str(folder)) for flag in flags]
+    assert _main(["split", *named, "experiment=fast", "data=demo"]) == 1
+    assert capsys.readouterr().err == (
+        f"usad: {folder}/experiment/fast.yaml: a file of this name ships with the package and would be taken instead; "
+        "give yours another name\n"
+    )
+
+
+def test_a_copy_of_the_whole_configuration_may_replace_ours(folder):
+    shutil.copytree(config_dir(), folder, dirs_exist_ok=True)
+    refuse_hidden(["--config-path", str(folder)])
+    refuse_hidden(["-cp", str(folder)])
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 3\n")
+    with pytest.raises(SettingsError, match="ships with the package"):
+        refuse_hidden([f"--config-dir={folder}"])
 
 
 def test_a_file_behind_a_link_is_looked_at_and_circles_end(folder, tmp_path):

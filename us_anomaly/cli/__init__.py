@@ -14,7 +14,7 @@ from us_anomaly.cli.arguments import expand_categories, is_sweep, not_an_option,
 from us_anomaly.cli.commands import ALIASES, COMMANDS, overview, suggestion
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
 from us_anomaly.cli.execution import TASKS, failures, faults, jobs
-from us_anomaly.cli.foreign import refuse_code
+from us_anomaly.cli.foreign import refuse_code, refuse_hidden
 from us_anomaly.cli.help import show_help
 from us_anomaly.cli.job_names import name_jobs
 from us_anomaly.cli.messages import one_line
@@ -127,6 +127,7 @@ def _run_application(name: str, arguments: Sequence[str]) -> None:
     register_schemas()
     task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
     refuse_code(arguments)
+    refuse_hidden(arguments)
     given = prepared(name, arguments)
     name_jobs([argument for argument in given if "=" in argument and not argument.startswith("-")])
     with _arguments(given):

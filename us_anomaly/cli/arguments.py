@@ -40,9 +40,7 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
         print(f"usad: `{key}` is given {keys.count(key)} times; the last one counts", file=sys.stderr)
     if name == "compare":
         return [*flags, *named_runs(others)]
-    if not is_sweep(flags):
-        others = with_remembered(others)
-    return expand_categories(name, [*flags, *others])
+    return expand_categories(name, [*flags, *with_remembered(others)])
 
 
 def not_an_option(error: BaseException, arguments: Sequence[str]) -> SettingsError | None:
@@ -109,9 +107,14 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
         key, _, value = argument.partition("=")
         if key == "data.category" and means_several(value):
             others = [other for other in arguments if "=" in other and other != argument and not _is_swept(other)]
-            categories = _categories(name, [*others, f'data.category="{value}"'])
-            arguments[position] = f"data.category={','.join(categories)}"
+            categories = _categories(name, [*others, f"data.category={quoted(value)}"])
+            arguments[position] = f"data.category={','.join(map(_as_text, categories))}"
     return arguments
+
+
+def _as_text(category: str) -> str:
+    """Return a category as Hydra reads it as a text: `true` and `1e3` would be something else, and a comma would divide it."""
+    return category if re.fullmatch(r"(?!(?:null|true|false|inf|nan)$)[a-zA-Z_]\w*", category) else quoted(category)
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:

@@ -16,9 +16,11 @@ def config_dir() -> Path:
 def register_schemas() -> None:
     """Tell Hydra the typed settings; the layouts and backbones are schemas of their groups."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
     from us_anomaly import settings
 
+    OmegaConf.register_new_resolver("usad_folder", lambda path: str(Path(path).expanduser()), replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=settings.Settings)
     store.store(name="compare_schema", node=settings.CompareSettings)
@@ -40,8 +42,18 @@ def to_settings(config: Any) -> Any:
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
-        elsewhere = ", or name a run directory that remembers it: run_dir=DIR" if key == "data.root" else ""
-        raise SettingsError(f"`{key}` is not set: add {key}=...{elsewhere}") from error
+        raise SettingsError(f"`{key}` is not set: add {key}=...{_or_from_run_dir(key, config)}") from error
+
+
+def _or_from_run_dir(key: str, config: Any) -> str:
+    """Say of the data set, which a run directory can remember, that this one does not."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        run_dir = config.run_dir if key == "data.root" else None
+    except OmegaConfBaseException:
+        run_dir = None
+    return f", or run_dir= of a run directory that remembers it; {run_dir} does not" if run_dir else ""
 
 
 def _refuse_unknown_keys(config: Any, prefix: str = "") -> None:

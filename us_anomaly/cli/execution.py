@@ -34,10 +34,12 @@ def execute(name: str, config: Any) -> None:
     from us_anomaly.reporting.summary import invoked_with
 
     is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    overrides = _as_typed(HydraConfig.get().overrides.task)
+    resolved = list(HydraConfig.get().overrides.task)
+    typed = _as_typed(HydraConfig.get().overrides.task)
+    overrides = typed
     if is_sweep:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
-        overrides = [override for override in overrides if not override.startswith("run_dir=")]
+        overrides = [override for override in typed if not override.startswith("run_dir=")]
         overrides.append(f"run_dir={config.run_dir}")
     forget_what_was_said()
     try:
@@ -51,8 +53,10 @@ def execute(name: str, config: Any) -> None:
                 invoked_with(overrides),
                 recorded(run_dir, command=name, texts=texts),
             ):
+                before = run_dir.notes()
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
-                remember(run_dir, command=name, overrides=overrides, data_root=settings.data.root)
+                if run_dir.notes() != before or not run_dir.made_with.exists():
+                    remember(run_dir, command=name, typed=typed, resolved=resolved, data_root=settings.data.root)
         if is_sweep:
             jobs.append(config.run_dir)
     except UsadError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from us_anomaly.cli.configuration import config_dir
 from us_anomaly.errors import SettingsError
 
 _FOLDER_FLAGS = ("-cd", "-cp")
@@ -39,10 +40,27 @@ def refuse_code(arguments: Sequence[str]) -> None:
                 )
 
 
-def _folders(arguments: Sequence[str]) -> Iterator[Path]:
-    """Yield the folders of configuration files that the arguments name."""
+def refuse_hidden(arguments: Sequence[str]) -> None:
+    """Refuse files of a folder that is added by `--config-dir` and has one called as one that ships, which Hydra would take.
+
+    Raises:
+        SettingsError: There is one; the message names it.
+    """
+    for folder in dict.fromkeys(_folders([*arguments], replacing=False)):
+        for path in _files(folder):
+            inside = path.relative_to(folder)
+            if len(inside.parts) > 1 and (config_dir() / inside).is_file():
+                raise SettingsError(
+                    f"{path}: a file of this name ships with the package and would be taken instead; give yours another name"
+                )
+
+
+def _folders(arguments: Sequence[str], *, replacing: bool = True) -> Iterator[Path]:
+    """Yield the folders of configuration files that the arguments name; optionally without those that replace ours."""
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, _, value = argument.partition("=")
+        if not replacing and (name.startswith("--config-p") or name == "-cp"):
+            continue
         if name.startswith("--config-") or name in _FOLDER_FLAGS:
             named = [value or following]
         elif name.lstrip("+~") == "hydra.searchpath":

@@ -1,7 +1,7 @@
 """What the run directories of a sweep are called: after the values that differ between its jobs.
 
 So a sweep that is given more values finds what it has done already, and a folder says what it holds: `bottle`, `seed-1`,
-`bottle_steps-100_seed-1`.
+`bottle_students.steps-100_seed-1`.
 """
 
 import hashlib
@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
+
+from us_anomaly.cli.messages import known_keys
 
 CATEGORY = "data.category"
 MAX_BYTES = 100
@@ -58,13 +60,11 @@ def job_name(of_all_jobs: Sequence[str], number: int, overrides: Any) -> str:
         if value and (text not in of_all_jobs or key == CATEGORY)
     }
     named = sorted(values, key=lambda key: key != CATEGORY)
-    last = [key.rpartition(".")[2] for key in named]
-    shown = [part if last.count(part) == 1 else key for part, key in zip(last, named, strict=True)]
     parts = [
         _readable(values[key])
         if key == CATEGORY and values[key][0] not in "-."
-        else f"{_readable(name)}-{_readable(values[key])}"
-        for name, key in zip(shown, named, strict=True)
+        else f"{_readable(_short(key))}-{_readable(values[key])}"
+        for key in named
     ]
     name = "_".join(parts)
     if len(name.encode()) > MAX_BYTES:
@@ -73,10 +73,16 @@ def job_name(of_all_jobs: Sequence[str], number: int, overrides: Any) -> str:
     return name or str(number)
 
 
+def _short(key: str) -> str:
+    """Return the last part of a key where it is that of no other setting: two sweeps must not share a folder."""
+    last = key.rpartition(".")[2]
+    return last if [known.rpartition(".")[2] for known in known_keys()].count(last) <= 1 else key
+
+
 def _readable(value: str) -> str:
     """Return a value as a part of a name that needs no quotes; with a digest unless it is such itself, or a list of such."""
-    if re.fullmatch(r"[\w.+-]+", value):
-        return value
+    if plain := re.fullmatch(r"(['\"]?)([\w.+-]+)\1", value):
+        return plain[2]
     if re.fullmatch(r"\[[\w.+-]+(, ?[\w.+-]+)*\]", value):
         return re.sub(r", ?", "-", value[1:-1])
     readable = re.sub(r"[^\w.+-]+", "-", value).strip("-.")

@@ -118,6 +118,11 @@ def _types_of_keys() -> dict[str, Any]:
     return types
 
 
+def known_keys() -> list[str]:
+    """Return the keys of all settings of two levels."""
+    return list(_types_of_keys())
+
+
 def is_list(key: str) -> bool:
     """Return whether a setting takes a list."""
     return getattr(_types_of_keys().get(key), "__origin__", None) is list
@@ -127,7 +132,7 @@ def similar_key(full_key: str) -> str:
     """Return a question about the setting that was probably meant, or nothing."""
     import difflib
 
-    near = difflib.get_close_matches(full_key, list(_types_of_keys()), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(full_key, known_keys(), n=1, cutoff=0.6)
     return f", did you mean `{near[0]}`?" if near and near[0] != full_key else ""
 
 

@@ -1,7 +1,7 @@
 """What a run directory was made with, for a command that names the directory and no data set.
 
-`usad infer run_dir=runs/tiles inference.input=new.png` is enough: all else was typed when the detector was made. Commands that
-make a part of it write that down when they have succeeded (`.hydra/made_with.yaml`). A run directory may come from anybody, so
+`usad infer run_dir=runs/tiles inference.input=new.png` is enough: all else was typed when the detector was made. A command that
+made something there writes that down when it has succeeded (`.hydra/made_with.json`). A run directory may come from anybody, so
 settings of the detector and its data are all that is taken from there: nothing that configures Hydra, reads configuration or
 pictures from elsewhere, writes elsewhere, or shows what the environment holds.
 """
@@ -17,38 +17,51 @@ from us_anomaly.cli.configuration import config_dir
 from us_anomaly.cli.messages import quoted
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import write_text
+from us_anomaly.run_dir.atomic import read_json, write_json
 
-LOOKING = ("infer", "evaluate", "report", "compare")
-"""Commands that make no part of the detector: what they were given says nothing about it."""
-OF_ONE_COMMAND = ("run_dir", "cache_dir", "overwrite", "inference", "tracking", "data.allow_outside_root")
+OF_ONE_COMMAND = (
+    "run_dir",
+    "cache_dir",
+    "overwrite",
+    "inference.input",
+    "tracking",
+    "data.allow_outside_root",
+    "hydra",
+)
 """Settings, and groups of them, that are never taken over."""
 _OPTION = re.compile(r"(?!(?:null|true|false|inf|nan)$)[a-zA-Z_][\w-]*(/[\w-]+)*", re.IGNORECASE)
 _NEEDS_NO_QUOTES = re.compile(r"[\w./+-]+")
+_INTERPOLATION = re.compile(r"[^\[{]*\$\{.*")
+"""A value that holds an interpolation and is no list or mapping."""
 
 
-def remember(run_dir: RunDir, *, command: str, overrides: Sequence[str], data_root: str) -> None:
-    """Note with which overrides a command succeeded, if it makes a part of the detector.
+def remember(run_dir: RunDir, *, command: str, typed: Sequence[str], resolved: Sequence[str], data_root: str) -> None:
+    """Note the overrides with which a command made something.
 
     Args:
         run_dir: Where it worked.
         command: Its name.
-        overrides: As typed.
+        typed: Overrides as typed.
+        resolved: The same with what interpolations stand for, which is noted: the environment may be another next time.
         data_root: The folder of the pictures, which is noted as an absolute path: the next command may come from elsewhere.
     """
-    if command in LOOKING:
-        return
-    root = str(Path(data_root).expanduser().absolute())
-    absolute = f"data.root={root if _NEEDS_NO_QUOTES.fullmatch(root) else quoted(root)}"
-    noted = [absolute if _key(override) == "data.root" else override for override in overrides]
-    write_text(run_dir.made_with, _as_yaml({"command": command, "overrides": noted}))
+    noted = []
+    for override, meant in zip(typed, resolved, strict=True):
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "data.root":
+            value = _as_value(str(Path(data_root).expanduser().absolute()))
+        elif _INTERPOLATION.fullmatch(value):
+            value = _as_value(meant.partition("=")[2])
+        noted.append(f"{key}={value}")
+    own = [override for override in noted if not _is_of_one_command(override)]
+    write_json(run_dir.made_with, {"command": command, "overrides": own})
 
 
 def with_remembered(arguments: Sequence[str]) -> list[str]:
     """Return settings, preceded by those that the run directory was made with, where they name one and no data set.
 
     What is typed takes the place of what is remembered: a value of one value, an option of a group (`backbone=`) of the group
-    with its values, an experiment of everything but the data set. Says on stderr what was taken over.
+    with its values, an experiment of everything but the data set. Says on stderr what was taken over, and what not.
 
     Args:
         arguments: Settings as typed, without flags.
@@ -61,10 +74,26 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
     if run_dir is None or typed & {"data", "data.root"} or not run_dir.made_with.is_file():
         return list(arguments)
     command, overrides = _read(run_dir.made_with)
-    taken = [override for override in overrides if _is_of_detector(override) and not _is_replaced(override, typed)]
-    said = " ".join(map(shlex.quote, taken)) or "none but the defaults"
-    print(f"usad: settings of {run_dir.root}, as its `usad {command}` had them: {said}", file=sys.stderr)
+    wanted = [override for override in overrides if not _is_replaced(override, typed)]
+    taken = [override for override in wanted if _is_of_detector(override)]
+    left = [override for override in wanted if override not in taken]
+    said = _shown(taken) or "none but the defaults"
+    said += f"; not taken over, type it again if you want it: {_shown(left)}" if left else ""
+    print(f"usad: settings of {run_dir.root}, as its `usad {_printable(command)}` had them: {said}", file=sys.stderr)
     return [*taken, *arguments]
+
+
+def _as_value(text: str) -> str:
+    return text if _NEEDS_NO_QUOTES.fullmatch(text) else quoted(text)
+
+
+def _shown(overrides: Sequence[str]) -> str:
+    return " ".join(_printable(shlex.quote(override)) for override in overrides)
+
+
+def _printable(text: str) -> str:
+    """Return a text that can do nothing to a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _key(argument: str) -> str:
@@ -100,11 +129,9 @@ def _run_dir(arguments: Sequence[str]) -> RunDir | None:
 
 def _read(path: Path) -> tuple[str, list[str]]:
     """Return command and overrides of a note."""
-    from omegaconf import OmegaConf
-
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:  # whatever a YAML reader may raise
+        content = read_json(path)
+    except ArtifactError as error:
         raise _damaged(path) from error
     match content:
         case {"command": str(command), "overrides": list(overrides)} if all(isinstance(one, str) for one in overrides):
@@ -118,10 +145,15 @@ def _damaged(path: Path) -> ArtifactError:
     )
 
 
+def _is_of_one_command(override: str) -> bool:
+    key = _key(override)
+    return any(key == own or key.startswith((f"{own}.", f"{own}/")) for own in OF_ONE_COMMAND)
+
+
 def _is_of_detector(override: str) -> bool:
     """Return whether an override chooses an option of a group, or sets one value, and is one that may be taken over."""
     key, sign, value = override.partition("=")
-    if not sign or any(key == own or key.startswith(f"{own}.") for own in OF_ONE_COMMAND):
+    if not sign or _is_of_one_command(override):
         return False
     if _is_group(key):
         return _OPTION.fullmatch(value) is not None
@@ -138,9 +170,3 @@ def _is_setting(key: str) -> bool:
     kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Settings)}
     name, dot, _ = key.partition(".")
     return name in kinds and dataclasses.is_dataclass(kinds[name]) == bool(dot)
-
-
-def _as_yaml(content: object) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(content))  # type: ignore[call-overload]

@@ -15,6 +15,7 @@ from us_anomaly.commands import (
     split,
     train_students,
 )
+from us_anomaly.commands.recipes import named_teacher
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.metric_names import LABELS, shown
@@ -68,13 +69,19 @@ def _refuse_early(settings: Settings) -> None:
 
     Raises:
         SettingsError: A device or the package of a tracker is not there, or a transform list that is used is wrong.
+        DataError: A teacher to take or to start from is not there.
     """
     choose_compute(settings.runtime)
     require_package(settings.tracking)
     build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     build_transforms(settings.augmentation.students, key="augmentation.students", patch_size=None)
-    if settings.teacher.checkpoint is None and settings.teacher.positions is TeacherPositions.patches:
-        for patch_size in settings.scales:
+    teacher = settings.teacher
+    for patch_size in settings.scales:
+        if teacher.checkpoint is not None:
+            named_teacher("checkpoint", teacher.checkpoint, patch_size)
+        if teacher.start_from is not None:
+            named_teacher("start_from", teacher.start_from, patch_size)
+        if teacher.checkpoint is None and teacher.positions is TeacherPositions.patches:
             build_transforms(settings.augmentation.teacher, key="augmentation.teacher", patch_size=patch_size)
 
 

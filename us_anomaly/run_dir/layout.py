@@ -157,8 +157,12 @@ class RunDir:
 
     @property
     def made_with(self) -> Path:
-        """The settings that the last command had which made a part of the detector."""
-        return self.root / ".hydra" / "made_with.yaml"
+        """The settings of the last command that made something here."""
+        return self.root / ".hydra" / "made_with.json"
+
+    def notes(self) -> dict[Path, int]:
+        """Return the provenance notes with the times at which they were written: others, once a command has made something."""
+        return {path: path.stat().st_mtime_ns for path in sorted(self.root.glob("provenance/**/*.json"))}
 
     @property
     def lock(self) -> Path:

@@ -5,6 +5,7 @@ its values when it is built and quotes the key as the user types it. Nothing her
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings.checks import at_least, not_empty
@@ -151,6 +152,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Check what no single group can check."""
         not_empty("run_dir", self.run_dir, "runs/NAME")
+        self.run_dir = str(Path(self.run_dir).expanduser())
         at_least("seed", self.seed, 0)
         at_least("image_size", self.image_size, 16)
         not_empty("scales", self.scales, "[33]")
