@@ -111,6 +111,18 @@ MISTAKES = {
         ["split", "data.root=x", "seed=abc"],
         "usad: `seed`: Value 'abc' of type 'str' could not be converted to",
     ),
+    "an interpolation that does not fit": (
+        ["split", "data.root=x", "seed=${run_dir}"],
+        "usad: `seed`: what its interpolation stands for could not be converted to Integer",
+    ),
+    "an interpolation that leads nowhere": (
+        ["split", "data.root=x", "seed=${nothing.there}"],
+        "usad: `seed`: Interpolation key 'nothing.there' not found",
+    ),
+    "a variable that is not set": (
+        ["split", "data.root=${oc.env:USAD_NOT_SET}"],
+        "usad: `data.root`: Environment variable 'USAD_NOT_SET' not found",
+    ),
     "wrong type of a group": (["split", "data.root=x", "students.steps=1.5"], "usad: `students.steps`: Value '1.5'"),
     "wrong choice": (
         ["split", "data.root=x", "runtime.precision=float16"],

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from us_anomaly.cli.messages import unknown_key
+from us_anomaly.cli.messages import one_line, unknown_key
 from us_anomaly.errors import SettingsError
 
 
@@ -32,17 +32,19 @@ def to_settings(config: Any) -> Any:
     """Return the typed settings of a composed configuration.
 
     Raises:
-        SettingsError: A value is missing or out of range; the message quotes its key.
+        SettingsError: A value is missing, out of range or of another type; the message quotes its key.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    _refuse_unknown_keys(config)
     try:
+        _refuse_unknown_keys(config)
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
         raise SettingsError(f"`{key}` is not set: add {key}=...{_or_from_run_dir(key, config)}") from error
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to what does not fit
+        raise SettingsError(one_line(error)) from error
 
 
 def _or_from_run_dir(key: str, config: Any) -> str:

@@ -34,7 +34,6 @@ def execute(name: str, config: Any) -> None:
     from us_anomaly.reporting.summary import invoked_with
 
     is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    resolved = list(HydraConfig.get().overrides.task)
     typed = _as_typed(HydraConfig.get().overrides.task)
     overrides = typed
     if is_sweep:
@@ -45,6 +44,7 @@ def execute(name: str, config: Any) -> None:
     try:
         with interruptible(), explained():
             settings = to_settings(config)
+            resolved = list(HydraConfig.get().overrides.task)
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
             texts = {"config.yaml": _yaml(config, resolve=True), "overrides.yaml": _yaml(overrides, resolve=False)}
@@ -64,7 +64,7 @@ def execute(name: str, config: Any) -> None:
         failures.append(f"{config.run_dir}: {error}")
         if is_sweep:  # raised, because a launcher may run the job in another process
             log.error("this job failed: %s", error)
-            failures[-1] = f"{config.run_dir} ({' '.join(HydraConfig.get().overrides.task)}): {error}"
+            failures[-1] = f"{config.run_dir} ({' '.join(typed)}): {error}"
             raise
         faults.append(error)  # not raised, because Hydra would print a line of its own
 
