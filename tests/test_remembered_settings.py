@@ -252,3 +252,13 @@ def test_a_home_directory_is_the_same_everywhere(parts, tmp_path, monkeypatch):
     assert _main(["split", 'run_dir="~/det"']) == 0
     assert (tmp_path / "det/split.jsonl").is_file()
     assert not (parts / "~").exists()
+
+
+def test_a_refusal_says_that_the_run_directory_remembers(parts, tmp_path, capsys):
+    given = [f"run_dir={tmp_path / 'run'}", "data=folder", f"data.root={parts}"]
+    assert _main(["split", *given, "split.ratios=50-25-25"]) == 0
+    assert _main(["split", *given]) == 1
+    takes = (
+        f"give the settings it was made with (run_dir={tmp_path / 'run'} without data= and data.root= takes them) or"
+    )
+    assert takes in capsys.readouterr().err.splitlines()[-1]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from us_anomaly.reporting.summary import Summary, as_stage, invoked_with, next_command, show_summary
+from us_anomaly.reporting.summary import Summary, as_stage, next_command, show_summary, working_in
 
 
 def test_a_summary_shows_facts_paths_and_the_next_command(tmp_path, capsys):
@@ -41,20 +41,15 @@ def test_a_stage_of_a_larger_command_prints_no_summary(capsys):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "command", "expected"),
+    ("override", "command", "expected"),
     [
-        (["data=demo", "run_dir=a b"], "infer", "usad infer data=demo 'run_dir=a b'"),
-        (
-            ["data=demo", "overwrite=true", "hydra.verbose=true", "+inference.input=x"],
-            "evaluate",
-            "usad evaluate data=demo",
-        ),
-        ([], "infer inference.input=PICTURE", "usad infer inference.input=PICTURE"),
-        (["backbone.layers=[2,3]"], "normalize", "usad normalize 'backbone.layers=[2,3]'"),
+        ("run_dir=runs/demo", "infer", "usad infer run_dir=runs/demo"),
+        ('run_dir="a b"', "evaluate", "usad evaluate 'run_dir=\"a b\"'"),
+        ("run_dir=x", "infer inference.input=PICTURE", "usad infer run_dir=x inference.input=PICTURE"),
     ],
 )
-def test_the_next_command_repeats_what_was_typed(overrides, command, expected):
-    with invoked_with(overrides):
+def test_the_next_command_names_the_run_directory_which_remembers_the_rest(override, command, expected):
+    with working_in(override):
         assert next_command(command) == expected
 
 

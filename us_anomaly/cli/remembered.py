@@ -49,9 +49,9 @@ def remember(run_dir: RunDir, *, command: str, typed: Sequence[str], resolved: S
     for override, meant in zip(typed, resolved, strict=True):
         key, _, value = override.lstrip("+").partition("=")
         if key == "data.root":
-            value = _as_value(str(Path(data_root).expanduser().absolute()))
+            value = as_value(str(Path(data_root).expanduser().absolute()))
         elif _INTERPOLATION.fullmatch(value):
-            value = _as_value(meant.partition("=")[2])
+            value = as_value(meant.partition("=")[2])
         noted.append(f"{key}={value}")
     own = [override for override in noted if not _is_of_one_command(override)]
     write_json(run_dir.made_with, {"command": command, "overrides": own})
@@ -83,7 +83,8 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
     return [*taken, *arguments]
 
 
-def _as_value(text: str) -> str:
+def as_value(text: str) -> str:
+    """Return a text as the value of an override that stands for just this text."""
     return text if _NEEDS_NO_QUOTES.fullmatch(text) else quoted(text)
 
 

@@ -9,7 +9,7 @@ from us_anomaly.commands.recipes import flat
 from us_anomaly.data.sample import Sample, Split, of_split, parse_labels
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import Recipe, record, state
+from us_anomaly.run_dir.provenance import Recipe, record, remembered_by, state
 from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def make(
         if is_precious and not settings.overwrite:
             raise StaleArtifactError(
                 f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings it was "
-                "made with or another run_dir=; to make it anew, add overwrite=true"
+                f"made with{remembered_by(run_dir)} or another run_dir=; to make it anew, add overwrite=true"
             )
         log.info("%s is made again: %s", artifact, reason)
     started = time.monotonic()

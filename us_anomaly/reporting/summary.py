@@ -13,12 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-NOT_REPEATED = ("overwrite", "inference.input", "hydra")
-"""Overrides that belong to one command and not to the next."""
 WIDTH_IN_FILES = 100
 
-_overrides: ContextVar[tuple[str, ...] | None] = ContextVar("overrides", default=None)
-"""What was typed after the command, if it came from the command line."""
+_run_dir: ContextVar[str | None] = ContextVar("run_dir", default=None)
+"""The override that names the run directory, if the command came from the command line."""
 _is_stage: ContextVar[bool] = ContextVar("is_stage", default=False)
 """Whether the command runs as one of many stages, whose one summary comes at the end."""
 
@@ -38,13 +36,13 @@ class Summary:
 
 
 @contextmanager
-def invoked_with(overrides: Sequence[str]) -> Iterator[None]:
-    """Let summaries repeat `overrides` in the command to run next."""
-    token = _overrides.set(tuple(overrides))
+def working_in(override: str) -> Iterator[None]:
+    """Let summaries name the command to run next, which needs no more than `override`: `run_dir=...` remembers the rest."""
+    token = _run_dir.set(override)
     try:
         yield
     finally:
-        _overrides.reset(token)
+        _run_dir.reset(token)
 
 
 @contextmanager
@@ -78,14 +76,12 @@ def summary_table(summary: Summary) -> Table:
 
 
 def next_command(command: str) -> str:
-    """Return the command line to run next: the same settings, as far as they are known."""
-    overrides = _overrides.get()
-    if overrides is None:
+    """Return the command line to run next, in the same run directory."""
+    override = _run_dir.get()
+    if override is None:
         return f"usad {command}, with the same settings"
-    repeated = [override for override in overrides if override.lstrip("+~").split("=")[0] not in NOT_REPEATED]
-    kept = [override for override in repeated if not override.lstrip("+~").startswith("hydra.")]
     name, *added = command.split(" ", 1)
-    return " ".join(["usad", name, *map(shlex.quote, kept), *added])
+    return " ".join(["usad", name, shlex.quote(override), *added])
 
 
 def print_table(table: Table) -> None:
