@@ -113,7 +113,7 @@ MISTAKES = {
     ),
     "an interpolation that does not fit": (
         ["split", "data.root=x", "seed=${run_dir}"],
-        "usad: `seed`: what its interpolation stands for could not be converted to Integer",
+        "usad: `seed`: Value 'runs/folder' of type 'str' could not be converted to Integer",
     ),
     "an interpolation that leads nowhere": (
         ["split", "data.root=x", "seed=${nothing.there}"],

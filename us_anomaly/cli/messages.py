@@ -29,7 +29,11 @@ def one_line(error: BaseException) -> str:
     detail = str(cause) if cause is not None else text
     key = re.search(r"full_key: (\S+)", detail + "\n" + text)
     lines = [line.strip() for line in detail.splitlines() if line.strip()] or [type(error).__name__]
-    first = lines[0].replace("Value '$VALUE' of type '$VALUE_TYPE'", "what its interpolation stands for")
+    first = lines[0]
+    if interpolated := re.match(
+        r"While dereferencing interpolation '.*?': (.*)", text
+    ):  # its cause still has placeholders
+        first = interpolated[1]
     first = re.sub(r'\w+ raised while resolving interpolation: "?(.*?)"?$', r"\1", first)
     if first.startswith("In '") and "Could not find" in first:
         choices = " ".join(lines[1:]).partition("Config search path")[0].strip()
