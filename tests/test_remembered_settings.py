@@ -1,6 +1,7 @@
 """A command that names a run directory and no data set takes the settings that the directory was made with."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,13 @@ MADE_WITH = ["data=csv", "data.root=/parts", "experiment=fast", "run_dir=elsewhe
 
 @pytest.fixture(autouse=True)
 def _as_a_new_process(monkeypatch):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it for itself
+    """Undo what a command leaves behind in its process: a variable, and the log that Hydra has set up."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def made(run_dir: Path, overrides: list[str], *, command: str = "run", data_root: str = "/parts") -> str:
