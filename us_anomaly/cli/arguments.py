@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from us_anomaly.cli.configuration import config_dir, to_settings
-from us_anomaly.cli.messages import quoted
+from us_anomaly.cli.messages import as_text, quoted
 from us_anomaly.cli.remembered import with_remembered
 from us_anomaly.errors import SettingsError
 
@@ -108,13 +108,8 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
         if key == "data.category" and means_several(value):
             others = [other for other in arguments if "=" in other and other != argument and not _is_swept(other)]
             categories = _categories(name, [*others, f"data.category={quoted(value)}"])
-            arguments[position] = f"data.category={','.join(map(_as_text, categories))}"
+            arguments[position] = f"data.category={','.join(map(as_text, categories))}"
     return arguments
-
-
-def _as_text(category: str) -> str:
-    """Return a category as Hydra reads it as a text: `true` and `1e3` would be something else, and a comma would divide it."""
-    return category if re.fullmatch(r"(?!(?:null|true|false|inf|nan)$)[a-zA-Z_]\w*", category) else quoted(category)
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 from us_anomaly.cli.commands import COMMANDS
 from us_anomaly.cli.configuration import to_settings
-from us_anomaly.cli.remembered import as_value, remember
+from us_anomaly.cli.messages import as_text
+from us_anomaly.cli.remembered import remember
 from us_anomaly.errors import UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
@@ -50,7 +51,7 @@ def execute(name: str, config: Any) -> None:
             texts = {"config.yaml": _yaml(config, resolve=True), "overrides.yaml": _yaml(overrides, resolve=False)}
             with (
                 locked(run_dir, command=" ".join(["usad", name, *overrides])),
-                working_in(f"run_dir={as_value(settings.run_dir)}"),
+                working_in(f"run_dir={as_text(settings.run_dir)}"),
                 recorded(run_dir, command=name, texts=texts),
             ):
                 before = run_dir.notes()

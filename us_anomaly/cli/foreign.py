@@ -46,7 +46,7 @@ def refuse_hidden(arguments: Sequence[str]) -> None:
     Raises:
         SettingsError: There is one; the message names it.
     """
-    for folder in dict.fromkeys(_folders([*arguments], replacing=False)):
+    for folder in dict.fromkeys(_folders(arguments, replacing=False)):
         for path in _files(folder):
             inside = path.relative_to(folder)
             if len(inside.parts) > 1 and (config_dir() / inside).is_file():

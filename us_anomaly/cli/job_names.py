@@ -26,7 +26,7 @@ def name_jobs(overrides: Sequence[str]) -> None:
     """
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("usad_job", partial(job_name, tuple(_of_all_jobs(overrides))), replace=True)
+    OmegaConf.register_new_resolver("usad_job", partial(job_name, tuple(overrides)), replace=True)
 
 
 def _of_all_jobs(overrides: Sequence[str]) -> list[str]:
@@ -45,20 +45,20 @@ def _of_all_jobs(overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def job_name(of_all_jobs: Sequence[str], number: int, overrides: Any) -> str:
+def job_name(typed: Sequence[str], number: int, overrides: Any) -> str:
     """Return the name of one job: its category, and the values that not all jobs have; its number where there are neither.
 
     Args:
-        of_all_jobs: Overrides that do not differ between jobs.
+        typed: Overrides of the sweep, as typed; those with one value do not differ between jobs.
         number: Number of the job.
         overrides: Overrides of the job, `key=value` each.
     """
-    texts = [str(override) for override in overrides]
-    values = {
-        key.lstrip("+~"): value
-        for text, (key, _, value) in ((text, text.partition("=")) for text in texts)
-        if value and (text not in of_all_jobs or key == CATEGORY)
-    }
+    shared = _of_all_jobs(typed)
+    values = {}
+    for override in map(str, overrides):
+        key, _, value = override.partition("=")
+        if value and (key == CATEGORY or override not in shared):
+            values[key.lstrip("+~")] = value
     named = sorted(values, key=lambda key: key != CATEGORY)
     parts = [
         _readable(values[key])

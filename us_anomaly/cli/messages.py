@@ -16,6 +16,10 @@ LAUNCHERS = {
 """Packages that bring launchers of sweeps, and what they bring."""
 
 
+NO_CONSTANT = r"(?!(?:null|true|false|inf|nan)$)"
+"""Begins a pattern of words: those that Hydra reads as a value of another kind are none."""
+
+
 def one_line(error: BaseException) -> str:
     """Return what an error says as one line that quotes the key, without Hydra's and OmegaConf's decoration."""
     if isinstance(error, UsadError):
@@ -106,6 +110,14 @@ def quoted(text: str) -> str:
     """Return a text in quotes, as the value of an override that stands for just this text."""
     escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
     return f'"{escaped}"'
+
+
+def as_text(text: str) -> str:
+    """Return a text as the value of an override that stands for just this text, in quotes only where Hydra needs them.
+
+    Without, `true` and `1e3` would be something else, and a comma would divide it.
+    """
+    return text if re.fullmatch(rf"{NO_CONSTANT}(\.\./)*[a-zA-Z_/][\w./+-]*", text, re.IGNORECASE) else quoted(text)
 
 
 def _types_of_keys() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from us_anomaly.cli.configuration import config_dir
-from us_anomaly.cli.messages import quoted
+from us_anomaly.cli.messages import NO_CONSTANT, as_text
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
@@ -29,8 +29,7 @@ OF_ONE_COMMAND = (
     "hydra",
 )
 """Settings, and groups of them, that are never taken over."""
-_OPTION = re.compile(r"(?!(?:null|true|false|inf|nan)$)[a-zA-Z_][\w-]*(/[\w-]+)*", re.IGNORECASE)
-_NEEDS_NO_QUOTES = re.compile(r"[\w./+-]+")
+_OPTION = re.compile(rf"{NO_CONSTANT}[a-zA-Z_][\w-]*(/[\w-]+)*", re.IGNORECASE)
 _INTERPOLATION = re.compile(r"[^\[{]*\$\{.*")
 """A value that holds an interpolation and is no list or mapping."""
 
@@ -49,9 +48,9 @@ def remember(run_dir: RunDir, *, command: str, typed: Sequence[str], resolved: S
     for override, meant in zip(typed, resolved, strict=True):
         key, _, value = override.lstrip("+").partition("=")
         if key == "data.root":
-            value = as_value(str(Path(data_root).expanduser().absolute()))
+            value = as_text(str(Path(data_root).expanduser().absolute()))
         elif _INTERPOLATION.fullmatch(value):
-            value = as_value(meant.partition("=")[2])
+            value = as_text(meant.partition("=")[2])
         noted.append(f"{key}={value}")
     own = [override for override in noted if not _is_of_one_command(override)]
     write_json(run_dir.made_with, {"command": command, "overrides": own})
@@ -81,11 +80,6 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
     said += f"; not taken over, type it again if you want it: {_shown(left)}" if left else ""
     print(f"usad: settings of {run_dir.root}, as its `usad {_printable(command)}` had them: {said}", file=sys.stderr)
     return [*taken, *arguments]
-
-
-def as_value(text: str) -> str:
-    """Return a text as the value of an override that stands for just this text."""
-    return text if _NEEDS_NO_QUOTES.fullmatch(text) else quoted(text)
 
 
 def _shown(overrides: Sequence[str]) -> str:

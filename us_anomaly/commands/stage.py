@@ -9,7 +9,7 @@ from us_anomaly.commands.recipes import flat
 from us_anomaly.data.sample import Sample, Split, of_split, parse_labels
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import Recipe, record, remembered_by, state
+from us_anomaly.run_dir.provenance import Recipe, made_otherwise, record, state
 from us_anomaly.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,7 @@ def make(
         return False
     if condition == "stale":
         if is_precious and not settings.overwrite:
-            raise StaleArtifactError(
-                f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings it was "
-                f"made with{remembered_by(run_dir)} or another run_dir=; to make it anew, add overwrite=true"
-            )
+            raise StaleArtifactError(f"{made_otherwise(run_dir, artifact, reason)} add overwrite=true")
         log.info("%s is made again: %s", artifact, reason)
     started = time.monotonic()
     build()

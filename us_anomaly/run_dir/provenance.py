@@ -180,9 +180,8 @@ def require(run_dir: RunDir, artifact: Path, recipe: Recipe) -> str:
         )
     if condition == "stale":
         raise StaleArtifactError(
-            f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings "
-            f"it was made with{remembered_by(run_dir)} or another run_dir=; to make it anew, run `usad {recipe.command}` with "
-            "the settings in force and overwrite=true"
+            f"{made_otherwise(run_dir, artifact, reason)} run `usad {recipe.command}` with the settings in force and "
+            "overwrite=true"
         )
     return content_hash(artifact)
 
@@ -196,10 +195,18 @@ def _other_scales(run_dir: RunDir, artifact: Path) -> str:
     said = (
         f", but {run_dir.root} was made with scales=[{sizes}]: give all settings it was made with, such as experiment="
     )
-    return f"{said}{remembered_by(run_dir)}; else"
+    return f"{said}{_remembered_by(run_dir)}; else"
 
 
-def remembered_by(run_dir: RunDir) -> str:
+def made_otherwise(run_dir: RunDir, artifact: Path, reason: str) -> str:
+    """Say that an artifact is stale and how to keep it; what follows is how to make it anew."""
+    return (
+        f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings it was made "
+        f"with{_remembered_by(run_dir)} or another run_dir=; to make it anew,"
+    )
+
+
+def _remembered_by(run_dir: RunDir) -> str:
     """Say that the run directory remembers the settings it was made with, if it does."""
     return f" (run_dir={run_dir.root} without data= and data.root= takes them)" if run_dir.made_with.is_file() else ""
 
