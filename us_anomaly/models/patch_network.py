@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from us_anomaly.errors import SettingsError
+from us_anomaly.models import winograd
 from us_anomaly.settings import MAX_EXTRA_LAYERS, REDUCED, grid_stride_px
 from us_anomaly.settings.checks import between
 
@@ -135,11 +136,16 @@ class PatchNetwork(nn.Module):
         if not isinstance(layer, nn.Conv2d):
             pooled: Tensor = layer(features)
             return pooled
-        features = nn.functional.conv2d(features, layer.weight, layer.bias, stride=stride)
-        if index == len(self.layers) - 1:
-            return features
-        inplace = not (torch.is_grad_enabled() and features.requires_grad)
-        return nn.functional.leaky_relu(features, LEAKY_SLOPE, inplace=inplace)
+        slope = None if index == len(self.layers) - 1 else LEAKY_SLOPE
+        learns = torch.is_grad_enabled() and (features.requires_grad or layer.weight.requires_grad)
+        if stride == 1 and winograd.pays(features, layer.weight, learns=learns):
+            if not learns:
+                dtype = winograd.result_format(features)
+                return winograd.convolve(features, layer.weight, layer.bias, dtype=dtype, slope=slope)
+            features = winograd.Convolution.apply(features, layer.weight, layer.bias)
+        else:
+            features = nn.functional.conv2d(features, layer.weight, layer.bias, stride=stride)
+        return features if slope is None else nn.functional.leaky_relu(features, slope, inplace=not learns)
 
     @property
     def grid_stride_px(self) -> int:

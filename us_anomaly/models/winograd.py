@@ -1,0 +1,380 @@
+"""Convolutions by minimal filtering: the same values from a fraction of the multiplications, for processors.
+
+Shapes: B images, C channels in, D channels out, H W pixels in, R S positions out, T tiles, r taps (side of the kernel),
+m positions (side of a tile of outputs), n = m + r - 1 (side of a tile of inputs).
+
+A tile of m x m outputs is A^T [(G g G^T) * (B^T d B)] A, summed over channels, of the kernel g and n x n inputs d: n^2 products
+for each pair of channels instead of m^2 r^2. For kernels of 4 and 5 pixels and n = 8 that is a sixth. All tiles together are n^2
+matrix products, which is what a processor is fastest at. What the transforms cost does not depend on the number of pairs of
+channels, so narrow layers stay with the ordinary convolution: `pays`.
+
+Everything is computed in float32, whatever format goes in and comes out.
+
+Source: Winograd, *Arithmetic Complexity of Computations* (1980); Lavin and Gray, *Fast Algorithms for Convolutional Neural
+Networks* (CVPR 2016).
+"""
+
+import functools
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from us_anomaly.models.compute import bfloat16_speedup
+
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 4 / 3, -0.75)
+"""Where the polynomials of the transforms are evaluated, besides at infinity; n is one more than the number of those used."""
+LARGEST_TILE = {torch.float32: 8, torch.bfloat16: 10}
+"""The most inputs n along a tile, by the number format of the result.
+
+Rounding grows with n: 4 millionths of the size of the result (root mean square) up to 8, 40 up to 10, which is nothing beside the
+thousandths of bfloat16.
+"""
+SMALLEST_TILE = 6
+ONE = 1
+"""Number of the point 1.0, where all positions of a tile get the same share: the bias is added there."""
+TILES_AT_ONCE = 256
+"""Tiles that are multiplied at once: enough to be worth loading the weights, few enough for the processor's cache."""
+TRANSFORM_COST = 64
+"""What transforms cost for each number that is multiplied, in multiplications of a float32 matrix product; as measured."""
+CALL_COST = 6_000_000
+"""What the calls for one part of the tiles cost, in the same."""
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """The matrices of one size of kernels, float64."""
+
+    outputs: Tensor
+    """A^T (m, n)."""
+    weights: Tensor
+    """G (n, r)."""
+    inputs: Tensor
+    """B^T (n, n)."""
+
+    @functools.cached_property
+    def kernels(self) -> Tensor:
+        """Return what G g G^T makes of the taps of a kernel, (n n, r r), float32."""
+        return torch.kron(self.weights, self.weights).float()
+
+    @property
+    def side(self) -> int:
+        """Inputs n along a tile."""
+        return len(self.inputs)
+
+    @property
+    def positions(self) -> int:
+        """Outputs m along a tile."""
+        return len(self.outputs)
+
+    def tiles_along(self, length: int) -> int:
+        """Return the tiles for `length` positions; the last one may stand over."""
+        return -(-length // self.positions)
+
+    def num_inputs(self, rows: int, cols: int) -> int:
+        """Return the inputs of all tiles of an image, per channel."""
+        return self.tiles_along(rows) * self.tiles_along(cols) * self.side**2
+
+
+@functools.cache
+def transforms(taps: int, side: int) -> Transforms:
+    """Return the transforms of kernels of `taps` x `taps` pixels on tiles of `side` inputs, by the method of Toom and Cook.
+
+    The product of two polynomials is known by its values at n points. Column i of the inverse of that evaluation holds the
+    coefficients of the polynomial that is 1 at point i and 0 at the others; for infinity, of the one that is 0 at all of
+    them. Transposed, multiplication of polynomials becomes correlation, which is what networks call a convolution.
+    """
+    points = POINTS[: side - 1]
+
+    def evaluated(count: int) -> np.ndarray:
+        finite = np.power.outer(np.array(points), np.arange(count))
+        return np.vstack([finite, np.eye(count)[-1:]])
+
+    inputs = np.zeros((side, side))
+    for index, point in enumerate(points):
+        others = [other for other in points if other != point]
+        inputs[index, :-1] = np.polynomial.polynomial.polyfromroots(others) / np.prod([point - o for o in others])
+    inputs[-1] = np.polynomial.polynomial.polyfromroots(points)
+    scale = np.abs(inputs).max(axis=1, keepdims=True)  # numbers of one size round alike
+    return Transforms(
+        outputs=torch.from_numpy(evaluated(side + 1 - taps).T.copy()),
+        weights=torch.from_numpy(evaluated(taps) * scale),
+        inputs=torch.from_numpy(inputs / scale),
+    )
+
+
+def best_transforms(rows: int, cols: int, taps: int, dtype: torch.dtype) -> Transforms:
+    """Return the transforms that multiply least for so many positions; the last tiles of an axis may stand over its end."""
+    sides = range(max(SMALLEST_TILE, taps + 1), LARGEST_TILE[dtype] + 1)
+    return min((transforms(taps, side) for side in sides), key=lambda known: known.num_inputs(rows, cols))
+
+
+def pays(features: Tensor, weight: Tensor, *, learns: bool) -> bool:
+    """Return whether minimal filtering is expected to be faster than the ordinary convolution.
+
+    Args:
+        features: (B, C, H, W).
+        weight: (D, C, r, r).
+        learns: Whether gradients will be wanted: for them it is worth it in float32 only.
+    """
+    taps, dtype = weight.shape[-1], result_format(features)
+    rows, cols = (length - taps + 1 for length in features.shape[-2:])
+    if features.device.type != "cpu" or torch.compiler.is_compiling() or dtype not in LARGEST_TILE:
+        return False
+    if not 1 < taps < LARGEST_TILE[dtype] or min(rows, cols) < 1 or (learns and dtype is not torch.float32):
+        return False
+    outputs, inputs = weight.shape[:2]
+    known = best_transforms(rows, cols, taps, dtype)
+    num_inputs = len(features) * known.num_inputs(rows, cols)
+    num_parts = max(1.0, num_inputs / (known.side**2 * TILES_AT_ONCE))
+    cost = num_inputs * (inputs * outputs + TRANSFORM_COST * (inputs + outputs)) + num_parts * CALL_COST
+    ordinary = len(features) * rows * cols * taps**2 * inputs * outputs
+    return cost < ordinary / (bfloat16_speedup() if dtype is torch.bfloat16 else 1.0)
+
+
+def result_format(features: Tensor) -> torch.dtype:
+    """Return the number format that an ordinary convolution of `features` gives."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else features.dtype
+
+
+def convolve(
+    features: Tensor, weight: Tensor, bias: Tensor | None, *, dtype: torch.dtype, slope: float | None = None
+) -> Tensor:
+    """Return the convolution without padding, with stride 1, and leaky ReLU after it.
+
+    Args:
+        features: (B, C, H, W), on the processor.
+        weight: (D, C, r, r). What is computed of it is kept until it changes.
+        bias: (D,).
+        dtype: Number format of the result, one of `LARGEST_TILE`, where tiles are larger than kernels.
+        slope: Of the leaky ReLU; None for none.
+
+    Returns:
+        (B, D, R, S) with R = H - r + 1, channels last in memory. Gradients are not kept: `Convolution` has them.
+    """
+    known = _best_for(features, weight, dtype)
+    return _convolved(features, _kept_transformed(weight, known), known, bias, dtype=dtype, slope=slope)
+
+
+def _best_for(features: Tensor, weight: Tensor, dtype: torch.dtype) -> Transforms:
+    taps = weight.shape[-1]
+    rows, cols = (length - taps + 1 for length in features.shape[-2:])
+    return best_transforms(rows, cols, taps, dtype)
+
+
+def _convolved(
+    features: Tensor,
+    by_weights: Tensor,
+    known: Transforms,
+    bias: Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+    slope: float | None = None,
+) -> Tensor:
+    """Return the convolution with transformed weights (n, n, C, D)."""
+    images = _channels_last(features)
+    rows, cols = (length - known.side + known.positions for length in features.shape[-2:])
+    out = torch.empty(len(images), rows, cols, by_weights.shape[-1], dtype=dtype)
+    with torch.autocast("cpu", enabled=False):
+        for spans in _parts(len(images), rows, cols, known):
+            products = _multiplied(_inputs_of(images, spans, cols, known), by_weights, bias, known.outputs.float())
+            if slope is not None:
+                nn.functional.leaky_relu(products, slope, inplace=True)
+            _put(products, out, spans)
+    return out.permute(0, 3, 1, 2)
+
+
+def weight_gradient(features: Tensor, gradient: Tensor, *, taps: int) -> Tensor:
+    """Return the gradient (D, C, r, r) of the weights of a convolution, float32.
+
+    Args:
+        features: (B, C, H, W), what went in.
+        gradient: (B, D, R, S), of what came out.
+        taps: r.
+    """
+    rows, cols = gradient.shape[-2:]
+    known = best_transforms(rows, cols, taps, torch.float32)
+    images, answers = _channels_last(features), _channels_last(gradient)
+    total = torch.zeros(known.side, known.side, images.shape[-1], answers.shape[-1])
+    for spans in _parts(len(images), rows, cols, known):
+        inputs = _inputs_of(images, spans, cols, known)
+        outputs = _tiles_of(answers, spans, cols, known.outputs.T.float(), known.positions)
+        for row, (seen, wanted) in enumerate(zip(inputs, outputs, strict=True)):
+            total[row].baddbmm_(seen.transpose(1, 2), wanted)
+    by_tap = known.kernels.T @ total.flatten(0, 1).flatten(1)  # (r r, C D)
+    return by_tap.view(taps, taps, *total.shape[2:]).permute(3, 2, 0, 1)
+
+
+class Convolution(torch.autograd.Function):
+    """`convolve` with gradients, which are found by minimal filtering as well."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return the convolution: see `convolve`."""
+        ctx.save_for_backward(features, weight)
+        return convolve(features, weight, bias, dtype=result_format(features))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of features, weights and bias, where they are wanted."""
+        features, weight = ctx.saved_tensors
+        taps = weight.shape[-1]
+        wanted = ctx.needs_input_grad
+        by_features = by_weight = by_bias = None
+        if wanted[0]:
+            around = nn.functional.pad(gradient, [taps - 1] * 4)
+            mirrored = weight.flip(2, 3).transpose(0, 1)
+            known = _best_for(around, mirrored, gradient.dtype)
+            by_features = _convolved(around, transformed(mirrored, known), known, dtype=features.dtype)
+        if wanted[1]:
+            by_weight = weight_gradient(features, gradient, taps=taps).to(weight.dtype)
+        if wanted[2]:
+            by_bias = gradient.sum(dim=(0, 2, 3), dtype=torch.float32).to(weight.dtype)
+        return by_features, by_weight, by_bias
+
+
+def _channels_last(features: Tensor) -> Tensor:
+    """Return (B, H, W, C), contiguous."""
+    return features.permute(0, 2, 3, 1).contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Some rows of tiles of one image."""
+
+    image: int
+    tile_rows: range
+
+
+def _parts(num_images: int, rows: int, cols: int, known: Transforms) -> Iterator[list[_Span]]:
+    """Yield all tiles in parts of about `TILES_AT_ONCE`: some rows of them in one image, or several whole images."""
+    num_rows, num_cols = known.tiles_along(rows), known.tiles_along(cols)
+    images_at_once = max(1, TILES_AT_ONCE // (num_rows * num_cols))
+    rows_at_once = min(num_rows, max(1, TILES_AT_ONCE // num_cols))
+    for first in range(0, num_images, images_at_once):
+        images = range(first, min(num_images, first + images_at_once))
+        for top in range(0, num_rows, rows_at_once):
+            yield [_Span(image, range(top, min(num_rows, top + rows_at_once))) for image in images]
+
+
+def _inputs_of(images: Tensor, spans: Sequence[_Span], cols: int, known: Transforms) -> Tensor:
+    """Return B^T d B (n, n, T, C) of tiles d of the inputs (B, H, W, C)."""
+    return _tiles_of(images, spans, cols, known.inputs.float(), known.positions)
+
+
+def _tiles_of(images: Tensor, spans: Sequence[_Span], cols: int, matrix: Tensor, step: int) -> Tensor:
+    """Return M d M^T (n, n, T, C) of tiles d, which lie `step` apart; what lies beyond an image is 0.
+
+    Columns are transformed before rows, because neighbouring tiles share rows.
+
+    Args:
+        images: (B, H, W, C), contiguous.
+        spans: The rows of tiles.
+        cols: Positions in a row of an image.
+        matrix: M (n, k), of tiles of k x k.
+        step: m.
+    """
+    side, seen = matrix.shape
+    channels, num_cols = images.shape[-1], -(-cols // step)
+    result = torch.empty(side, sum(len(span.tile_rows) for span in spans), num_cols, side, channels)
+    pitch = num_cols + -(-(seen - step) // step)  # tiles that fit into a line, the last of which nobody reads
+    done = 0
+    for image, tile_rows in ((span.image, span.tile_rows) for span in spans):
+        num_lines = (len(tile_rows) - 1) * step + seen
+        lines = images[image, tile_rows.start * step :][:num_lines, : pitch * step]
+        window = torch.zeros(num_lines, pitch * step, channels)
+        window[: lines.shape[0], : lines.shape[1]] = lines
+        num_windows = num_lines * pitch - (pitch - num_cols)
+        windows = window.as_strided((num_windows, seen, channels), (step * channels, channels, 1))
+        by_cols = torch.empty(num_lines * pitch, side, channels)
+        torch.bmm(matrix.expand(num_windows, side, seen), windows, out=by_cols[:num_windows])
+        line, strip = pitch * side * channels, num_cols * side * channels
+        strips = by_cols.as_strided((len(tile_rows), seen, strip), (step * line, line, 1))
+        into = result.view(side, -1, strip)[:, done : done + len(tile_rows)].transpose(0, 1)
+        torch.bmm(matrix.expand(len(tile_rows), side, seen), strips, out=into)
+        done += len(tile_rows)
+    return result.view(side, -1, side, channels).transpose(1, 2)
+
+
+def _multiplied(inputs: Tensor, weights: Tensor, bias: Tensor | None, to_outputs: Tensor) -> Tensor:
+    """Return tiles of outputs (m, m, T, D).
+
+    Args:
+        inputs: (n, n, T, C), transformed.
+        weights: (n, n, C, D), transformed.
+        bias: (D,).
+        to_outputs: A^T (m, n).
+    """
+    positions, side = to_outputs.shape
+    num_tiles, dims = inputs.shape[2], weights.shape[-1]
+    products = torch.empty(side, num_tiles, dims)
+    half = torch.empty(side, positions, num_tiles * dims)
+    for row in range(side):  # one row of products at a time stays in the cache
+        torch.bmm(inputs[row], weights[row], out=products)
+        if row == ONE and bias is not None:
+            products[ONE] += bias
+        torch.mm(to_outputs, products.view(side, -1), out=half[row])
+    return torch.mm(to_outputs, half.view(side, -1)).view(positions, positions, num_tiles, dims)
+
+
+def _put(tiles: Tensor, out: Tensor, spans: Sequence[_Span]) -> None:
+    """Write tiles (m, m, T, D) to their places in images (B, R, S, D); the last of a row or column may stand over."""
+    positions, dims = len(tiles), tiles.shape[-1]
+    num_rows = sum(len(span.tile_rows) for span in spans)
+    by_place = tiles.view(positions, positions, num_rows, -1, dims).permute(2, 0, 3, 1, 4)
+    done = 0
+    for image, tile_rows in ((span.image, span.tile_rows) for span in spans):
+        strip = out[image, tile_rows.start * positions : tile_rows.stop * positions]
+        part = by_place[done : done + len(tile_rows)]
+        done += len(tile_rows)
+        line, column, _ = strip.stride()
+        for rows, lines in _whole_and_cut(strip.shape[0], positions):
+            for cols, columns in _whole_and_cut(strip.shape[1], positions):
+                places = strip[rows.start * positions :, cols.start * positions :].as_strided(
+                    (len(rows), lines, len(cols), columns, dims),
+                    (positions * line, line, positions * column, column, 1),
+                )
+                places.copy_(part[rows.start : rows.stop, :lines, cols.start : cols.stop, :columns])
+
+
+def _whole_and_cut(length: int, positions: int) -> Iterator[tuple[range, int]]:
+    """Yield the tiles that lie in `length` positions and the one that stands over their end, with what of them lies inside."""
+    whole, rest = divmod(length, positions)
+    if whole:
+        yield range(whole), positions
+    if rest:
+        yield range(whole, whole + 1), rest
+
+
+def transformed(weight: Tensor, known: Transforms) -> Tensor:
+    """Return the transformed weights (n, n, C, D), float32: G g G^T.
+
+    Args:
+        weight: (D, C, r, r).
+        known: The transforms.
+    """
+    outputs, inputs = weight.shape[:2]
+    by_tap = weight.detach().float().permute(2, 3, 1, 0).reshape(-1, inputs * outputs)
+    with torch.autocast("cpu", enabled=False):
+        return (known.kernels @ by_tap).view(known.side, known.side, inputs, outputs)
+
+
+_KEPT: MutableMapping[Tensor, tuple[tuple[int, int, int], Tensor]] = WeakTensorKeyDictionary()
+"""Transformed weights by the weights that they belong to, with the version of these."""
+
+
+def _kept_transformed(weight: Tensor, known: Transforms) -> Tensor:
+    """Return the transformed weights; the last ones are kept until the weights change."""
+    if weight.is_inference():  # nobody counts its changes
+        return transformed(weight, known)
+    version = (weight._version, weight.data_ptr(), known.side)
+    kept = _KEPT.get(weight)
+    if kept is None or kept[0] != version:
+        _KEPT[weight] = kept = version, transformed(weight, known)
+    return kept[1]
