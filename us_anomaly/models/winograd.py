@@ -15,6 +15,7 @@ Networks* (CVPR 2016).
 """
 
 import functools
+import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,8 @@ TRANSFORM_COST = 64
 """What transforms cost for each number that is multiplied, in multiplications of a float32 matrix product; as measured."""
 CALL_COST = 6_000_000
 """What the calls for one part of the tiles cost, in the same."""
+BFLOAT16_LEARNING = 1.5
+"""By how much the products must be fewer for learning in bfloat16, as measured."""
 
 
 @dataclass(frozen=True)
@@ -120,21 +123,23 @@ def pays(features: Tensor, weight: Tensor, *, learns: bool) -> bool:
     Args:
         features: (B, C, H, W).
         weight: (D, C, r, r).
-        learns: Whether gradients will be wanted: for them it is worth it in float32 only.
+        learns: Whether gradients will be wanted, which the ordinary convolution finds with less overhead in bfloat16.
     """
     taps, dtype = weight.shape[-1], result_format(features)
     rows, cols = (length - taps + 1 for length in features.shape[-2:])
     if features.device.type != "cpu" or torch.compiler.is_compiling() or dtype not in LARGEST_TILE:
         return False
-    if not 1 < taps < LARGEST_TILE[dtype] or min(rows, cols) < 1 or (learns and dtype is not torch.float32):
+    if not 1 < taps < LARGEST_TILE[dtype] or min(rows, cols) < 1:
         return False
     outputs, inputs = weight.shape[:2]
     known = best_transforms(rows, cols, taps, dtype)
     num_inputs = len(features) * known.num_inputs(rows, cols)
     num_parts = max(1.0, num_inputs / (known.side**2 * TILES_AT_ONCE))
     cost = num_inputs * (inputs * outputs + TRANSFORM_COST * (inputs + outputs)) + num_parts * CALL_COST
-    ordinary = len(features) * rows * cols * taps**2 * inputs * outputs
-    return cost < ordinary / (bfloat16_speedup() if dtype is torch.bfloat16 else 1.0)
+    ordinary = 1.0 * len(features) * rows * cols * taps**2 * inputs * outputs
+    if dtype is torch.bfloat16:
+        ordinary /= bfloat16_speedup() * (BFLOAT16_LEARNING if learns else 1.0)
+    return cost < ordinary
 
 
 def result_format(features: Tensor) -> torch.dtype:
@@ -180,9 +185,11 @@ def _convolved(
     images = _channels_last(features)
     rows, cols = (length - known.side + known.positions for length in features.shape[-2:])
     out = torch.empty(len(images), rows, cols, by_weights.shape[-1], dtype=dtype)
+    workspace = _Workspace()
     with torch.autocast("cpu", enabled=False):
         for spans in _parts(len(images), rows, cols, known):
-            products = _multiplied(_inputs_of(images, spans, cols, known), by_weights, bias, known.outputs.float())
+            inputs = _tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
+            products = _multiplied(inputs, by_weights, bias, known.outputs.float(), workspace)
             if slope is not None:
                 nn.functional.leaky_relu(products, slope, inplace=True)
             _put(products, out, spans)
@@ -201,9 +208,10 @@ def weight_gradient(features: Tensor, gradient: Tensor, *, taps: int) -> Tensor:
     known = best_transforms(rows, cols, taps, torch.float32)
     images, answers = _channels_last(features), _channels_last(gradient)
     total = torch.zeros(known.side, known.side, images.shape[-1], answers.shape[-1])
+    workspace = _Workspace()
     for spans in _parts(len(images), rows, cols, known):
-        inputs = _inputs_of(images, spans, cols, known)
-        outputs = _tiles_of(answers, spans, cols, known.outputs.T.float(), known.positions)
+        inputs = _tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
+        outputs = _tiles_of(answers, spans, cols, known.outputs.T.float(), known.positions, workspace, name="answers")
         for row, (seen, wanted) in enumerate(zip(inputs, outputs, strict=True)):
             total[row].baddbmm_(seen.transpose(1, 2), wanted)
     by_tap = known.kernels.T @ total.flatten(0, 1).flatten(1)  # (r r, C D)
@@ -244,6 +252,20 @@ def _channels_last(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).contiguous()
 
 
+class _Workspace:
+    """Memory that all parts of the tiles use one after the other; memory that is new each time took a tenth of the time."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Tensor] = {}
+
+    def empty(self, name: str, *shape: int) -> Tensor:
+        """Return float32 numbers that nobody set; they are the same memory whenever the name is the same."""
+        numel = math.prod(shape)
+        if name not in self._blocks or self._blocks[name].numel() < numel:
+            self._blocks[name] = torch.empty(numel)
+        return self._blocks[name][:numel].view(shape)
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """Some rows of tiles of one image."""
@@ -263,12 +285,9 @@ def _parts(num_images: int, rows: int, cols: int, known: Transforms) -> Iterator
             yield [_Span(image, range(top, min(num_rows, top + rows_at_once))) for image in images]
 
 
-def _inputs_of(images: Tensor, spans: Sequence[_Span], cols: int, known: Transforms) -> Tensor:
-    """Return B^T d B (n, n, T, C) of tiles d of the inputs (B, H, W, C)."""
-    return _tiles_of(images, spans, cols, known.inputs.float(), known.positions)
-
-
-def _tiles_of(images: Tensor, spans: Sequence[_Span], cols: int, matrix: Tensor, step: int) -> Tensor:
+def _tiles_of(
+    images: Tensor, spans: Sequence[_Span], cols: int, matrix: Tensor, step: int, workspace: _Workspace, *, name: str
+) -> Tensor:
     """Return M d M^T (n, n, T, C) of tiles d, which lie `step` apart; what lies beyond an image is 0.
 
     Columns are transformed before rows, because neighbouring tiles share rows.
@@ -279,20 +298,25 @@ def _tiles_of(images: Tensor, spans: Sequence[_Span], cols: int, matrix: Tensor,
         cols: Positions in a row of an image.
         matrix: M (n, k), of tiles of k x k.
         step: m.
+        workspace: Holds the result.
+        name: Of the result there.
     """
     side, seen = matrix.shape
     channels, num_cols = images.shape[-1], -(-cols // step)
-    result = torch.empty(side, sum(len(span.tile_rows) for span in spans), num_cols, side, channels)
+    num_rows = sum(len(span.tile_rows) for span in spans)
+    result = workspace.empty(name, side, num_rows, num_cols, side, channels)
     pitch = num_cols + -(-(seen - step) // step)  # tiles that fit into a line, the last of which nobody reads
     done = 0
     for image, tile_rows in ((span.image, span.tile_rows) for span in spans):
         num_lines = (len(tile_rows) - 1) * step + seen
         lines = images[image, tile_rows.start * step :][:num_lines, : pitch * step]
-        window = torch.zeros(num_lines, pitch * step, channels)
+        window = workspace.empty("window", num_lines, pitch * step, channels)
         window[: lines.shape[0], : lines.shape[1]] = lines
+        window[: lines.shape[0], lines.shape[1] :] = 0
+        window[lines.shape[0] :] = 0
         num_windows = num_lines * pitch - (pitch - num_cols)
         windows = window.as_strided((num_windows, seen, channels), (step * channels, channels, 1))
-        by_cols = torch.empty(num_lines * pitch, side, channels)
+        by_cols = workspace.empty("columns", num_lines * pitch, side, channels)
         torch.bmm(matrix.expand(num_windows, side, seen), windows, out=by_cols[:num_windows])
         line, strip = pitch * side * channels, num_cols * side * channels
         strips = by_cols.as_strided((len(tile_rows), seen, strip), (step * line, line, 1))
@@ -302,7 +326,9 @@ def _tiles_of(images: Tensor, spans: Sequence[_Span], cols: int, matrix: Tensor,
     return result.view(side, -1, side, channels).transpose(1, 2)
 
 
-def _multiplied(inputs: Tensor, weights: Tensor, bias: Tensor | None, to_outputs: Tensor) -> Tensor:
+def _multiplied(
+    inputs: Tensor, weights: Tensor, bias: Tensor | None, to_outputs: Tensor, workspace: _Workspace
+) -> Tensor:
     """Return tiles of outputs (m, m, T, D).
 
     Args:
@@ -310,17 +336,20 @@ def _multiplied(inputs: Tensor, weights: Tensor, bias: Tensor | None, to_outputs
         weights: (n, n, C, D), transformed.
         bias: (D,).
         to_outputs: A^T (m, n).
+        workspace: Holds the result.
     """
     positions, side = to_outputs.shape
     num_tiles, dims = inputs.shape[2], weights.shape[-1]
-    products = torch.empty(side, num_tiles, dims)
-    half = torch.empty(side, positions, num_tiles * dims)
+    products = workspace.empty("products", side, num_tiles, dims)
+    half = workspace.empty("half", side, positions, num_tiles * dims)
     for row in range(side):  # one row of products at a time stays in the cache
         torch.bmm(inputs[row], weights[row], out=products)
         if row == ONE and bias is not None:
             products[ONE] += bias
         torch.mm(to_outputs, products.view(side, -1), out=half[row])
-    return torch.mm(to_outputs, half.view(side, -1)).view(positions, positions, num_tiles, dims)
+    whole = workspace.empty("whole", positions, positions, num_tiles, dims)
+    torch.mm(to_outputs, half.view(side, -1), out=whole.view(positions, -1))
+    return whole
 
 
 def _put(tiles: Tensor, out: Tensor, spans: Sequence[_Span]) -> None:
