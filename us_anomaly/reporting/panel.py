@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from us_anomaly.reporting.heatmaps import overlay
+from us_anomaly.reporting.heatmaps import PNG_EFFORT, overlay
 from us_anomaly.run_dir.atomic import write_atomically
 from us_anomaly.scoring.regions import Region
 
@@ -64,7 +64,7 @@ def panel(
 
 def write_panel(path: Path, picture: Image.Image) -> None:
     """Write a panel as PNG, whole or not at all."""
-    write_atomically(path, lambda file: picture.save(file, format="PNG"), flush=False)
+    write_atomically(path, lambda file: picture.save(file, format="PNG", compress_level=PNG_EFFORT), flush=False)
 
 
 def reduction(height: int, width: int) -> int:
