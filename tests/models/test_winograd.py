@@ -147,6 +147,7 @@ def test_transformed_weights_are_made_anew_when_the_weights_change(monkeypatch):
 
 
 def test_wide_layers_pay_and_narrow_or_small_ones_do_not(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(winograd, "bfloat16_speedup", lambda: 2.3)
     wide, narrow = drawn(1, 1, 1, 1).expand(256, 128, 5, 5), drawn(1, 1, 1, 1).expand(16, 8, 5, 5)
     features, few = drawn(1, 1, 1, 1).expand(1, 128, 60, 60), drawn(1, 1, 1, 1).expand(1, 8, 60, 60)
@@ -166,6 +167,9 @@ def test_wide_layers_pay_and_narrow_or_small_ones_do_not(monkeypatch):
     assert not pays(features.bfloat16(), wide, learns=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not pays(features, wide, learns=False)
+    assert pays(features, wide, learns=False)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not pays(features, wide, learns=False)
 
 
 @pytest.mark.parametrize("stride", [1, 4])

@@ -120,6 +120,8 @@ def best_transforms(rows: int, cols: int, taps: int, dtype: torch.dtype) -> Tran
 def pays(features: Tensor, weight: Tensor, *, learns: bool) -> bool:
     """Return whether minimal filtering is expected to be faster than the ordinary convolution.
 
+    Never without the Intel Math Kernel Library, which PyTorch has for x86: others take long for a batch of small products.
+
     Args:
         features: (B, C, H, W).
         weight: (D, C, r, r).
@@ -127,19 +129,23 @@ def pays(features: Tensor, weight: Tensor, *, learns: bool) -> bool:
     """
     taps, dtype = weight.shape[-1], result_format(features)
     rows, cols = (length - taps + 1 for length in features.shape[-2:])
-    if features.device.type != "cpu" or torch.compiler.is_compiling() or dtype not in LARGEST_TILE:
+    if features.device.type != "cpu" or torch.compiler.is_compiling() or not _has_kernel_library():
         return False
-    if not 1 < taps < LARGEST_TILE[dtype] or min(rows, cols) < 1:
+    if not 1 < taps < LARGEST_TILE.get(dtype, 0) or min(rows, cols) < 1:
         return False
     outputs, inputs = weight.shape[:2]
     known = best_transforms(rows, cols, taps, dtype)
     num_inputs = len(features) * known.num_inputs(rows, cols)
     num_parts = max(1.0, num_inputs / (known.side**2 * TILES_AT_ONCE))
     cost = num_inputs * (inputs * outputs + TRANSFORM_COST * (inputs + outputs)) + num_parts * CALL_COST
-    ordinary = 1.0 * len(features) * rows * cols * taps**2 * inputs * outputs
+    ordinary = len(features) * rows * cols * taps**2 * inputs * outputs
     if dtype is torch.bfloat16:
-        ordinary /= bfloat16_speedup() * (BFLOAT16_LEARNING if learns else 1.0)
+        cost *= bfloat16_speedup() * (BFLOAT16_LEARNING if learns else 1.0)
     return cost < ordinary
+
+
+def _has_kernel_library() -> bool:
+    return bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
 
 def result_format(features: Tensor) -> torch.dtype:

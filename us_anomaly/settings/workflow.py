@@ -96,7 +96,8 @@ class RuntimeSettings:
     """`auto` takes bfloat16 where the processor multiplies it in hardware, else float32."""
     compile: bool
     """Score with networks compiled by torch.compile: 1.6 to 1.9 times as fast on a graphics card, worth it from five thousand
-    pictures on; the first one of each size then takes up to a minute."""
+    pictures on; the first one of each size then takes up to a minute. On a processor it is slower: it does without minimal
+    filtering of wide layers."""
     num_threads: int | None
     """Threads of the arithmetic; null takes the physical cores that this process may use."""
     num_workers: int
