@@ -79,12 +79,12 @@ def test_the_larger_tiles_of_bfloat16_round_far_less_than_bfloat16_does(taps):
     assert BFLOAT16_POINTS_TOLERANCE < relative_error(rounded, expected) < 0.005
 
 
-def test_the_last_row_and_column_beyond_a_picture_take_no_part():
-    """What lies beyond is 0, not whatever memory held: a value that is not a number would reach all of its tile."""
-    (weight, bias), features = layer_of(5), drawn(1, 5, 11, 10)
-    around = torch.full((1, 5, 31, 30), torch.nan)
-    around[..., 10:21, 10:20] = features
-    found = convolve(around[..., 10:21, 10:20], weight, bias, dtype=torch.float32)
+def test_what_memory_held_takes_no_part(monkeypatch):
+    """What lies beyond a picture is 0: a value that is not a number would reach all of its tile."""
+    original = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *given, **named: original(*given, **named).fill_(torch.nan))
+    (weight, bias), features = layer_of(5), drawn(2, 5, 11, 10)
+    found = convolve(features, weight, bias, dtype=torch.float32)
     assert relative_error(found, ordinary(features, weight, bias)) < FLOAT32_TOLERANCE
 
 
@@ -94,9 +94,11 @@ def test_tiles_are_the_ones_that_multiply_least():
     assert best_transforms(3, 3, 4, torch.float32).side == 6
 
 
+@pytest.mark.parametrize("tiles_at_once", [2, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("taps", [2, 4, 5])
-def test_gradients_are_those_of_the_ordinary_convolution(taps, dtype):
+def test_gradients_are_those_of_the_ordinary_convolution(monkeypatch, taps, dtype, tiles_at_once):
+    monkeypatch.setattr(winograd, "TILES_AT_ONCE", tiles_at_once)
     weight, bias = (values.requires_grad_() for values in layer_of(taps))
     features = drawn(2, 5, 19, 14).requires_grad_()
     wanted = [values.detach().double().requires_grad_() for values in (features, weight, bias)]
@@ -114,36 +116,105 @@ def test_gradients_are_those_of_the_ordinary_convolution(taps, dtype):
         assert relative_error(mine.grad, theirs.grad) < tolerance
 
 
-def test_only_the_gradients_that_are_wanted_are_computed():
-    weight, bias = (values.requires_grad_() for values in layer_of(4))
-    features = drawn(1, 5, 12, 12)
-    Convolution.apply(features, weight, bias).sum().backward()
-    assert features.grad is None
-    assert weight.grad is not None
+@pytest.mark.parametrize(("what", "function"), [("features", "_convolved"), ("weight", "weight_gradient")])
+def test_only_the_gradients_that_are_wanted_are_computed(monkeypatch, what, function):
+    given = {"features": drawn(1, 5, 12, 12), "weight": layer_of(4)[0], "bias": layer_of(4)[1]}
+    for name, values in given.items():
+        values.requires_grad_(name != what)
+    answer = Convolution.apply(*given.values())
+    monkeypatch.setattr(winograd, function, lambda *given, **named: pytest.fail("it was computed all the same"))
+    answer.sum().backward()
+    assert [name for name, values in given.items() if values.grad is None] == [what]
 
 
-def test_transformed_weights_are_made_anew_when_the_weights_change(monkeypatch):
+def changed_by(how, weight):
+    match how:
+        case "optimiser":
+            weight.grad = torch.ones_like(weight)
+            torch.optim.Adam([weight], lr=0.1, fused=True).step()
+        case "in place":
+            with torch.no_grad():
+                weight.mul_(2)
+        case "uncounted":
+            weight.data.mul_(2)
+        case "replaced":
+            weight.data = weight.data.flip(0).clone()
+        case "numpy":
+            weight.detach().numpy()[...] *= 2
+        case "rounded":
+            weight.data = weight.data.bfloat16().float()
+
+
+@pytest.mark.parametrize("how", ["optimiser", "in place", "uncounted", "replaced", "numpy", "rounded"])
+def test_transformed_weights_are_made_anew_when_the_weights_change_in_any_way(monkeypatch, how):
     made = []
     original = winograd.transformed
     monkeypatch.setattr(winograd, "transformed", lambda *given: made.append(1) or original(*given))
-    weight, bias = layer_of(4)
+    weight, bias = (nn.Parameter(values) for values in layer_of(4))
     features = drawn(1, 5, 20, 20)
 
-    def is_right():
-        return relative_error(convolve(features, weight, bias, dtype=torch.float32), ordinary(features, weight, bias))
+    def error():
+        with torch.no_grad():
+            found = convolve(features, weight, bias, dtype=torch.float32)
+            return relative_error(found, ordinary(features, weight, bias))
 
-    assert max(is_right(), is_right()) < FLOAT32_TOLERANCE
+    assert max(error(), error()) < FLOAT32_TOLERANCE
     assert len(made) == 1
-    weight.mul_(2)
-    assert is_right() < FLOAT32_TOLERANCE
-    weight.data = weight.data.flip(0).clone()
-    assert is_right() < FLOAT32_TOLERANCE
-    assert len(made) == 3
+    changed_by(how, weight)
+    assert error() < FLOAT32_TOLERANCE
+    assert len(made) == 2
+
+
+def test_transformed_weights_are_those_of_the_size_of_the_tiles():
+    weight, bias = layer_of(4)
     with torch.inference_mode():
-        weight = weight * 3
-        assert is_right() < FLOAT32_TOLERANCE
-        weight.mul_(2)
-        assert is_right() < FLOAT32_TOLERANCE
+        for side in (8, 9, 8):
+            features = drawn(1, 5, side, side)
+            found = convolve(features, weight, bias, dtype=torch.float32)
+            assert relative_error(found, ordinary(features, weight, bias)) < FLOAT32_TOLERANCE
+    assert best_transforms(5, 5, 4, torch.float32).side != best_transforms(6, 6, 4, torch.float32).side
+
+
+def test_learning_keeps_nothing():
+    weight, bias = (values.requires_grad_() for values in layer_of(4))
+    Convolution.apply(drawn(1, 5, 12, 12), weight, bias).sum().backward()
+    assert weight not in winograd._KEPT
+
+
+def test_a_backward_pass_inside_of_autocast_gives_the_gradients_of_one_outside():
+    gradients = []
+    for is_inside in (False, True):
+        weight, bias = (values.requires_grad_() for values in layer_of(4))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = Convolution.apply(drawn(1, 5, 20, 20), weight, bias).float().square().sum()
+            if is_inside:
+                loss.backward()
+        if not is_inside:
+            loss.backward()
+        gradients.append(weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_a_bias_that_learns_alone_learns(monkeypatch):
+    monkeypatch.setattr(winograd, "pays", lambda features, weight, *, learns: learns or pytest.fail("nothing learns"))
+    network = PatchNetwork(33, descriptor_dim=8, width=0.1).requires_grad_(False)
+    network.layers[2].bias.requires_grad_()
+    monkeypatch.setattr(network, "layers", network.layers[2:])
+    network.apply_layer(0, drawn(1, 16, 20, 20)).square().sum().backward()
+    assert network.layers[0].bias.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning", "ignore::DeprecationWarning")
+def test_traced_networks_do_without(monkeypatch):
+    monkeypatch.setattr(winograd, "TRANSFORM_COST", 0)
+    monkeypatch.setattr(winograd, "CALL_COST", 0)
+    network = PatchNetwork(33, descriptor_dim=64).requires_grad_(False)
+    picture = drawn(1, 3, 33, 33)
+    traced = torch.jit.trace(network, picture)
+    expected = network(picture)
+    torch.testing.assert_close(traced(picture), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    by_sample = torch.func.vmap(network)(picture[None])[0]
+    torch.testing.assert_close(by_sample, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_wide_layers_pay_and_narrow_or_small_ones_do_not(monkeypatch):
@@ -153,18 +224,23 @@ def test_wide_layers_pay_and_narrow_or_small_ones_do_not(monkeypatch):
     features, few = drawn(1, 1, 1, 1).expand(1, 128, 60, 60), drawn(1, 1, 1, 1).expand(1, 8, 60, 60)
     assert pays(features, wide, learns=False)
     assert pays(features, wide, learns=True)
-    assert pays(features.bfloat16(), wide, learns=False)
-    assert pays(features.bfloat16(), wide, learns=True)
+    assert pays(features.bfloat16(), wide.bfloat16(), learns=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert pays(features, wide, learns=True)
+        assert pays(features.bfloat16(), wide, learns=True)
     assert not pays(few, narrow, learns=False)
-    medium, half = drawn(1, 1, 1, 1).expand(128, 64, 5, 5), features[:, :64].bfloat16()
+    medium, half = drawn(1, 1, 1, 1).expand(128, 64, 5, 5).bfloat16(), features[:, :64].bfloat16()
     assert pays(half, medium, learns=False)
     assert not pays(half, medium, learns=True)
     assert not pays(features[..., :5, :5], wide, learns=False)
     assert not pays(features[..., :4, :60], wide, learns=False)
     assert not pays(features.to("meta"), wide, learns=False)
     assert not pays(features.double(), wide.double(), learns=False)
+    assert not pays(features.bfloat16(), wide, learns=False)  # as the ordinary convolution refuses them
+    assert pays(features[..., :8, :8], wide, learns=False)
+    assert not pays(features[..., :8, :8], wide, learns=True)  # too few tiles to transform the weights for
     monkeypatch.setattr(winograd, "bfloat16_speedup", lambda: 6.5)  # AMX
-    assert not pays(features.bfloat16(), wide, learns=False)
+    assert not pays(features.bfloat16(), wide.bfloat16(), learns=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not pays(features, wide, learns=False)
     assert pays(features, wide, learns=False)
@@ -177,6 +253,9 @@ def test_wide_layers_pay_and_narrow_or_small_ones_do_not(monkeypatch):
 def test_networks_of_the_published_width_give_the_same_descriptors_and_gradients(monkeypatch, patch_size, stride):
     torch.manual_seed(0)
     network = PatchNetwork(patch_size, descriptor_dim=64).to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        if parameter.dim() == 1:
+            nn.init.normal_(parameter)
     plain = copy.deepcopy(network)
     images = drawn(1, 3, 40, 33)
     used = []

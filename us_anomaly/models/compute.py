@@ -125,7 +125,9 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def bfloat16_speedup() -> float:
     """Return about how much faster the processor multiplies bfloat16 than float32 matrices: 1 without instructions for it."""
     speedups = {"_is_amx_tile_supported": 6.5, "_is_avx512_bf16_supported": 2.3}  # measured
-    return max((speedup for check, speedup in speedups.items() if getattr(torch.cpu, check, bool)()), default=1.0)
+    return max(
+        (speedup for check, speedup in speedups.items() if getattr(torch.cpu, check, lambda: False)()), default=1.0
+    )
 
 
 def _device(name: str) -> torch.device:

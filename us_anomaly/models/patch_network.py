@@ -125,7 +125,7 @@ class PatchNetwork(nn.Module):
         return features.flatten(1)  # (B, D)
 
     def apply_layer(self, index: int, features: Tensor, *, stride: int = 1) -> Tensor:
-        """Apply layer `index` and the activation that follows it.
+        """Apply layer `index` and the activation that follows it; a wide convolution by minimal filtering where that is faster.
 
         Args:
             index: Position in `layers`.
@@ -137,10 +137,12 @@ class PatchNetwork(nn.Module):
             pooled: Tensor = layer(features)
             return pooled
         slope = None if index == len(self.layers) - 1 else LEAKY_SLOPE
-        learns = torch.is_grad_enabled() and (features.requires_grad or layer.weight.requires_grad)
+        learns = torch.is_grad_enabled() and any(
+            part.requires_grad for part in (features, *layer.parameters(recurse=False))
+        )
         if stride == 1 and winograd.pays(features, layer.weight, learns=learns):
             if not learns:
-                dtype = winograd.result_format(features)
+                dtype = winograd.result_dtype(features)
                 return winograd.convolve(features, layer.weight, layer.bias, dtype=dtype, slope=slope)
             features = winograd.Convolution.apply(features, layer.weight, layer.bias)
         else:

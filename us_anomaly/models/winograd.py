@@ -1,4 +1,4 @@
-"""Convolutions by minimal filtering: the same values from a fraction of the multiplications, for processors.
+"""Convolutions by minimal filtering: their values from a fraction of the multiplications, for processors.
 
 Shapes: B images, C channels in, D channels out, H W pixels in, R S positions out, T tiles, r taps (side of the kernel),
 m positions (side of a tile of outputs), n = m + r - 1 (side of a tile of inputs).
@@ -8,7 +8,8 @@ for each pair of channels instead of m^2 r^2. For kernels of 4 and 5 pixels and 
 matrix products, which is what a processor is fastest at. What the transforms cost does not depend on the number of pairs of
 channels, so narrow layers stay with the ordinary convolution: `pays`.
 
-Everything is computed in float32, whatever format goes in and comes out.
+Everything is computed in float32, whatever format goes in and comes out. Results differ from those of the ordinary convolution by
+rounding: see `LARGEST_TILE`.
 
 Source: Winograd, *Arithmetic Complexity of Computations* (1980); Lavin and Gray, *Fast Algorithms for Convolutional Neural
 Networks* (CVPR 2016).
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level as _maybe_current_level
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -37,6 +39,7 @@ Rounding grows with n: 4 millionths of the size of the result (root mean square)
 thousandths of bfloat16.
 """
 SMALLEST_TILE = 6
+"""The fewest inputs n along a tile that are considered."""
 ONE = 1
 """Number of the point 1.0, where all positions of a tile get the same share: the bias is added there."""
 TILES_AT_ONCE = 256
@@ -44,14 +47,14 @@ TILES_AT_ONCE = 256
 TRANSFORM_COST = 64
 """What transforms cost for each number that is multiplied, in multiplications of a float32 matrix product; as measured."""
 CALL_COST = 6_000_000
-"""What the calls for one part of the tiles cost, in the same."""
+"""What the calls for one part of the tiles cost, in multiplications of a float32 matrix product."""
 BFLOAT16_LEARNING = 1.5
 """By how much the products must be fewer for learning in bfloat16, as measured."""
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """The matrices of one size of kernels, float64."""
+    """The matrices for one size of kernels and one size of tiles, float64."""
 
     outputs: Tensor
     """A^T (m, n)."""
@@ -127,10 +130,10 @@ def pays(features: Tensor, weight: Tensor, *, learns: bool) -> bool:
         weight: (D, C, r, r).
         learns: Whether gradients will be wanted, which the ordinary convolution finds with less overhead in bfloat16.
     """
-    taps, dtype = weight.shape[-1], result_format(features)
-    rows, cols = (length - taps + 1 for length in features.shape[-2:])
-    if features.device.type != "cpu" or torch.compiler.is_compiling() or not _has_kernel_library():
+    if not _is_plain(features, weight):
         return False
+    taps, dtype = weight.shape[-1], result_dtype(features)
+    rows, cols = (length - taps + 1 for length in features.shape[-2:])
     if not 1 < taps < LARGEST_TILE.get(dtype, 0) or min(rows, cols) < 1:
         return False
     outputs, inputs = weight.shape[:2]
@@ -138,17 +141,30 @@ def pays(features: Tensor, weight: Tensor, *, learns: bool) -> bool:
     num_inputs = len(features) * known.num_inputs(rows, cols)
     num_parts = max(1.0, num_inputs / (known.side**2 * TILES_AT_ONCE))
     cost = num_inputs * (inputs * outputs + TRANSFORM_COST * (inputs + outputs)) + num_parts * CALL_COST
+    if learns:  # weights are transformed anew in each step, forward and mirrored, and so is their gradient
+        cost += (known.side * taps) ** 2 * inputs * outputs
     ordinary = len(features) * rows * cols * taps**2 * inputs * outputs
     if dtype is torch.bfloat16:
         cost *= bfloat16_speedup() * (BFLOAT16_LEARNING if learns else 1.0)
     return cost < ordinary
 
 
+def _is_plain(features: Tensor, weight: Tensor) -> bool:
+    """Return whether these are numbers on a processor, which nobody traces, compiles or transforms."""
+    if features.device.type != "cpu" or not _has_kernel_library():
+        return False
+    if type(features) is not Tensor or type(weight) not in (Tensor, nn.Parameter):
+        return False
+    is_watched = torch.compiler.is_compiling() or torch._C._is_tracing() or _maybe_current_level() is not None
+    are_alike = features.dtype is weight.dtype or torch.is_autocast_enabled("cpu")
+    return are_alike and not is_watched and {features.dtype, weight.dtype} <= set(LARGEST_TILE)
+
+
 def _has_kernel_library() -> bool:
     return bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
 
-def result_format(features: Tensor) -> torch.dtype:
+def result_dtype(features: Tensor) -> torch.dtype:
     """Return the number format that an ordinary convolution of `features` gives."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else features.dtype
 
@@ -160,9 +176,9 @@ def convolve(
 
     Args:
         features: (B, C, H, W), on the processor.
-        weight: (D, C, r, r). What is computed of it is kept until it changes.
+        weight: (D, C, r, r). What is computed of it alone is kept, and made anew when it is not the same any more.
         bias: (D,).
-        dtype: Number format of the result, one of `LARGEST_TILE`, where tiles are larger than kernels.
+        dtype: Number format of the result, a key of `LARGEST_TILE`, whose tiles must be larger than the kernel.
         slope: Of the leaky ReLU; None for none.
 
     Returns:
@@ -190,7 +206,7 @@ def _convolved(
     """Return the convolution with transformed weights (n, n, C, D)."""
     images = _channels_last(features)
     rows, cols = (length - known.side + known.positions for length in features.shape[-2:])
-    out = torch.empty(len(images), rows, cols, by_weights.shape[-1], dtype=dtype)
+    out = torch.empty(len(images), rows, cols, by_weights.shape[-1], dtype=dtype, device="cpu")
     workspace = _Workspace()
     with torch.autocast("cpu", enabled=False):
         for spans in _parts(len(images), rows, cols, known):
@@ -213,7 +229,8 @@ def weight_gradient(features: Tensor, gradient: Tensor, *, taps: int) -> Tensor:
     rows, cols = gradient.shape[-2:]
     known = best_transforms(rows, cols, taps, torch.float32)
     images, answers = _channels_last(features), _channels_last(gradient)
-    total = torch.zeros(known.side, known.side, images.shape[-1], answers.shape[-1])
+    shape = (known.side, known.side, images.shape[-1], answers.shape[-1])
+    total = torch.zeros(shape, dtype=torch.float32, device="cpu")
     workspace = _Workspace()
     for spans in _parts(len(images), rows, cols, known):
         inputs = _tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
@@ -225,13 +242,15 @@ def weight_gradient(features: Tensor, gradient: Tensor, *, taps: int) -> Tensor:
 
 
 class Convolution(torch.autograd.Function):
-    """`convolve` with gradients, which are found by minimal filtering as well."""
+    """`convolve` with gradients, which are found by minimal filtering as well; there are no second derivatives."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return the convolution: see `convolve`."""
         ctx.save_for_backward(features, weight)
-        return convolve(features, weight, bias, dtype=result_format(features))
+        dtype = result_dtype(features)
+        known = _best_for(features, weight, dtype)
+        return _convolved(features, transformed(weight, known), known, bias, dtype=dtype)
 
     @staticmethod
     @once_differentiable
@@ -247,7 +266,8 @@ class Convolution(torch.autograd.Function):
             known = _best_for(around, mirrored, gradient.dtype)
             by_features = _convolved(around, transformed(mirrored, known), known, dtype=features.dtype)
         if wanted[1]:
-            by_weight = weight_gradient(features, gradient, taps=taps).to(weight.dtype)
+            with torch.autocast("cpu", enabled=False):
+                by_weight = weight_gradient(features, gradient, taps=taps).to(weight.dtype)
         if wanted[2]:
             by_bias = gradient.sum(dim=(0, 2, 3), dtype=torch.float32).to(weight.dtype)
         return by_features, by_weight, by_bias
@@ -268,7 +288,7 @@ class _Workspace:
         """Return float32 numbers that nobody set; they are the same memory whenever the name is the same."""
         numel = math.prod(shape)
         if name not in self._blocks or self._blocks[name].numel() < numel:
-            self._blocks[name] = torch.empty(numel)
+            self._blocks[name] = torch.empty(numel, dtype=torch.float32, device="cpu")
         return self._blocks[name][:numel].view(shape)
 
 
@@ -400,16 +420,21 @@ def transformed(weight: Tensor, known: Transforms) -> Tensor:
         return (known.kernels @ by_tap).view(known.side, known.side, inputs, outputs)
 
 
-_KEPT: MutableMapping[Tensor, tuple[tuple[int, int, int], Tensor]] = WeakTensorKeyDictionary()
-"""Transformed weights by the weights that they belong to, with the version of these."""
+_KEPT: MutableMapping[Tensor, tuple[Tensor, Tensor]] = WeakTensorKeyDictionary()
+"""By weights that are in use: a copy of what they were, and what was made of it, which takes four to six times their memory."""
 
 
 def _kept_transformed(weight: Tensor, known: Transforms) -> Tensor:
-    """Return the transformed weights; the last ones are kept until the weights change."""
-    if weight.is_inference():  # nobody counts its changes
-        return transformed(weight, known)
-    version = (weight._version, weight.data_ptr(), known.side)
-    kept = _KEPT.get(weight)
-    if kept is None or kept[0] != version:
-        _KEPT[weight] = kept = version, transformed(weight, known)
-    return kept[1]
+    """Return the transformed weights; the last ones are kept.
+
+    Whether they still belong to the weights is seen by comparing numbers: torch does not count every change.
+    """
+    was, values = _KEPT.get(weight, (None, None))
+    if was is None or values is None or len(values) != known.side or not _are_equal(was, weight):
+        values = transformed(weight, known)
+        _KEPT[weight] = weight.detach().clone(), values
+    return values
+
+
+def _are_equal(was: Tensor, weight: Tensor) -> bool:
+    return was.dtype is weight.dtype and was.shape == weight.shape and torch.equal(was, weight.detach())
