@@ -208,9 +208,10 @@ def test_a_bias_that_learns_alone_learns(monkeypatch):
 def test_traced_networks_do_without(monkeypatch):
     monkeypatch.setattr(winograd, "TRANSFORM_COST", 0)
     monkeypatch.setattr(winograd, "CALL_COST", 0)
+    torch.manual_seed(0)
     network = PatchNetwork(33, descriptor_dim=64).requires_grad_(False)
     picture = drawn(1, 3, 33, 33)
-    traced = torch.jit.trace(network, picture)
+    traced = torch.jit.trace(network, picture, check_trace=False)
     expected = network(picture)
     torch.testing.assert_close(traced(picture), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
     by_sample = torch.func.vmap(network)(picture[None])[0]

@@ -151,13 +151,14 @@ def pays(features: Tensor, weight: Tensor, *, learns: bool) -> bool:
 
 def _is_plain(features: Tensor, weight: Tensor) -> bool:
     """Return whether these are numbers on a processor, which nobody traces, compiles or transforms."""
-    if features.device.type != "cpu" or not _has_kernel_library():
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or features.device.type != "cpu":
+        return False
+    if not _has_kernel_library() or _maybe_current_level() is not None:
         return False
     if type(features) is not Tensor or type(weight) not in (Tensor, nn.Parameter):
         return False
-    is_watched = torch.compiler.is_compiling() or torch._C._is_tracing() or _maybe_current_level() is not None
     are_alike = features.dtype is weight.dtype or torch.is_autocast_enabled("cpu")
-    return are_alike and not is_watched and {features.dtype, weight.dtype} <= set(LARGEST_TILE)
+    return are_alike and {features.dtype, weight.dtype} <= set(LARGEST_TILE)
 
 
 def _has_kernel_library() -> bool:
