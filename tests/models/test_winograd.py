@@ -7,7 +7,8 @@ from torch import nn
 from us_anomaly.models import winograd
 from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.models.winograd import Convolution, best_transforms, convolve, pays, transforms
+from us_anomaly.models.toom_cook import best_transforms
+from us_anomaly.models.winograd import Convolution, convolve, pays
 
 FLOAT32_TOLERANCE, BFLOAT16_POINTS_TOLERANCE = 1e-5, 1e-4
 
@@ -26,18 +27,6 @@ def ordinary(features, weight, bias=None):
 
 def relative_error(values, expected):
     return float((values.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt())
-
-
-@pytest.mark.parametrize("side", [6, 7, 8, 9, 10])
-@pytest.mark.parametrize("taps", [2, 3, 4, 5])
-def test_the_transforms_give_the_sums_of_products_of_a_row(taps, side):
-    known = transforms(taps, side)
-    kernel, row = drawn(taps).double(), drawn(side, seed=1).double()
-    expected = [float((kernel * row[first : first + taps]).sum()) for first in range(side + 1 - taps)]
-    found = known.outputs @ ((known.weights @ kernel) * (known.inputs @ row))
-    assert known.side == side
-    assert known.positions == side + 1 - taps
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("tiles_at_once", [1, 3, 256])
@@ -86,12 +75,6 @@ def test_what_memory_held_takes_no_part(monkeypatch):
     (weight, bias), features = layer_of(5), drawn(2, 5, 11, 10)
     found = convolve(features, weight, bias, dtype=torch.float32)
     assert relative_error(found, ordinary(features, weight, bias)) < FLOAT32_TOLERANCE
-
-
-def test_tiles_are_the_ones_that_multiply_least():
-    assert best_transforms(65, 65, 4, torch.float32).positions == 5  # 13 x 13 tiles without a rest
-    assert best_transforms(64, 64, 4, torch.bfloat16).side == 9  # 11 x 11 tiles of 6, not 10 x 10 of 7
-    assert best_transforms(3, 3, 4, torch.float32).side == 6
 
 
 @pytest.mark.parametrize("tiles_at_once", [2, 256])
@@ -265,7 +248,6 @@ def test_networks_of_the_published_width_give_the_same_descriptors_and_gradients
         "pays",
         lambda features, weight, *, learns: used.append(learns) or (weight.shape[1] > 3 and weight.shape[-1] > 1),
     )
-    monkeypatch.setattr(winograd, "LARGEST_TILE", {torch.float32: 8})
     with torch.inference_mode():
         inferred = dense_descriptors(network, images, stride=stride)
     learned = dense_descriptors(network, images, stride=stride)
