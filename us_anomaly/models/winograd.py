@@ -152,12 +152,15 @@ def weight_gradient(features: Tensor, gradient: Tensor, *, taps: int) -> Tensor:
     shape = (known.side, known.side, images.shape[-1], answers.shape[-1])
     total = torch.zeros(shape, dtype=torch.float32, device="cpu")
     workspace = _Workspace()
-    for spans in _parts(len(images), rows, cols, known):
-        inputs = _tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
-        outputs = _tiles_of(answers, spans, cols, known.outputs.T.float(), known.positions, workspace, name="answers")
-        for row, (seen, wanted) in enumerate(zip(inputs, outputs, strict=True)):
-            total[row].baddbmm_(seen.transpose(1, 2), wanted)
-    by_tap = known.kernels.T @ total.flatten(0, 1).flatten(1)  # (r r, C D)
+    with torch.autocast("cpu", enabled=False):
+        for spans in _parts(len(images), rows, cols, known):
+            inputs = _tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
+            outputs = _tiles_of(
+                answers, spans, cols, known.outputs.T.float(), known.positions, workspace, name="answers"
+            )
+            for row, (seen, wanted) in enumerate(zip(inputs, outputs, strict=True)):
+                total[row].baddbmm_(seen.transpose(1, 2), wanted)
+        by_tap = known.kernels.T @ total.flatten(0, 1).flatten(1)  # (r r, C D)
     return by_tap.view(taps, taps, *total.shape[2:]).permute(3, 2, 0, 1)
 
 
@@ -186,8 +189,7 @@ class Convolution(torch.autograd.Function):
             known = _best_for(around, mirrored, gradient.dtype)
             by_features = _convolved(around, transformed(mirrored, known), known, dtype=features.dtype)
         if wanted[1]:
-            with torch.autocast("cpu", enabled=False):
-                by_weight = weight_gradient(features, gradient, taps=taps).to(weight.dtype)
+            by_weight = weight_gradient(features, gradient, taps=taps).to(weight.dtype)
         if wanted[2]:
             by_bias = gradient.sum(dim=(0, 2, 3), dtype=torch.float32).to(weight.dtype)
         return by_features, by_weight, by_bias
@@ -218,6 +220,8 @@ class _Span:
 
     image: int
     tile_rows: range
+    places: slice
+    """Where they lie among all rows of tiles of the part."""
 
 
 def _parts(num_images: int, rows: int, cols: int, known: Transforms) -> Iterator[list[_Span]]:
@@ -228,7 +232,9 @@ def _parts(num_images: int, rows: int, cols: int, known: Transforms) -> Iterator
     for first in range(0, num_images, images_at_once):
         images = range(first, min(num_images, first + images_at_once))
         for top in range(0, num_rows, rows_at_once):
-            yield [_Span(image, range(top, min(num_rows, top + rows_at_once))) for image in images]
+            tile_rows = range(top, min(num_rows, top + rows_at_once))
+            count = len(tile_rows)
+            yield [_Span(image, tile_rows, slice(k * count, (k + 1) * count)) for k, image in enumerate(images)]
 
 
 def _tiles_of(
@@ -249,13 +255,12 @@ def _tiles_of(
     """
     side, seen = matrix.shape
     channels, num_cols = images.shape[-1], -(-cols // step)
-    num_rows = sum(len(span.tile_rows) for span in spans)
-    result = workspace.empty(name, side, num_rows, num_cols, side, channels)
+    result = workspace.empty(name, side, spans[-1].places.stop, num_cols, side, channels)
     pitch = num_cols + -(-(seen - step) // step)  # tiles that fit into a line, the last of which nobody reads
-    done = 0
-    for image, tile_rows in ((span.image, span.tile_rows) for span in spans):
-        num_lines = (len(tile_rows) - 1) * step + seen
-        lines = images[image, tile_rows.start * step :][:num_lines, : pitch * step]
+    for span in spans:
+        num_rows = len(span.tile_rows)
+        num_lines = (num_rows - 1) * step + seen
+        lines = images[span.image, span.tile_rows.start * step :][:num_lines, : pitch * step]
         window = workspace.empty("window", num_lines, pitch * step, channels)
         window[: lines.shape[0], : lines.shape[1]] = lines
         window[: lines.shape[0], lines.shape[1] :] = 0
@@ -265,10 +270,9 @@ def _tiles_of(
         by_cols = workspace.empty("columns", num_lines * pitch, side, channels)
         torch.bmm(matrix.expand(num_windows, side, seen), windows, out=by_cols[:num_windows])
         line, strip = pitch * side * channels, num_cols * side * channels
-        strips = by_cols.as_strided((len(tile_rows), seen, strip), (step * line, line, 1))
-        into = result.view(side, -1, strip)[:, done : done + len(tile_rows)].transpose(0, 1)
-        torch.bmm(matrix.expand(len(tile_rows), side, seen), strips, out=into)
-        done += len(tile_rows)
+        strips = by_cols.as_strided((num_rows, seen, strip), (step * line, line, 1))
+        into = result.view(side, -1, strip)[:, span.places].transpose(0, 1)
+        torch.bmm(matrix.expand(num_rows, side, seen), strips, out=into)
     return result.view(side, -1, side, channels).transpose(1, 2)
 
 
@@ -301,13 +305,10 @@ def _multiplied(
 def _put(tiles: Tensor, out: Tensor, spans: Sequence[_Span]) -> None:
     """Write tiles (m, m, T, D) to their places in images (B, R, S, D); the last of a row or column may stand over."""
     positions, dims = len(tiles), tiles.shape[-1]
-    num_rows = sum(len(span.tile_rows) for span in spans)
-    by_place = tiles.view(positions, positions, num_rows, -1, dims).permute(2, 0, 3, 1, 4)
-    done = 0
-    for image, tile_rows in ((span.image, span.tile_rows) for span in spans):
-        strip = out[image, tile_rows.start * positions : tile_rows.stop * positions]
-        part = by_place[done : done + len(tile_rows)]
-        done += len(tile_rows)
+    by_place = tiles.view(positions, positions, spans[-1].places.stop, -1, dims).permute(2, 0, 3, 1, 4)
+    for span in spans:
+        strip = out[span.image, span.tile_rows.start * positions : span.tile_rows.stop * positions]
+        part = by_place[span.places]
         line, column, _ = strip.stride()
         for rows, lines in _whole_and_cut(strip.shape[0], positions):
             for cols, columns in _whole_and_cut(strip.shape[1], positions):
