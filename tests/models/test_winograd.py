@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from us_anomaly.models import winograd
+from us_anomaly.models import winograd, winograd_tiles
 from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.models.toom_cook import best_transforms
@@ -33,7 +33,7 @@ def relative_error(values, expected):
 @pytest.mark.parametrize("size", [(5, 6), (9, 5), (12, 12), (13, 23), (40, 17)])
 @pytest.mark.parametrize("taps", [2, 4, 5])
 def test_the_convolution_is_the_ordinary_one_for_any_size(monkeypatch, taps, size, tiles_at_once):
-    monkeypatch.setattr(winograd, "TILES_AT_ONCE", tiles_at_once)
+    monkeypatch.setattr(winograd_tiles, "TILES_AT_ONCE", tiles_at_once)
     (weight, bias), features = layer_of(taps), drawn(3, 5, *size)
     found = convolve(features, weight, bias, dtype=torch.float32)
     expected = ordinary(features, weight, bias)
@@ -81,7 +81,7 @@ def test_what_memory_held_takes_no_part(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("taps", [2, 4, 5])
 def test_gradients_are_those_of_the_ordinary_convolution(monkeypatch, taps, dtype, tiles_at_once):
-    monkeypatch.setattr(winograd, "TILES_AT_ONCE", tiles_at_once)
+    monkeypatch.setattr(winograd_tiles, "TILES_AT_ONCE", tiles_at_once)
     weight, bias = (values.requires_grad_() for values in layer_of(taps))
     features = drawn(2, 5, 19, 14).requires_grad_()
     wanted = [values.detach().double().requires_grad_() for values in (features, weight, bias)]

@@ -15,9 +15,7 @@ Source: Winograd, *Arithmetic Complexity of Computations* (1980); Lavin and Gray
 Networks* (CVPR 2016).
 """
 
-import math
-from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -28,9 +26,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from us_anomaly.models.compute import bfloat16_speedup
 from us_anomaly.models.toom_cook import LARGEST_TILE, ONE, Transforms, best_transforms
+from us_anomaly.models.winograd_tiles import TILES_AT_ONCE, Workspace, parts, put, tiles_of
 
-TILES_AT_ONCE = 256
-"""Tiles that are multiplied at once: enough to be worth loading the weights, few enough for the processor's cache."""
 TRANSFORM_COST = 64
 """What transforms cost for each number that is multiplied, in multiplications of a float32 matrix product; as measured."""
 CALL_COST = 6_000_000
@@ -127,14 +124,14 @@ def _convolved(
     images = _channels_last(features)
     rows, cols = (length - known.side + known.positions for length in features.shape[-2:])
     out = torch.empty(len(images), rows, cols, by_weights.shape[-1], dtype=dtype, device="cpu")
-    workspace = _Workspace()
+    workspace = Workspace()
     with torch.autocast("cpu", enabled=False):
-        for spans in _parts(len(images), rows, cols, known):
-            inputs = _tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
+        for spans in parts(len(images), rows, cols, known):
+            inputs = tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
             products = _multiplied(inputs, by_weights, bias, known.outputs.float(), workspace)
             if slope is not None:
                 nn.functional.leaky_relu(products, slope, inplace=True)
-            _put(products, out, spans)
+            put(products, out, spans)
     return out.permute(0, 3, 1, 2)
 
 
@@ -151,11 +148,11 @@ def weight_gradient(features: Tensor, gradient: Tensor, *, taps: int) -> Tensor:
     images, answers = _channels_last(features), _channels_last(gradient)
     shape = (known.side, known.side, images.shape[-1], answers.shape[-1])
     total = torch.zeros(shape, dtype=torch.float32, device="cpu")
-    workspace = _Workspace()
+    workspace = Workspace()
     with torch.autocast("cpu", enabled=False):
-        for spans in _parts(len(images), rows, cols, known):
-            inputs = _tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
-            outputs = _tiles_of(
+        for spans in parts(len(images), rows, cols, known):
+            inputs = tiles_of(images, spans, cols, known.inputs.float(), known.positions, workspace, name="inputs")
+            outputs = tiles_of(
                 answers, spans, cols, known.outputs.T.float(), known.positions, workspace, name="answers"
             )
             for row, (seen, wanted) in enumerate(zip(inputs, outputs, strict=True)):
@@ -200,84 +197,8 @@ def _channels_last(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).contiguous()
 
 
-class _Workspace:
-    """Memory that all parts of the tiles use one after the other; memory that is new each time took a tenth of the time."""
-
-    def __init__(self) -> None:
-        self._blocks: dict[str, Tensor] = {}
-
-    def empty(self, name: str, *shape: int) -> Tensor:
-        """Return float32 numbers that nobody set; they are the same memory whenever the name is the same."""
-        numel = math.prod(shape)
-        if name not in self._blocks or self._blocks[name].numel() < numel:
-            self._blocks[name] = torch.empty(numel, dtype=torch.float32, device="cpu")
-        return self._blocks[name][:numel].view(shape)
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Some rows of tiles of one image."""
-
-    image: int
-    tile_rows: range
-    places: slice
-    """Where they lie among all rows of tiles of the part."""
-
-
-def _parts(num_images: int, rows: int, cols: int, known: Transforms) -> Iterator[list[_Span]]:
-    """Yield all tiles in parts of about `TILES_AT_ONCE`: some rows of them in one image, or several whole images."""
-    num_rows, num_cols = known.tiles_along(rows), known.tiles_along(cols)
-    images_at_once = max(1, TILES_AT_ONCE // (num_rows * num_cols))
-    rows_at_once = min(num_rows, max(1, TILES_AT_ONCE // num_cols))
-    for first in range(0, num_images, images_at_once):
-        images = range(first, min(num_images, first + images_at_once))
-        for top in range(0, num_rows, rows_at_once):
-            tile_rows = range(top, min(num_rows, top + rows_at_once))
-            count = len(tile_rows)
-            yield [_Span(image, tile_rows, slice(k * count, (k + 1) * count)) for k, image in enumerate(images)]
-
-
-def _tiles_of(
-    images: Tensor, spans: Sequence[_Span], cols: int, matrix: Tensor, step: int, workspace: _Workspace, *, name: str
-) -> Tensor:
-    """Return M d M^T (n, n, T, C) of tiles d, which lie `step` apart; what lies beyond an image is 0.
-
-    Columns are transformed before rows, because neighbouring tiles share rows.
-
-    Args:
-        images: (B, H, W, C), contiguous.
-        spans: The rows of tiles.
-        cols: Positions in a row of an image.
-        matrix: M (n, k), of tiles of k x k.
-        step: m.
-        workspace: Holds the result.
-        name: Of the result there.
-    """
-    side, seen = matrix.shape
-    channels, num_cols = images.shape[-1], -(-cols // step)
-    result = workspace.empty(name, side, spans[-1].places.stop, num_cols, side, channels)
-    pitch = num_cols + -(-(seen - step) // step)  # tiles that fit into a line, the last of which nobody reads
-    for span in spans:
-        num_rows = len(span.tile_rows)
-        num_lines = (num_rows - 1) * step + seen
-        lines = images[span.image, span.tile_rows.start * step :][:num_lines, : pitch * step]
-        window = workspace.empty("window", num_lines, pitch * step, channels)
-        window[: lines.shape[0], : lines.shape[1]] = lines
-        window[: lines.shape[0], lines.shape[1] :] = 0
-        window[lines.shape[0] :] = 0
-        num_windows = num_lines * pitch - (pitch - num_cols)
-        windows = window.as_strided((num_windows, seen, channels), (step * channels, channels, 1))
-        by_cols = workspace.empty("columns", num_lines * pitch, side, channels)
-        torch.bmm(matrix.expand(num_windows, side, seen), windows, out=by_cols[:num_windows])
-        line, strip = pitch * side * channels, num_cols * side * channels
-        strips = by_cols.as_strided((num_rows, seen, strip), (step * line, line, 1))
-        into = result.view(side, -1, strip)[:, span.places].transpose(0, 1)
-        torch.bmm(matrix.expand(num_rows, side, seen), strips, out=into)
-    return result.view(side, -1, side, channels).transpose(1, 2)
-
-
 def _multiplied(
-    inputs: Tensor, weights: Tensor, bias: Tensor | None, to_outputs: Tensor, workspace: _Workspace
+    inputs: Tensor, weights: Tensor, bias: Tensor | None, to_outputs: Tensor, workspace: Workspace
 ) -> Tensor:
     """Return tiles of outputs (m, m, T, D).
 
@@ -300,32 +221,6 @@ def _multiplied(
     whole = workspace.empty("whole", positions, positions, num_tiles, dims)
     torch.mm(to_outputs, half.view(side, -1), out=whole.view(positions, -1))
     return whole
-
-
-def _put(tiles: Tensor, out: Tensor, spans: Sequence[_Span]) -> None:
-    """Write tiles (m, m, T, D) to their places in images (B, R, S, D); the last of a row or column may stand over."""
-    positions, dims = len(tiles), tiles.shape[-1]
-    by_place = tiles.view(positions, positions, spans[-1].places.stop, -1, dims).permute(2, 0, 3, 1, 4)
-    for span in spans:
-        strip = out[span.image, span.tile_rows.start * positions : span.tile_rows.stop * positions]
-        part = by_place[span.places]
-        line, column, _ = strip.stride()
-        for rows, lines in _whole_and_cut(strip.shape[0], positions):
-            for cols, columns in _whole_and_cut(strip.shape[1], positions):
-                places = strip[rows.start * positions :, cols.start * positions :].as_strided(
-                    (len(rows), lines, len(cols), columns, dims),
-                    (positions * line, line, positions * column, column, 1),
-                )
-                places.copy_(part[rows.start : rows.stop, :lines, cols.start : cols.stop, :columns])
-
-
-def _whole_and_cut(length: int, positions: int) -> Iterator[tuple[range, int]]:
-    """Yield the tiles that lie in `length` positions and the one that stands over their end, with what of them lies inside."""
-    whole, rest = divmod(length, positions)
-    if whole:
-        yield range(whole), positions
-    if rest:
-        yield range(whole, whole + 1), rest
 
 
 def transformed(weight: Tensor, known: Transforms) -> Tensor:
