@@ -26,6 +26,7 @@ from benchmarks.measure import Plan, Row, matrix_rate, peak_mib
 from rich.console import Console
 from rich.table import Table
 
+from us_anomaly.cli.environment import prepare_environment
 from us_anomaly.models.compute import available_cores
 from us_anomaly.settings import Precision
 from us_anomaly.version import __version__
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, and nothing about speed")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only measurements whose names begin so")
     arguments = parser.parse_args()
+    prepare_environment()  # as `usad` does
     plan = Plan(threads=arguments.threads, quick=arguments.quick)
     chosen = measurements(plan)
     if arguments.only:

@@ -13,6 +13,7 @@ from pathlib import Path
 from us_anomaly.cli.arguments import expand_categories, is_sweep, not_an_option, prepared
 from us_anomaly.cli.commands import ALIASES, COMMANDS, overview, suggestion
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
+from us_anomaly.cli.environment import prepare_environment
 from us_anomaly.cli.execution import TASKS, failures, faults, jobs
 from us_anomaly.cli.foreign import refuse_code, refuse_hidden
 from us_anomaly.cli.help import show_help
@@ -38,15 +39,11 @@ __all__ = [
 
 EVALUATING = ("run", "evaluate")
 """Commands whose results can be compared."""
-THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""Threads of the arithmetic that wait for work sleep instead of spinning, or two processes on the same cores would slow each
-other down many times. Read by the runtime of the threads when torch is loaded."""
 
 
 def main() -> None:
     """Run `usad` with the arguments of the process; exit with 0, 1 for a user's fault, or 128 + signal number."""
-    for variable, value in THREADS_SLEEP.items():
-        os.environ.setdefault(variable, value)
+    prepare_environment()
     try:
         status = _main(sys.argv[1:])
         sys.stdout.flush()
