@@ -218,6 +218,19 @@ def test_a_run_directory_that_remembers_nothing_is_told(tmp_path, capsys):
     )
 
 
+def test_a_mistyped_run_directory_is_told_and_not_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    assert _main(["infer", "run_dir=runs/dmo", "inference.input=x.png"]) == 1
+    assert capsys.readouterr().err == (
+        "usad: `data.root` is not set: add data.root=..., or run_dir= of a run directory that remembers it; "
+        "there is no runs/dmo, did you mean runs/demo?\n"
+    )
+    assert _main(["infer", "run_dir=elsewhere/parts", "inference.input=x.png"]) == 1
+    assert capsys.readouterr().err.endswith("that remembers it; there is no elsewhere/parts\n")
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs", "demo"]
+
+
 def test_settings_of_later_commands_are_remembered_and_pictures_looked_at_are_not(
     trained_copy, tiny, monkeypatch, capsys
 ):

@@ -1,5 +1,6 @@
 """From YAML files and overrides to typed settings."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,16 @@ def _or_from_run_dir(key: str, config: Any) -> str:
         run_dir = config.run_dir if key == "data.root" else None
     except OmegaConfBaseException:
         run_dir = None
-    return f", or run_dir= of a run directory that remembers it; {run_dir} does not" if run_dir else ""
+    return f", or run_dir= of a run directory that remembers it; {_why_not(Path(run_dir))}" if run_dir else ""
+
+
+def _why_not(run_dir: Path) -> str:
+    if run_dir.expanduser().exists():
+        return f"{run_dir} does not"
+    beside = run_dir.expanduser().parent
+    siblings = [folder.name for folder in beside.iterdir()] if beside.is_dir() else []
+    close = difflib.get_close_matches(run_dir.name, siblings, n=1)
+    return f"there is no {run_dir}" + (f", did you mean {run_dir.with_name(close[0])}?" if close else "")
 
 
 def _refuse_unknown_keys(config: Any, prefix: str = "") -> None:
