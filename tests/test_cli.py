@@ -91,7 +91,8 @@ MISTAKES = {
     ),
     "missing value": (
         ["split"],
-        "usad: `data.root` is not set: add data.root=..., or run_dir= of a run directory that remembers it; there is no runs/folder",
+        "usad: `data.root` is not set: add data.root=..., or run_dir= of a run directory that remembers it; "
+        "there is no runs/folder",
     ),
     "unknown key": (
         ["split", "data.root=x", "teacher.learning_rte=1"],

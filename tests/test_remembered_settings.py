@@ -26,10 +26,10 @@ def _as_a_new_process(monkeypatch):
     root.setLevel(level)
 
 
-def made(run_dir: Path, overrides: list[str], *, command: str = "run", data_root: str = "/parts") -> str:
+def made(run_dir: Path, overrides: list[str], *, command: str = "run", paths: dict[str, str] | None = None) -> str:
     """Note what a command was given; return the override that names the run directory."""
     resolved = [override.replace("${oc.env:PARTS}", "my parts") for override in overrides]
-    remember(RunDir(run_dir), command=command, typed=overrides, resolved=resolved, data_root=data_root)
+    remember(RunDir(run_dir), command=command, typed=overrides, resolved=resolved, paths=paths or {})
     return f"run_dir={run_dir}"
 
 
@@ -110,10 +110,19 @@ def test_settings_are_remembered_as_hydra_takes_them_again(tmp_path, capsys):
 @pytest.mark.parametrize("root", ["parts", "my parts, new", "a=b"])
 def test_the_folder_of_the_pictures_is_remembered_as_an_absolute_path(tmp_path, monkeypatch, root):
     monkeypatch.chdir(tmp_path)
-    named = made(tmp_path / "run", ["data=folder", "data.root=${oc.env:PARTS}"], data_root=root)
+    named = made(tmp_path / "run", ["data=folder", "data.root=${oc.env:PARTS}"], paths={"data.root": root})
     expected = str(tmp_path / root)
     taken = with_remembered([named])
     assert taken == ["data=folder", f"data.root={expected}" if root == "parts" else f'data.root="{expected}"', named]
+
+
+def test_files_that_settings_name_are_remembered_as_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["teacher.checkpoint='p{patch_size}.pt'", "backbone.weights=default", "students.steps=2"]
+    named = made(tmp_path / "run", given, paths={"teacher.checkpoint": "p{patch_size}.pt"})
+    first, *others = with_remembered([named])
+    assert first == f'teacher.checkpoint="{tmp_path}/p{{patch_size}}.pt"'
+    assert others == ["backbone.weights=default", "students.steps=2", named]
 
 
 # --- what a stranger may have written ----------------------------------------------------------------------------

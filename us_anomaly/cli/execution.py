@@ -57,7 +57,7 @@ def execute(name: str, config: Any) -> None:
                 before = run_dir.notes()
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
                 if run_dir.notes() != before or not run_dir.made_with.exists():
-                    remember(run_dir, command=name, typed=typed, resolved=resolved, data_root=settings.data.root)
+                    remember(run_dir, command=name, typed=typed, resolved=resolved, paths=settings.paths())
         if is_sweep:
             jobs.append(config.run_dir)
     except UsadError as error:

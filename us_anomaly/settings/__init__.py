@@ -10,6 +10,7 @@ from pathlib import Path
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings.checks import at_least, not_empty
 from us_anomaly.settings.dataset import (
+    DEFAULT_WEIGHTS,
     AugmentationSettings,
     BackboneSettings,
     CsvData,
@@ -37,6 +38,7 @@ from us_anomaly.settings.scoring import (
 )
 from us_anomaly.settings.students import MAX_EXTRA_LAYERS, StudentSettings
 from us_anomaly.settings.teacher import (
+    BUILTIN,
     PATCH_SIZES,
     REDUCED,
     OptimizerName,
@@ -62,7 +64,9 @@ from us_anomaly.settings.workflow import (
 __all__ = [
     "grid_stride_px",
     "BACKBONES",
+    "BUILTIN",
     "DATA_LAYOUTS",
+    "DEFAULT_WEIGHTS",
     "GROUPS",
     "MAX_EXTRA_LAYERS",
     "SCORING_OFF",
@@ -183,3 +187,13 @@ class Settings:
                 f"`scales` has {len(self.scales)} patch sizes, whose scores can only be averaged on a common scale: "
                 "add scoring.normalization=zscore (or quantile)"
             )
+
+    def paths(self) -> dict[str, str]:
+        """Return what is read from outside of the run directory by the key that names it, as it was given."""
+        given = {
+            "data.root": self.data.root,
+            "backbone.weights": self.backbone.weights,
+            "teacher.checkpoint": self.teacher.checkpoint,
+            "teacher.start_from": self.teacher.start_from,
+        }
+        return {key: path for key, path in given.items() if path not in (None, BUILTIN, DEFAULT_WEIGHTS)}

@@ -191,6 +191,10 @@ class AugmentationSettings:
                 raise SettingsError(f"`augmentation.{key}` must not be empty: it needs at least ToImage and ToDtype")
 
 
+DEFAULT_WEIGHTS = "default"
+"""Stands in the place of a path for the pretrained weights that a network comes with."""
+
+
 @dataclass(kw_only=True, slots=True)
 class BackboneSettings:
     """The pretrained network whose descriptors are distilled."""

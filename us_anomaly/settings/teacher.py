@@ -7,6 +7,8 @@ from typing import Any
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings.checks import above, at_least, between
 
+BUILTIN = "builtin"
+"""Stands in the place of a path for the generic teachers that ship with the package."""
 REDUCED = {66: 33, 132: 33}
 """Patch sizes whose network is a smaller one on the picture at a half or a quarter of its resolution, by that smaller one."""
 PATCH_SIZES = (17, 33, 65, *REDUCED)

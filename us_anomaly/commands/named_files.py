@@ -1,0 +1,52 @@
+"""Files of the user's that settings name: weights of the backbone, and teachers that were made before."""
+
+import functools
+from pathlib import Path
+
+from us_anomaly.errors import DataError, WeightsError
+from us_anomaly.run_dir.provenance import content_hash
+from us_anomaly.settings import BUILTIN, REDUCED
+
+
+def hash_of_weights(weights: str) -> str:
+    """Return the content hash of the file that `backbone.weights` names.
+
+    Raises:
+        WeightsError: There is no such file.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"`backbone.weights`: there is no file {path}")
+    status = path.stat()
+    return _hash_of_state(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=8)
+def _hash_of_state(path: Path, *_: int) -> str:
+    """Hash a file once for as long as it stays as it is: every stage asks, and weights can be half a gigabyte."""
+    return content_hash(path)
+
+
+def named_teacher(key: str, name: str, patch_size: int) -> Path:
+    """Return the file that `teacher.checkpoint` or `teacher.start_from` means for one patch size.
+
+    `{patch_size}` in a path is replaced. Where there is none for patches that are seen at a reduced resolution, it is the one for
+    the smaller patches that their network sees.
+
+    Args:
+        key: Which of both settings.
+        name: Its value: `builtin` or a path.
+        patch_size: Side of the patches in pixels.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    pattern = str(Path(__file__).parents[1] / "teachers" / "p{patch_size}.safetensors") if name == BUILTIN else name
+    sizes = [patch_size, REDUCED.get(patch_size, patch_size)]
+    candidates = [Path(pattern.replace("{patch_size}", str(size))).expanduser() for size in sizes]
+    for path in candidates:
+        if path.is_file():
+            return path
+    if name == BUILTIN:
+        raise DataError(f"`teacher.{key}`: no teacher of patch size {patch_size} ships with the package")
+    raise DataError(f"`teacher.{key}`: there is no file {candidates[0]}")
