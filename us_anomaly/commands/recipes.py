@@ -131,11 +131,9 @@ class Recipes:
     def _weights(self, artifact: Path) -> dict[str, str]:
         """Return the content hash of the backbone's weights where they come from a file of the user's."""
         weights = self.settings.backbone.weights
-        return (
-            {}
-            if weights == DEFAULT_WEIGHTS
-            else self._named(artifact, "backbone.weights", lambda: hash_of_weights(weights))
-        )
+        if weights == DEFAULT_WEIGHTS:
+            return {}
+        return self._named(artifact, "backbone.weights", lambda: hash_of_weights(weights))
 
     def _named(self, artifact: Path, key: str, hash_file: Callable[[], str]) -> dict[str, str]:
         """Return the content hash of a file that a setting names; a detector that was carried away from it remembers that."""
