@@ -22,10 +22,11 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.run_dir.atomic import read_json
-from us_anomaly.scoring import anomaly_map
-from us_anomaly.scoring.anomaly_map import Grid, MapStatistics, RawMaps
+from us_anomaly.scoring import raw_maps
+from us_anomaly.scoring.anomaly_map import MapStatistics
 from us_anomaly.scoring.calibration_file import read_calibration
 from us_anomaly.scoring.map_files import read_map
+from us_anomaly.scoring.raw_maps import Grid, RawMaps
 from us_anomaly.settings import Normalization, TransformSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
@@ -219,7 +220,7 @@ def growth_of_memory(detector, sides, work):
 @pytest.mark.parametrize(("stride_px", "border_px"), [(1, 0), (4, 0), (1, 16), (4, 16)])
 def test_raw_maps_take_few_bytes_per_pixel_of_the_picture(monkeypatch, stride_px, border_px):
     """Both maps on the grid and no more: neither the network's input nor descriptors of the whole are ever there."""
-    monkeypatch.setattr(anomaly_map, "MAX_TILE_PIXELS", 32 * 32)
+    monkeypatch.setattr(raw_maps, "MAX_TILE_PIXELS", 32 * 32)
     detector = made_by_hand(33, stride_px=stride_px, border_px=border_px)
     assert (
         growth_of_memory(detector, (128, 256), detector.raw_maps) < 8 / stride_px**2 + 3

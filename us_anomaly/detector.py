@@ -19,9 +19,10 @@ from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.scoring.anomaly_map import RawMaps, combine, image_score, raw_maps
+from us_anomaly.scoring.anomaly_map import combine, image_score
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.position_statistics import ScalePositionStatistics
+from us_anomaly.scoring.raw_maps import RawMaps, raw_maps
 from us_anomaly.settings import ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 

@@ -27,10 +27,11 @@ from us_anomaly.detector import Detector, FloatMap, resize_map
 from us_anomaly.errors import DataError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
-from us_anomaly.scoring.anomaly_map import MapStatistics, RawMaps, combine, image_score
+from us_anomaly.scoring.anomaly_map import MapStatistics, combine, image_score
 from us_anomaly.scoring.calibration import calibrate
 from us_anomaly.scoring.image_metrics import image_metrics
 from us_anomaly.scoring.pixel_metrics import evaluate_pixels
+from us_anomaly.scoring.raw_maps import RawMaps
 from us_anomaly.scoring.region_overlap import PixelItem, PixelTruth
 from us_anomaly.settings import CalibrationSettings, ImageScore, MetricAlgorithm, Normalization, ScoringSettings
 

@@ -15,7 +15,8 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.scoring.anomaly_map import Grid, RawMaps, combine, image_score, raw_maps
+from us_anomaly.scoring.anomaly_map import combine, image_score
+from us_anomaly.scoring.raw_maps import Grid, RawMaps, raw_maps
 from us_anomaly.settings import Precision, ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 

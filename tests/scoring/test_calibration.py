@@ -9,8 +9,9 @@ import torch
 
 from us_anomaly.errors import ArtifactError, DataError
 from us_anomaly.scoring import calibration as module
-from us_anomaly.scoring.anomaly_map import Grid, MapStatistics, RawMaps
+from us_anomaly.scoring.anomaly_map import MapStatistics
 from us_anomaly.scoring.calibration import Calibration, MapGatherer, calibrate
+from us_anomaly.scoring.raw_maps import Grid, RawMaps
 from us_anomaly.settings import CalibrationSettings, Normalization
 
 SCORING = plain_scores.scoring()

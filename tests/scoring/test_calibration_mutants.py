@@ -8,8 +8,8 @@ import torch
 from plain_scores import calibration, scoring
 
 from us_anomaly.errors import ArtifactError
-from us_anomaly.scoring.anomaly_map import Grid, RawMaps
 from us_anomaly.scoring.calibration import Calibration, _color_range, _score_scale, calibrate
+from us_anomaly.scoring.raw_maps import Grid, RawMaps
 from us_anomaly.scoring.thresholds import choose_threshold
 from us_anomaly.settings import CalibrationSettings, Normalization
 

@@ -14,7 +14,6 @@ from us_anomaly.loading import load
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_tensors
 from us_anomaly.scoring import map_components
-from us_anomaly.scoring.anomaly_map import Grid, RawMaps
 from us_anomaly.scoring.calibration_file import read_calibration
 from us_anomaly.scoring.map_components import (
     DOUBTED_ABOVE,
@@ -35,6 +34,7 @@ from us_anomaly.scoring.position_statistics import (
     load_position_statistics,
     save_position_statistics,
 )
+from us_anomaly.scoring.raw_maps import Grid, RawMaps
 
 ROWS, COLS = 16, 24
 NUM_MAPS = 40

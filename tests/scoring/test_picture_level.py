@@ -19,10 +19,11 @@ from us_anomaly.loading import load
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring import picture_level
-from us_anomaly.scoring.anomaly_map import Grid, RawMaps, combine, image_score
+from us_anomaly.scoring.anomaly_map import combine, image_score
 from us_anomaly.scoring.calibration import Calibration, calibrate
 from us_anomaly.scoring.calibration_file import read_calibration
 from us_anomaly.scoring.picture_level import LevelGatherer, PictureLevel
+from us_anomaly.scoring.raw_maps import Grid, RawMaps
 from us_anomaly.scoring.sampling import evenly_drawn
 from us_anomaly.settings import CalibrationSettings, ImageScore, Normalization
 

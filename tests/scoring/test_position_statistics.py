@@ -13,7 +13,7 @@ from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError, St
 from us_anomaly.loading import load
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
-from us_anomaly.scoring.anomaly_map import Grid, RawMaps, combine, image_score
+from us_anomaly.scoring.anomaly_map import combine, image_score
 from us_anomaly.scoring.map_components import MAX_STRETCH
 from us_anomaly.scoring.position_statistics import (
     PRIOR_PICTURES,
@@ -21,6 +21,7 @@ from us_anomaly.scoring.position_statistics import (
     load_position_statistics,
     save_position_statistics,
 )
+from us_anomaly.scoring.raw_maps import Grid, RawMaps
 from us_anomaly.settings import ImageScore
 
 GRID = Grid(12, 16, 2)

@@ -18,10 +18,10 @@ from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_json
-from us_anomaly.scoring.anomaly_map import RawMaps
 from us_anomaly.scoring.calibration import Calibration, MapsOf, calibrate
 from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.picture_level import MIN_PICTURES
+from us_anomaly.scoring.raw_maps import RawMaps
 from us_anomaly.scoring.threshold_support import threshold_doubt
 from us_anomaly.settings import CalibrationSettings, Settings
 

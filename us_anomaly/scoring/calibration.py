@@ -15,8 +15,9 @@ import torch
 
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir.provenance import check_format
-from us_anomaly.scoring.anomaly_map import MAP_KINDS, Grid, MapStatistics, RawMaps, combine, image_score
+from us_anomaly.scoring.anomaly_map import MapStatistics, combine, image_score
 from us_anomaly.scoring.picture_level import LevelGatherer, PictureLevel
+from us_anomaly.scoring.raw_maps import MAP_KINDS, Grid, RawMaps
 from us_anomaly.scoring.sampling import evenly_drawn
 from us_anomaly.scoring.thresholds import choose_threshold
 from us_anomaly.settings import CalibrationSettings, ScoringSettings

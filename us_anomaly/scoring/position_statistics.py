@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from us_anomaly.run_dir.atomic import write_tensors
-from us_anomaly.scoring.anomaly_map import MAP_KINDS, RawMaps
 from us_anomaly.scoring.logarithm import logarithm
 from us_anomaly.scoring.map_components import (
     MapComponents,
@@ -35,6 +34,7 @@ from us_anomaly.scoring.map_components import (
     shape_of_cells,
     to_cells,
 )
+from us_anomaly.scoring.raw_maps import MAP_KINDS, RawMaps
 from us_anomaly.training.artifacts import FORMAT_VERSION, built_from, finite, read_state
 from us_anomaly.training.normalization import RunningMoments
 
