@@ -24,11 +24,11 @@ from ablations.study import Study, run_row, take_over, training_seconds
 from ablations.synthetic_scores import AXES, FIGURES, ScoreRow, choose_figures, score_table
 from ablations.tables import markdown_table, scores_markdown, study_markdown
 
-from us_anomaly.commands.recipes import plain
 from us_anomaly.errors import UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json, write_text
 from us_anomaly.run_dir.provenance import content_hash
+from us_anomaly.settings.plain import plain
 
 LOADED_WITH = ("device", "precision", "num_threads")
 

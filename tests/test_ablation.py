@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from plain_scores import scoring
 
-from us_anomaly.commands.recipes import plain
 from us_anomaly.data.synthetic_defects import KINDS
 from us_anomaly.errors import DataError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.settings import Normalization
+from us_anomaly.settings.plain import plain
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -14,11 +14,11 @@ from composed_settings import composed
 from ablations.rows import ALONE, PATH, Row, overrides_of, row_changes
 from us_anomaly import cli
 from us_anomaly.cli.messages import quoted
-from us_anomaly.commands.recipes import plain
 from us_anomaly.commands.run import stages_of
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.settings import Settings
+from us_anomaly.settings.plain import plain
 
 UNTRAINED = (
     "scoring",

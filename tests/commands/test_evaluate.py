@@ -9,12 +9,12 @@ from drawn_run import THRESHOLD, draw_run, save
 
 from us_anomaly.cli import register_schemas, to_settings
 from us_anomaly.commands import evaluate
-from us_anomaly.commands.recipes import plain
 from us_anomaly.data.sample import Sample, dump_labels
 from us_anomaly.run_dir.provenance import Recipe
 from us_anomaly.scoring.anomaly_map import MapStatistics
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.settings import Settings
+from us_anomaly.settings.plain import plain
 
 
 def settings_of(*overrides: str) -> Settings:

@@ -8,7 +8,6 @@ from us_anomaly.errors import ArtifactError, MissingArtifactError, StaleArtifact
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import (
     Recipe,
-    check_format,
     content_hash,
     fingerprint,
     record,
@@ -231,25 +230,3 @@ def test_an_artifact_that_was_not_completed_is_not_consistent(run_dir):
     run_dir.calibration.unlink()
     with pytest.raises(MissingArtifactError, match=r"calibration\.json does not exist: run `usad run`"):
         require_consistent(run_dir, run_dir.calibration, parts=[])
-
-
-@pytest.mark.parametrize(
-    ("version", "message"),
-    [
-        (
-            None,
-            rf"names no format version, and this us_anomaly \({__version__}\) reads version 2: make it again with `usad normal",
-        ),
-        (1, r"has format version 1, and this .* make it again with `usad normalize overwrite=true`"),
-        (3, r"has format version 3, which a newer us_anomaly writes .*: update us_anomaly$"),
-        ("2", "has format version 2, and this"),
-        (True, "has format version True"),
-    ],
-)
-def test_another_format_version_in_a_file_is_refused_with_what_to_do(tmp_path, version, message):
-    with pytest.raises(ArtifactError, match=message):
-        check_format(tmp_path / "x.pt", version, reads=2, command="normalize")
-
-
-def test_the_format_version_that_is_read_passes(tmp_path):
-    check_format(tmp_path / "x.pt", 2, reads=2, command="normalize")

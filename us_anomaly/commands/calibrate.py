@@ -5,7 +5,7 @@ from pathlib import Path
 
 from us_anomaly.commands.detectors import build_detector
 from us_anomaly.commands.positions import agreement, make_position_statistics
-from us_anomaly.commands.recipes import Recipes, plain
+from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.training_images import cached_images
 from us_anomaly.data.image_cache import ImageCache
@@ -24,6 +24,7 @@ from us_anomaly.scoring.picture_level import MIN_PICTURES
 from us_anomaly.scoring.raw_maps import RawMaps
 from us_anomaly.scoring.threshold_support import threshold_doubt
 from us_anomaly.settings import CalibrationSettings, Settings
+from us_anomaly.settings.plain import plain
 
 log = logging.getLogger(__name__)
 

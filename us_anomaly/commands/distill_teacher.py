@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from us_anomaly.commands.named_files import named_teacher
-from us_anomaly.commands.recipes import NOT_DECISIVE, Recipes, plain
+from us_anomaly.commands.recipes import NOT_DECISIVE, Recipes
 from us_anomaly.commands.stage import make
 from us_anomaly.commands.teacher_cache import take_or_distil
 from us_anomaly.commands.tracking import tracked
@@ -26,6 +26,7 @@ from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import REDUCED, Settings, TeacherPositions
+from us_anomaly.settings.plain import plain
 from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_finetuned, load_teacher, weights_of
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from us_anomaly.commands.recipes import Recipes, plain
+from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import tracked
 from us_anomaly.commands.training_images import training_images
@@ -22,6 +22,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings
+from us_anomaly.settings.plain import plain
 from us_anomaly.training.artifacts import FORMAT_VERSION
 from us_anomaly.training.backbone_finetuning import (
     BestWeights,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from us_anomaly.commands.recipes import Recipes, flat
+from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.listing import exists, some
@@ -24,6 +24,7 @@ from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.scored_images import parse_predictions
 from us_anomaly.settings import OnBadImage, Settings
+from us_anomaly.settings.plain import flat
 
 MAX_EXPLAINED = 20
 

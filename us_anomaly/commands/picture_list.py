@@ -9,7 +9,7 @@ from us_anomaly.data.sample import Sample, parse_labels
 from us_anomaly.errors import ArtifactError, ResourceError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
-from us_anomaly.run_dir.provenance import check_format
+from us_anomaly.run_dir.format_version import check_format
 
 FORMAT_VERSION = 1
 """Of `bad_images.json`."""

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, content_hash, recorded_input, require
 from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, Settings
+from us_anomaly.settings.plain import flat, plain
 
 LIST_OF_PICTURES = "list of pictures"
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
@@ -37,27 +37,6 @@ OFF = {
     **{f"scoring.{name}": value for name, value in SCORING_OFF.items()},
 }
 _SPLIT_AGAIN = "delete it and run `usad split`"
-
-
-def plain(value: Any) -> Any:
-    """Return a setting as JSON knows it."""
-    match value:
-        case Enum():
-            return value.name
-        case list():
-            return [plain(item) for item in value]
-        case dict():
-            return {str(key): plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return value
-
-
-def flat(prefix: str, group: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the settings of one group by dotted key."""
-    values = {"layout": type(group).__name__} if prefix in ("data", "backbone") else {}
-    values |= {name: value for name, value in plain(group).items() if name not in without}
-    return {f"{prefix}.{name}": value for name, value in values.items()}
 
 
 class Recipes:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from us_anomaly.commands.evaluate import pixel_source
-from us_anomaly.commands.recipes import Recipes, plain
+from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.sample import Sample, of_split
 from us_anomaly.reporting.pages.files import ReportFiles
@@ -20,6 +20,7 @@ from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.scored_images import parse_predictions, scored_images
 from us_anomaly.settings import Settings
+from us_anomaly.settings.plain import plain
 
 SHOWN_GROUPS = ("data", "split", "backbone", "teacher", "students", "scoring", "calibration", "evaluation")
 SHOWN_KEYS = ("seed", "scales", "image_size")

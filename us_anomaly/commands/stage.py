@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from us_anomaly.commands.recipes import flat
 from us_anomaly.data.sample import Sample, Split, of_split, parse_labels
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, made_otherwise, record, state
 from us_anomaly.settings import Settings
+from us_anomaly.settings.plain import flat
 
 log = logging.getLogger(__name__)
 

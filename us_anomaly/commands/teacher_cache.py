@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from us_anomaly.commands.recipes import flat
 from us_anomaly.data.generic import PHOTOGRAPH_FRACTIONS
 from us_anomaly.errors import UsadError
 from us_anomaly.models.compute import Compute
@@ -32,6 +31,7 @@ from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_folder, read_tenso
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import Recipe, fingerprint, record, state
 from us_anomaly.settings import Settings
+from us_anomaly.settings.plain import flat
 from us_anomaly.version import __version__
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from us_anomaly.commands.recipes import flat, plain
 from us_anomaly.commands.stage import read_split
 from us_anomaly.data.images import read_image, read_mask
 from us_anomaly.data.sample import Sample
@@ -18,6 +17,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.scored_images import parse_predictions
 from us_anomaly.settings import Settings
 from us_anomaly.settings import Tracker as Kind
+from us_anomaly.settings.plain import flat, plain
 
 GROUPS = (
     "data",

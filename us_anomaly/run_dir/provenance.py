@@ -20,6 +20,7 @@ from typing import Any, Literal
 from us_anomaly.errors import ArtifactError, MissingArtifactError, StaleArtifactError
 from us_anomaly.run_dir.atomic import flush_folder, read_json, write_json
 from us_anomaly.run_dir.environment import environment, say_if_made_elsewhere
+from us_anomaly.run_dir.format_version import advice_on_version
 from us_anomaly.run_dir.layout import RunDir, is_inside
 from us_anomaly.version import __version__
 
@@ -226,7 +227,7 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
     """Say in words where a note and a recipe differ."""
     version, reads = note["format_version"], recipe.format_version
     if version != reads:
-        return [f"its format is version {version}, {_advice_on_version(version, reads=reads, command=recipe.command)}"]
+        return [f"its format is version {version}, {advice_on_version(version, reads=reads, command=recipe.command)}"]
     differences = []
     recorded = note["settings"]
     named_files = note["inputs"].keys() & recipe.inputs.keys()
@@ -262,33 +263,6 @@ def _changed(run_dir: RunDir, artifact: Path, note: dict[str, Any]) -> list[str]
 def _damaged(note_path: Path, error: Exception) -> ArtifactError:
     return ArtifactError(
         f"{note_path} is not a provenance note ({error!r}); delete it, what it describes is made again"
-    )
-
-
-def check_format(path: Path, version: Any, *, reads: int, command: str) -> None:
-    """Refuse a file of another format version.
-
-    Args:
-        path: The file, for the message.
-        version: The version that it names; None if it names none.
-        reads: The version that is read.
-        command: The command that makes it.
-
-    Raises:
-        ArtifactError: The versions differ; the message says what to do.
-    """
-    if isinstance(version, bool) or version != reads:
-        named = "names no format version" if version is None else f"has format version {version}"
-        raise ArtifactError(f"{path} {named}, {_advice_on_version(version, reads=reads, command=command)}")
-
-
-def _advice_on_version(version: Any, *, reads: int, command: str) -> str:
-    if isinstance(version, int) and version > reads:
-        return (
-            f"which a newer us_anomaly writes (this is {__version__}, which reads version {reads}): update us_anomaly"
-        )
-    return (
-        f"and this us_anomaly ({__version__}) reads version {reads}: make it again with `usad {command} overwrite=true`"
     )
 
 

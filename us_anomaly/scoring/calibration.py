@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from us_anomaly.errors import ArtifactError
-from us_anomaly.run_dir.provenance import check_format
+from us_anomaly.run_dir.format_version import check_format
 from us_anomaly.scoring.anomaly_map import MapStatistics, combine, image_score
 from us_anomaly.scoring.picture_level import LevelGatherer, PictureLevel
 from us_anomaly.scoring.raw_maps import MAP_KINDS, Grid, RawMaps

@@ -5,7 +5,7 @@ from typing import Any
 
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir.atomic import read_json
-from us_anomaly.run_dir.provenance import check_format
+from us_anomaly.run_dir.format_version import check_format
 from us_anomaly.scoring.evaluation import FORMAT_VERSION
 
 GROUPS = ("data_set", "bootstrap", "counts", "metrics", "per_defect_type", "threshold")

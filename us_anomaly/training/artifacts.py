@@ -16,7 +16,7 @@ from us_anomaly.models.frozen_backbone import Backbone
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.run_dir.atomic import read_tensors
 from us_anomaly.run_dir.faults import in_one_line
-from us_anomaly.run_dir.provenance import check_format
+from us_anomaly.run_dir.format_version import check_format
 from us_anomaly.training.normalization import TeacherStatistics
 
 FORMAT_VERSION = 1

@@ -15,6 +15,7 @@ from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import TeacherPositions, TeacherSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import Batches, OnStep, learning_rate, read_out, set_learning_rate, step_generator
+from us_anomaly.training.distillation_losses import compactness_loss, distillation_loss, metric_loss
 from us_anomaly.training.normalization import RunningMoments
 from us_anomaly.training.target_scale import TargetScale, whitening_matrices
 
@@ -115,50 +116,6 @@ class Distillation(nn.Module):
             triplet = metric_loss(descriptors, positive, negative, margin=self.settings.metric_margin)
             terms["metric"] = self.settings.metric_weight * triplet
         return terms
-
-
-def distillation_loss(decoded: Tensor, target: Tensor) -> Tensor:
-    """Return L_k: the squared distance between decoded descriptor and target, as a mean over dimensions.
-
-    The paper takes the sum over dimensions; the mean keeps the weights of the terms independent of P.
-
-    Args:
-        decoded: (N, P).
-        target: (N, P).
-    """
-    return (decoded - target).square().mean()
-
-
-def compactness_loss(descriptors: Tensor) -> Tensor:
-    """Return L_c: the mean absolute correlation between different descriptor dimensions over a batch.
-
-    Paper: the sum of |c_ij| over i != j, with c the D x D correlation matrix of descriptor dimensions; here divided by the
-    number of its terms. A dimension that is constant over the batch correlates with nothing.
-
-    Args:
-        descriptors: (N, D) with N >= 2.
-    """
-    centred = descriptors - descriptors.mean(dim=0)
-    scaled = centred / (centred.norm(dim=0) + 1e-6)
-    with torch.autocast(descriptors.device.type, enabled=False):  # three digits are too few for a sum of small terms
-        correlation = scaled.T @ scaled  # (D, D)
-    dims = correlation.shape[0]
-    loss: Tensor = (correlation.abs().sum() - correlation.diagonal().abs().sum()) / (dims * (dims - 1))
-    return loss
-
-
-def metric_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float) -> Tensor:
-    """Return L_m: the triplet loss max(0, margin + d+ - d-) with d- the smaller of both distances to the negative.
-
-    Args:
-        anchor: (N, D) descriptors.
-        positive: (N, D) descriptors of slightly shifted, noisy patches.
-        negative: (N, D) descriptors of patches of other pictures.
-        margin: The paper's delta.
-    """
-    near = (anchor - positive).square().sum(dim=1)
-    far = torch.minimum((anchor - negative).square().sum(dim=1), (positive - negative).square().sum(dim=1))
-    return (margin + near - far).clamp(min=0).mean()
 
 
 def distil(

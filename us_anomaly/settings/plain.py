@@ -1,0 +1,26 @@
+"""Settings as JSON knows them."""
+
+import dataclasses
+from enum import Enum
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as JSON knows it."""
+    match value:
+        case Enum():
+            return value.name
+        case list():
+            return [plain(item) for item in value]
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
+
+
+def flat(prefix: str, group: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the settings of one group by dotted key."""
+    values = {"layout": type(group).__name__} if prefix in ("data", "backbone") else {}
+    values |= {name: value for name, value in plain(group).items() if name not in without}
+    return {f"{prefix}.{name}": value for name, value in values.items()}
