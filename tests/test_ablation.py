@@ -220,6 +220,36 @@ def call(*arguments):
     return result
 
 
+def trained_alone(run_dir, size):
+    """Write what a training of one patch size leaves, without any meaning."""
+    artifacts = [run_dir.split, run_dir.teacher(size), run_dir.teacher_statistics(size), run_dir.students(size)]
+    for path in (*artifacts, *map(run_dir.provenance, artifacts)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{path.relative_to(run_dir.root)} of {run_dir.root}")
+
+
+def test_a_row_takes_over_each_patch_size_that_another_trained(tmp_path):
+    from ablations.rows import ALONE, PATH
+    from ablations.study import Study, take_over
+
+    row = {each.name: each for each in (*PATH, *ALONE)}
+    study = Study(rows=PATH, data={"tiles": tmp_path / "tiles"}, seeds=[0], work=tmp_path, extra={})
+    for name, size in (("longer", 33), ("larger_patches", 65), ("whitened", 33), ("deeper", 66)):
+        trained_alone(study.run_dir(row[name], "tiles", 0), size)
+    take_over(study, row["scales"], "tiles")
+    taken = study.run_dir(row["scales"], "tiles", 0)
+    for size, name in ((33, "longer"), (65, "larger_patches")):
+        source = study.run_dir(row[name], "tiles", 0)
+        for path in (source.students(size), source.provenance(source.students(size))):
+            assert (taken.root / path.relative_to(source.root)).read_bytes() == path.read_bytes()
+    assert taken.teacher(66).exists()  # students of another depth learned from the same teacher
+    assert not taken.students(66).exists()
+    take_over(study, row["one_scale"], "tiles")
+    alone = study.run_dir(row["one_scale"], "tiles", 0)
+    assert alone.students(33).exists()
+    assert alone.patch_sizes == [33]
+
+
 def test_a_tiny_study_chooses_without_the_test_split_and_reports_without_training_again(category, tmp_path):
     work = tmp_path / "work"
     arguments = ("--quick", "--data", f"drawn={category}", "--work", work, "--set", "runtime.device=cpu")

@@ -30,8 +30,9 @@ UNTRAINED = (
     "tracking",
     "run_dir",
     "cache_dir",
+    "scales",
 )
-"""Settings that training does not depend on."""
+"""Settings that the training of one patch size does not depend on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,11 @@ def usad(*arguments: str) -> int:
 
 
 def take_over(study: Study, row: Row, data_set: str) -> None:
-    """Copy what an earlier row trained from the same settings into the new run directories of a row.
+    """Copy what an earlier row trained from the same settings, for one patch size or several, into the new run directories of a row.
 
     Its provenance comes along, so `usad` checks by itself that the copy is what it would have made.
     """
+    sizes = study.settings(row, data_set).scales
     for seed in study.seeds:
         target = study.run_dir(row, data_set, seed)
         if target.root.exists():
@@ -108,13 +110,11 @@ def take_over(study: Study, row: Row, data_set: str) -> None:
                 if other == row or not source.split.exists():
                     continue
                 if _trained_by(study, other, data_set, with_students=with_students) == wanted:
-                    _copy(source, target, with_students=with_students)
-            if target.root.exists():
-                break
+                    _copy(source, target, sizes=sizes, with_students=with_students)
 
 
 def _trained_by(study: Study, row: Row, data_set: str, *, with_students: bool) -> str:
-    """Return the settings that decide the teacher of a row, or its teacher and students."""
+    """Return the settings that decide the teacher of a row, or its teacher and students, for each patch size it has."""
     content = plain(study.settings(row, data_set))
     without = (*UNTRAINED, *(() if with_students else ("students",)))
     if content["teacher"]["checkpoint"] is not None:
@@ -125,9 +125,9 @@ def _trained_by(study: Study, row: Row, data_set: str, *, with_students: bool) -
     return json.dumps({key: value for key, value in content.items() if key not in without}, sort_keys=True)
 
 
-def _copy(source: RunDir, target: RunDir, *, with_students: bool) -> None:
-    """Copy finished artifacts, each before the note that vouches for it."""
-    for artifact in _trained(source, with_students=with_students):
+def _copy(source: RunDir, target: RunDir, *, sizes: Sequence[int], with_students: bool) -> None:
+    """Copy finished artifacts of some patch sizes, each before the note that vouches for it."""
+    for artifact in _trained(source, sizes=sizes, with_students=with_students):
         note = source.provenance(artifact)
         if not note.exists():
             continue
@@ -138,13 +138,13 @@ def _copy(source: RunDir, target: RunDir, *, with_students: bool) -> None:
                 shutil.copyfile(path, copy)
 
 
-def _trained(run_dir: RunDir, *, with_students: bool) -> list[Path]:
-    """Return the artifacts of a run directory up to its teacher's statistics, or up to its students."""
+def _trained(run_dir: RunDir, *, sizes: Sequence[int], with_students: bool) -> list[Path]:
+    """Return the artifacts of a run directory up to its teachers' statistics, or up to its students."""
     names = [RunDir.teacher, RunDir.teacher_statistics, *([RunDir.students] if with_students else [])]
-    return [run_dir.split, *(name(run_dir, size) for size in run_dir.patch_sizes for name in names)]
+    return [run_dir.split, *(name(run_dir, size) for size in sizes for name in names)]
 
 
 def training_seconds(run_dir: RunDir) -> float:
     """Return how long teacher, its statistics and students took, without what was interrupted."""
-    notes = [run_dir.provenance(path) for path in _trained(run_dir, with_students=True)[1:]]
+    notes = [run_dir.provenance(path) for path in _trained(run_dir, sizes=run_dir.patch_sizes, with_students=True)[1:]]
     return sum(float(read_json(note)["seconds"]) for note in notes if note.exists())
