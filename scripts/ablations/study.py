@@ -94,7 +94,7 @@ def usad(*arguments: str) -> int:
 
 
 def take_over(study: Study, row: Row, data_set: str) -> None:
-    """Copy what an earlier row trained from the same settings, for one patch size or several, into the new run directories of a row.
+    """Copy what another row trained from the same settings, for each patch size, into the new run directories of a row.
 
     Its provenance comes along, so `usad` checks by itself that the copy is what it would have made.
     """
