@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, and nothing about speed")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only measurements whose names begin so")
     arguments = parser.parse_args()
-    prepare_environment()  # as `usad` does
+    prepare_environment()  # huge pages, as `usad` has them; threads were settled when torch was loaded
     plan = Plan(threads=arguments.threads, quick=arguments.quick)
     chosen = measurements(plan)
     if arguments.only:

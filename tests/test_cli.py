@@ -94,6 +94,18 @@ MISTAKES = {
         "usad: `data.root` is not set: add data.root=..., or run_dir= of a run directory that remembers it; "
         "there is no runs/folder",
     ),
+    "run directory without a value": (
+        ["split", "data.root=x", "run_dir=???"],
+        "usad: `run_dir` is not set: add run_dir=...",
+    ),
+    "run directory from a variable that is not set": (
+        ["split", "data.root=x", "run_dir=${oc.env:USAD_NO_SUCH}/x"],
+        "usad: `run_dir`: Environment variable 'USAD_NO_SUCH' not found",
+    ),
+    "run directory of an unknown user": (
+        ["split", "data.root=x", "run_dir='~nosuchuser/x'"],
+        "usad: `run_dir`: there is no user of that name, got '~nosuchuser/x'",
+    ),
     "unknown key": (
         ["split", "data.root=x", "teacher.learning_rte=1"],
         "usad: `teacher.learning_rte` is not a setting, did you mean `teacher.learning_rate`?; "

@@ -1,11 +1,13 @@
 """A command that names a run directory and no data set takes the settings that the directory was made with."""
 
+import errno
 import json
 import logging
 import shutil
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from us_anomaly.cli import _main
 from us_anomaly.cli.remembered import remember, with_remembered
@@ -125,6 +127,24 @@ def test_files_that_settings_name_are_remembered_as_absolute_paths(tmp_path, mon
     assert others == ["backbone.weights=default", "students.steps=2", named]
 
 
+@pytest.mark.parametrize("folder", ["größe", "部品", "a b"])
+def test_files_in_folders_of_any_name_are_remembered(tmp_path, folder):
+    named = made(tmp_path / "run", ["data.root=x"], paths={"data.root": f"{tmp_path}/{folder}"})
+    taken, _ = with_remembered([named])
+    assert OverridesParser.create().parse_override(taken).value() == f"{tmp_path}/{folder}"
+
+
+def test_files_that_lie_elsewhere_now_are_remembered_there(trained_copy, tiny, resnet18_weights, tmp_path, capsys):
+    named = f"run_dir={trained_copy}"
+    assert _main(["distill-teacher", *tiny(trained_copy)]) == 0
+    moved = shutil.copy(resnet18_weights, tmp_path / "moved.pt")
+    assert _main(["normalize", named, f"backbone.weights={moved}"]) == 0
+    assert f"backbone.weights={moved}" in with_remembered([named])
+    assert _main(["infer", named, "backbone.weights=resnet.pt", "inference.input=x.png"]) == 1
+    assert capsys.readouterr().err.endswith("usad: `backbone.weights`: there is no file resnet.pt\n")
+    assert f"backbone.weights={moved}" in with_remembered([named])
+
+
 # --- what a stranger may have written ----------------------------------------------------------------------------
 
 
@@ -225,6 +245,25 @@ def test_a_run_directory_that_remembers_nothing_is_told(tmp_path, capsys):
         "usad: `data.root` is not set: add data.root=..., or run_dir= of a run directory that remembers it; "
         f"{tmp_path} does not\n"
     )
+
+
+def test_only_folders_that_can_be_looked_into_are_offered_for_a_mistyped_run_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results.txt").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+
+    def why_not(name):
+        assert _main(["infer", f"run_dir={name}", "inference.input=x.png"]) == 1
+        return capsys.readouterr().err.partition("that remembers it; ")[2]
+
+    assert why_not("result.txt") == "there is no result.txt\n"
+    assert why_not("dangling") == "dangling does not\n"
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert why_not("runs") == "there is no runs\n"
 
 
 def test_a_mistyped_run_directory_is_told_and_not_made(tmp_path, monkeypatch, capsys):

@@ -266,3 +266,13 @@ def test_fields_are_given_by_name_and_unknown_ones_are_refused(kind):
     with pytest.raises(TypeError):
         kind(unknown_field=1)
     assert hasattr(kind, "__slots__")
+
+
+def test_files_that_settings_name_are_known_by_their_keys_and_words_are_no_files(compose):
+    words = ("data.root=default", "backbone.weights=default", "teacher.checkpoint=builtin")
+    assert compose("run", *words).paths() == {"data.root": "default"}
+    files = ("data.root=x", "backbone.weights=builtin", "teacher.checkpoint=default")
+    assert compose("run", *files).paths() == {
+        "data.root": "x", "backbone.weights": "builtin", "teacher.checkpoint": "default",
+    }  # fmt: skip
+    assert compose("run", "data.root=x", "teacher.start_from=t.pt").paths()["teacher.start_from"] == "t.pt"

@@ -1,13 +1,14 @@
 """Files of the user's that settings name: their content decides, not their path, and a finished detector does without them."""
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
-from us_anomaly.commands import distill_teacher, infer, normalize, split, train_students
+from us_anomaly.commands import distill_teacher, finetune_backbone, infer, normalize, split, train_students
 from us_anomaly.commands.recipes import Recipes
-from us_anomaly.errors import DataError, StaleArtifactError, WeightsError
+from us_anomaly.errors import DataError, ResourceError, StaleArtifactError, WeightsError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import content_hash, fingerprint
 
@@ -17,7 +18,8 @@ BUILTIN_TEACHERS = Path(distill_teacher.__file__).parents[1] / "teachers"
 @pytest.fixture
 def moved(trained_copy, tiny, resnet18_weights, tmp_path):
     """Return the settings of a trained detector, whose backbone's weights are now named by another path."""
-    weights = Path(shutil.copy(resnet18_weights, tmp_path / "elsewhere.pt"))
+    (tmp_path / "elsewhere").mkdir()
+    weights = Path(shutil.copy(resnet18_weights, tmp_path / "elsewhere"))
     return tiny(trained_copy, f"backbone.weights={weights}"), weights
 
 
@@ -47,7 +49,7 @@ def test_a_finished_detector_scores_pictures_without_the_weights_it_was_distille
     infer.run(looked)
     weights.unlink()
     infer.run(looked)
-    with pytest.raises(WeightsError, match=r"^`backbone.weights`: there is no file .*elsewhere.pt$"):
+    with pytest.raises(WeightsError, match=r"^`backbone.weights`: there is no file .*elsewhere/resnet18.pt$"):
         infer.run(compose("infer", *overrides))
 
 
@@ -56,6 +58,43 @@ def test_other_weights_are_refused_where_pictures_are_scored_too(moved, compose,
     weights.write_bytes(b"other weights")
     with pytest.raises(StaleArtifactError, match=r"it was made from another backbone.weights"):
         infer.run(compose("infer", *overrides, f"inference.input={parts}"))
+
+
+@pytest.mark.parametrize("failing", ["is_file", "open"])
+def test_a_finished_detector_does_without_weights_that_nobody_may_read(moved, compose, monkeypatch, failing):
+    overrides, weights = moved
+    real = getattr(Path, failing)
+
+    def refused(path, *arguments, **options):
+        if path == weights:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, failing, refused)
+    settings = compose("run", *overrides)
+    assert Recipes(settings, with_data=False).teacher(33).inputs["backbone.weights"]
+    with pytest.raises(ResourceError, match=r"^cannot read .*elsewhere/resnet18.pt: this user may not; change its permissions$"):
+        Recipes(settings).teacher(33)
+
+
+def test_the_path_of_the_weights_is_no_part_of_the_teacher(moved, compose, tiny, tmp_path):
+    for name, given in (("here", tiny(tmp_path / "here")), ("there", [*moved[0], f"run_dir={tmp_path / 'there'}"])):
+        settings = compose("run", *given, "teacher.cache=false", "teacher.steps=1")
+        split.run(settings)
+        distill_teacher.run(settings)
+        assert (tmp_path / name / "p33/teacher.pt").exists()
+    assert content_hash(tmp_path / "here/p33/teacher.pt") == content_hash(tmp_path / "there/p33/teacher.pt")
+
+
+def test_a_finetuned_backbone_is_known_without_the_weights_it_came_from(compose, tiny, resnet18_weights, tmp_path):
+    weights = Path(shutil.copy(resnet18_weights, tmp_path / "weights.pt"))
+    tuned = ["finetuning.enabled=true", "finetuning.steps=1", f"backbone.weights={weights}"]
+    settings = compose("run", *tiny(tmp_path / "run", *tuned))
+    split.run(settings)
+    finetune_backbone.run(settings)
+    known = content_hash(weights)
+    weights.unlink()
+    assert Recipes(settings, with_data=False).backbone.inputs["backbone.weights"] == known
 
 
 @pytest.mark.parametrize(("key", "others"), [("checkpoint", []), ("start_from", ["teacher.width=0.5"])])
@@ -70,6 +109,9 @@ def test_a_teacher_that_is_gone_is_known_by_what_was_noted(compose, tiny, tmp_pa
     assert Recipes(settings, with_data=False).teacher(33).inputs[f"teacher.{key}"] == known
     with pytest.raises(DataError, match=rf"^`teacher.{key}`: there is no file .*teacher.safetensors$"):
         Recipes(settings).teacher(33)
+    mistyped = compose("run", *overrides, f"teacher.{key}={tmp_path / 'taecher.safetensors'}")
+    with pytest.raises(DataError, match=rf"^`teacher.{key}`: there is no file .*taecher.safetensors$"):
+        Recipes(mistyped, with_data=False).teacher(33)
     RunDir(settings.run_dir).provenance(RunDir(settings.run_dir).teacher(33)).write_text("[]")
     with pytest.raises(DataError, match=r"there is no file"):
         Recipes(settings, with_data=False).teacher(33)

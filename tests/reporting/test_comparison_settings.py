@@ -117,7 +117,10 @@ def test_values_too_long_for_a_label_are_left_to_the_files(tmp_path):
 
 
 def test_of_long_paths_labels_show_the_end(tmp_path):
-    runs = several(tmp_path, *({"teacher.checkpoint": f"/a/very/long/path/to/teachers/{name}.pt"} for name in "xy"))
+    paths = {name: f"/a/very/long/path/to/teachers/{name}.pt" for name in "xy"}
+    runs = [
+        write_run(tmp_path / name, teacher=name, settings={"teacher.checkpoint": path}) for name, path in paths.items()
+    ]
     assert names(runs) == ["tile: checkpoint=…g/path/to/teachers/x.pt", "tile: checkpoint=…g/path/to/teachers/y.pt"]
 
 
@@ -134,6 +137,15 @@ def test_a_teacher_of_another_name_is_one_difference_and_not_two(tmp_path):
         write_run(tmp_path / name, teacher=name, settings={"teacher.checkpoint": f"{name}.pt"}) for name in ("a", "b")
     ]
     assert compared(runs).settings == ["teacher.checkpoint"]
+
+
+def test_the_same_teacher_by_another_path_is_no_difference(tmp_path):
+    paths = ("builtin", "here.pt", "there.pt")
+    runs = several(tmp_path, *({"teacher.checkpoint": path} for path in paths))
+    comparison = compared(runs)
+    assert comparison.settings == []
+    assert [row.name for row in comparison.rows] == ["tile (0-tile)", "tile (1-tile)", "tile (2-tile)"]
+    assert [row.repeats for row in comparison.rows] == [None, *[str(tmp_path / "0-tile")] * 2]
 
 
 def test_runs_of_unknown_settings_are_told_apart_by_their_folder_and_noted(tmp_path):

@@ -120,7 +120,7 @@ def test_a_file_in_the_place_of_the_run_directory_is_told_by_the_command(tmp_pat
     done = forked.run(forked.USAD, "split", *tiny(tmp_path / "file" / "run"), is_measured=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"usad: cannot write {tmp_path / 'file' / 'run' / '.lock'}: a file stands where a folder should be; "
+        f"usad: cannot write {tmp_path / 'file' / 'run'}: a file stands where a folder should be; "
         "remove it, or choose another run_dir=. What was there before is untouched\n"
     )
 

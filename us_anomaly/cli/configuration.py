@@ -1,6 +1,7 @@
 """From YAML files and overrides to typed settings."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def to_settings(config: Any) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    if OmegaConf.is_missing(config, "run_dir"):
+        raise SettingsError("`run_dir` is not set: add run_dir=...")
     try:
         _refuse_unknown_keys(config)
         return OmegaConf.to_object(config)
@@ -60,10 +63,12 @@ def _or_from_run_dir(key: str, config: Any) -> str:
 
 
 def _why_not(run_dir: Path) -> str:
-    if run_dir.expanduser().exists():
-        return f"{run_dir} does not"
-    beside = run_dir.expanduser().parent
-    siblings = [folder.name for folder in beside.iterdir()] if beside.is_dir() else []
+    try:
+        if os.path.lexists(run_dir.expanduser()):
+            return f"{run_dir} does not"
+        siblings = [folder.name for folder in run_dir.expanduser().parent.iterdir() if folder.is_dir()]
+    except (OSError, RuntimeError):  # no such folder or user, or one that this user may not look into
+        siblings = []
     close = difflib.get_close_matches(run_dir.name, siblings, n=1)
     return f"there is no {run_dir}" + (f", did you mean {run_dir.with_name(close[0])}?" if close else "")
 

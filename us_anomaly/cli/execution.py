@@ -8,7 +8,7 @@ from typing import Any
 from us_anomaly.cli.commands import COMMANDS
 from us_anomaly.cli.configuration import to_settings
 from us_anomaly.cli.messages import as_text
-from us_anomaly.cli.remembered import remember
+from us_anomaly.cli.remembered import remember, renew_paths
 from us_anomaly.errors import UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
@@ -58,14 +58,15 @@ def execute(name: str, config: Any) -> None:
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
                 if run_dir.notes() != before or not run_dir.made_with.exists():
                     remember(run_dir, command=name, typed=typed, resolved=resolved, paths=settings.paths())
+                elif settings.inference.input is None:  # its files were looked at, and are what they were
+                    renew_paths(run_dir, settings.paths())
         if is_sweep:
             jobs.append(config.run_dir)
     except UsadError as error:
         log.debug("what failed, with its traceback:", exc_info=True)
-        failures.append(f"{config.run_dir}: {error}")
         if is_sweep:  # raised, because a launcher may run the job in another process
             log.error("this job failed: %s", error)
-            failures[-1] = f"{config.run_dir} ({' '.join(typed)}): {error}"
+            failures.append(f"{config.run_dir} ({' '.join(typed)}): {error}")
             raise
         faults.append(error)  # not raised, because Hydra would print a line of its own
 

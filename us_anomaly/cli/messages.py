@@ -117,7 +117,11 @@ def as_text(text: str) -> str:
 
     Without, `true` and `1e3` would be something else, and a comma would divide it.
     """
-    return text if re.fullmatch(rf"{NO_CONSTANT}(\.\./)*[a-zA-Z_/][\w./+-]*", text, re.IGNORECASE) else quoted(text)
+    return (
+        text
+        if re.fullmatch(rf"{NO_CONSTANT}(\.\./)*[a-zA-Z_/][\w./+-]*", text, re.IGNORECASE | re.ASCII)
+        else quoted(text)
+    )
 
 
 def _types_of_keys() -> dict[str, Any]:

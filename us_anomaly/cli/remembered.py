@@ -50,12 +50,36 @@ def remember(
     for override, meant in zip(typed, resolved, strict=True):
         key, _, value = override.lstrip("+").partition("=")
         if key in paths:
-            value = as_text(str(Path(paths[key]).expanduser().absolute()))
+            value = _absolute(paths[key])
         elif _INTERPOLATION.fullmatch(value):
             value = as_text(meant.partition("=")[2])
         noted.append(f"{key}={value}")
     own = [override for override in noted if not _is_of_one_command(override)]
     write_json(run_dir.made_with, {"command": command, "overrides": own})
+
+
+def renew_paths(run_dir: RunDir, paths: Mapping[str, str]) -> None:
+    """Note where files lie now that a command was given at another place than before and found to be the same.
+
+    Args:
+        run_dir: Where it worked, and which remembers something.
+        paths: By key.
+    """
+    try:
+        command, overrides = _read(run_dir.made_with)
+    except ArtifactError:  # told to the one who wants what it remembers
+        return
+    keys = [_key(override) for override in overrides]
+    renewed = [
+        f"{key}={_absolute(paths[key])}" if key in paths else override
+        for key, override in zip(keys, overrides, strict=True)
+    ]
+    if renewed != overrides:
+        write_json(run_dir.made_with, {"command": command, "overrides": renewed})
+
+
+def _absolute(path: str) -> str:
+    return as_text(str(Path(path).expanduser().absolute()))
 
 
 def with_remembered(arguments: Sequence[str]) -> list[str]:
@@ -121,7 +145,10 @@ def _run_dir(arguments: Sequence[str]) -> RunDir | None:
         value = OverridesParser.create().parse_override(named[-1]).value()
     except HydraException:  # told when the command is composed
         return None
-    return RunDir(Path(value).expanduser()) if isinstance(value, str) and value else None
+    try:
+        return RunDir(Path(value).expanduser()) if isinstance(value, str) and value else None
+    except RuntimeError:  # the home of nobody, told with the settings
+        return None
 
 
 def _read(path: Path) -> tuple[str, list[str]]:

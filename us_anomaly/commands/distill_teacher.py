@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from us_anomaly.commands.named_files import named_teacher
+from us_anomaly.commands.named_files import named_teacher, without_named_files
 from us_anomaly.commands.recipes import NOT_DECISIVE, Recipes
 from us_anomaly.commands.stage import make
 from us_anomaly.commands.teacher_cache import take_or_distil
@@ -167,7 +167,8 @@ def _report(explained_variance: float, *, floor: float) -> None:
 
 
 def _state(teacher: PatchNetwork, *, explained_variance: float, settings: Settings) -> dict[str, Any]:
-    """Return the content of a teacher checkpoint."""
+    """Return the content of a teacher checkpoint; of files that settings name, its note has the content."""
+    teacher_settings = without_named_files("teacher", plain(settings.teacher))
     return {
         "format_version": FORMAT_VERSION,
         "patch_size": teacher.patch_size,
@@ -176,8 +177,8 @@ def _state(teacher: PatchNetwork, *, explained_variance: float, settings: Settin
         "network": weights_of(teacher),
         "explained_variance": round(explained_variance, 6),
         "settings": {
-            "teacher": {name: value for name, value in plain(settings.teacher).items() if name not in NOT_DECISIVE},
-            "backbone": plain(settings.backbone),
+            "teacher": {name: value for name, value in teacher_settings.items() if name not in NOT_DECISIVE},
+            "backbone": without_named_files("backbone", plain(settings.backbone)),
             "seed": settings.seed,
         },
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from us_anomaly.commands.named_files import without_named_files
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import tracked
@@ -139,14 +140,14 @@ def _report(best: BestWeights) -> None:
 
 
 def _state(best: BestWeights, settings: Settings) -> dict[str, Any]:
-    """Return the content of a backbone checkpoint."""
+    """Return the content of a backbone checkpoint; of weights that a setting names, its note has the content."""
     return {
         "format_version": FORMAT_VERSION,
         "network": best.weights,
         "held_out": {"loss": round(best.loss, 6), "accuracy": round(best.accuracy, 6), "step": best.step},
         "settings": {
             "finetuning": plain(settings.finetuning),
-            "backbone": plain(settings.backbone),
+            "backbone": without_named_files("backbone", plain(settings.backbone)),
             "seed": settings.seed,
         },
     }

@@ -2,10 +2,12 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from us_anomaly.errors import DataError, WeightsError
+from us_anomaly.run_dir.faults import cannot_read
 from us_anomaly.run_dir.provenance import content_hash
-from us_anomaly.settings import BUILTIN, REDUCED
+from us_anomaly.settings import BUILTIN, NAMED_FILES, REDUCED
 
 
 def hash_of_weights(weights: str) -> str:
@@ -13,9 +15,10 @@ def hash_of_weights(weights: str) -> str:
 
     Raises:
         WeightsError: There is no such file.
+        ResourceError: It cannot be read.
     """
     path = Path(weights).expanduser()
-    if not path.is_file():
+    if not _is_file(path):
         raise WeightsError(f"`backbone.weights`: there is no file {path}")
     status = path.stat()
     return _hash_of_state(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
@@ -24,7 +27,24 @@ def hash_of_weights(weights: str) -> str:
 @functools.lru_cache(maxsize=8)
 def _hash_of_state(path: Path, *_: int) -> str:
     """Hash a file once for as long as it stays as it is: every stage asks, and weights can be half a gigabyte."""
-    return content_hash(path)
+    try:
+        return content_hash(path)
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+def hash_of_teacher(key: str, name: str, patch_size: int) -> str:
+    """Return the content hash of the file that `named_teacher` finds.
+
+    Raises:
+        DataError: There is no such file.
+        ResourceError: It cannot be read.
+    """
+    path = named_teacher(key, name, patch_size)
+    try:
+        return content_hash(path)
+    except OSError as error:
+        raise cannot_read(path, error) from error
 
 
 def named_teacher(key: str, name: str, patch_size: int) -> Path:
@@ -40,13 +60,26 @@ def named_teacher(key: str, name: str, patch_size: int) -> Path:
 
     Raises:
         DataError: There is no such file.
+        ResourceError: Its folder cannot be read.
     """
     pattern = str(Path(__file__).parents[1] / "teachers" / "p{patch_size}.safetensors") if name == BUILTIN else name
     sizes = [patch_size, REDUCED.get(patch_size, patch_size)]
     candidates = [Path(pattern.replace("{patch_size}", str(size))).expanduser() for size in sizes]
     for path in candidates:
-        if path.is_file():
+        if _is_file(path):
             return path
     if name == BUILTIN:
         raise DataError(f"`teacher.{key}`: no teacher of patch size {patch_size} ships with the package")
     raise DataError(f"`teacher.{key}`: there is no file {candidates[0]}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a folder that this user may not look into
+        raise cannot_read(path, error) from error
+
+
+def without_named_files(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the settings of a group that name a file, whose path must not decide the bytes of what is made from it."""
+    return {name: value for name, value in values.items() if f"{group}.{name}" not in NAMED_FILES}

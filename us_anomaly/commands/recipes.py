@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from us_anomaly.commands.named_files import hash_of_weights, named_teacher
+from us_anomaly.commands.named_files import hash_of_teacher, hash_of_weights
 from us_anomaly.commands.picture_list import what_changed
 from us_anomaly.data.sample import Sample, dump_labels, parse_labels
 from us_anomaly.data.sources import read_samples
-from us_anomaly.errors import ArtifactError, DataError, WeightsError
+from us_anomaly.errors import ArtifactError, DataError, ResourceError, WeightsError
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import Recipe, content_hash, recorded_input, require
+from us_anomaly.run_dir.provenance import Recipe, content_hash, recorded_file, require
 from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, Settings
 from us_anomaly.settings.plain import flat, plain
 
@@ -112,17 +112,20 @@ class Recipes:
         weights = self.settings.backbone.weights
         if weights == DEFAULT_WEIGHTS:
             return {}
-        return self._named(artifact, "backbone.weights", lambda: hash_of_weights(weights))
+        return self._named(artifact, "backbone.weights", weights, lambda: hash_of_weights(weights))
 
-    def _named(self, artifact: Path, key: str, hash_file: Callable[[], str]) -> dict[str, str]:
-        """Return the content hash of a file that a setting names; a detector that was carried away from it remembers that."""
+    def _named(self, artifact: Path, key: str, path: str, hash_file: Callable[[], str]) -> dict[str, str]:
+        """Return the content hash of a file that a setting names.
+
+        A detector that was carried away from it remembers that, and is believed where a file of the same name was meant.
+        """
         try:
             return {key: hash_file()}
-        except (DataError, WeightsError):
-            known = None if self._with_data else recorded_input(self.run_dir, artifact, key)
-            if known is None:
+        except (DataError, WeightsError, ResourceError):
+            noted = None if self._with_data else recorded_file(self.run_dir, artifact, key)
+            if noted is None or Path(noted.path).name != Path(path).name:
                 raise
-            return {key: known}
+            return {key: noted.content_hash}
 
     @functools.cached_property
     def backbone(self) -> Recipe:
@@ -170,7 +173,7 @@ class Recipes:
 
     def _named_teacher(self, key: str, name: str, patch_size: int) -> dict[str, str]:
         artifact = self.run_dir.teacher(patch_size)
-        return self._named(artifact, f"teacher.{key}", lambda: content_hash(named_teacher(key, name, patch_size)))
+        return self._named(artifact, f"teacher.{key}", name, lambda: hash_of_teacher(key, name, patch_size))
 
     @functools.cache  # noqa: B019
     def statistics(self, patch_size: int) -> Recipe:

@@ -30,7 +30,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_folder, read_tensors, write_bytes
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import Recipe, fingerprint, record, state
-from us_anomaly.settings import Settings
+from us_anomaly.settings import NAMED_FILES, Settings
 from us_anomaly.settings.plain import flat
 from us_anomaly.version import __version__
 
@@ -63,7 +63,7 @@ def take_or_distil(
 
 def cache_entry(settings: Settings, patch_size: int, recipe: Recipe, *, compute: Compute) -> RunDir | None:
     """Return where the cache has, or would have, the teacher of one patch size; None for one that is not kept."""
-    of_no_data_set = recipe.inputs.keys() <= {"backbone.weights", "teacher.start_from"}
+    of_no_data_set = recipe.inputs.keys() <= set(NAMED_FILES)
     if (
         not settings.teacher.cache
         or not of_no_data_set

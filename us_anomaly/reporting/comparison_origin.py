@@ -14,9 +14,10 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.layout import is_inside
 from us_anomaly.run_dir.provenance import content_hash
+from us_anomaly.settings import NAMED_FILES
 
 _PICTURES = "list of pictures"
-_FROM_OUTSIDE = (_PICTURES, "backbone.weights", "teacher.checkpoint", "teacher.start_from")
+_FROM_OUTSIDE = (_PICTURES, *NAMED_FILES)
 """Inputs that no stage makes, as the notes call them."""
 _NOT_DECISIVE = ("inference.", "evaluation.bootstrap_samples")
 """Settings in the notes that change no figure: which pictures are written, how intervals are resampled."""

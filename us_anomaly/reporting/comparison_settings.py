@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from us_anomaly.reporting.comparison_origin import Origin
 from us_anomaly.reporting.run_collection import EvaluatedRun
+from us_anomaly.settings import NAMED_FILES
 
 SEED = "seed"
 _NAME_THE_DATA = ("data.root", "data.category")
@@ -47,12 +49,12 @@ def distinction(runs: Sequence[EvaluatedRun]) -> Distinction:
     known = [(run, run.origin) for run in runs if run.origin is not None]
     keys = []
     for key in sorted({key for _, origin in known for key in origin.settings}, key=lambda key: ("." in key, key)):
-        scopes: dict[Any, set[str]] = {}
+        scopes: dict[Any, list[Origin]] = {}
         for run, origin in known:
             if key in origin.settings and key not in _NAME_THE_DATA:
                 scope = run.subject if key.startswith("data.") else None
-                scopes.setdefault(scope, set()).add(as_typed(origin.settings[key]))
-        if any(len(values) > 1 for values in scopes.values()):
+                scopes.setdefault(scope, []).append(origin)
+        if any(not _has_same(key, origins[0], other) for origins in scopes.values() for other in origins[1:]):
             keys.append(key)
     for file in sorted({file for _, origin in known for file in origin.files}):
         has_same_name = file.partition(" ")[0] not in keys
@@ -60,6 +62,15 @@ def distinction(runs: Sequence[EvaluatedRun]) -> Distinction:
             keys.append(file)
     values = [_values(run, keys) for run in runs]
     return Distinction(keys=keys, in_labels=_in_labels(keys, values, runs), values=values)
+
+
+def _has_same(key: str, origin: Origin, other: Origin) -> bool:
+    """Tell whether two runs agree in a setting; of one that names a file, by the content of the file."""
+    values = origin.settings[key], other.settings[key]
+    if None in values or as_typed(values[0]) == as_typed(values[1]):
+        return values[0] == values[1]
+    common = {file for file in origin.files.keys() & other.files.keys() if file.partition(" ")[0] == key}
+    return bool(common) and all(origin.files[file] == other.files[file] for file in common)
 
 
 def _values(run: EvaluatedRun, keys: Sequence[str]) -> dict[str, Any]:
@@ -158,5 +169,8 @@ def _is_same(run: EvaluatedRun, other: EvaluatedRun) -> bool:
         return False
     roots = [one.settings.get("data.root") for one in (run.origin, other.origin)]
     is_same_data = roots[0] == roots[1] or run.evaluation["metrics"] == other.evaluation["metrics"]
-    moved = replace(run.origin, settings=run.origin.settings | {"data.root": roots[1]})
+    elsewhere = {
+        key: other.origin.settings.get(key) for key in ("data.root", *NAMED_FILES) if key in run.origin.settings
+    }
+    moved = replace(run.origin, settings=run.origin.settings | elsewhere)  # the content of files is compared besides
     return is_same_data and moved == other.origin

@@ -83,6 +83,9 @@ def _taken(run_dir: RunDir) -> int:
     """Make the directory and take its lock."""
     try:
         run_dir.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(run_dir.root, error) from error
+    try:
         descriptor = _take(run_dir)
     except OSError as error:
         raise cannot_write(run_dir.lock, error) from error

@@ -135,12 +135,23 @@ def state(run_dir: RunDir, artifact: Path, recipe: Recipe) -> tuple[Literal["cur
     return "current", ""
 
 
-def recorded_input(run_dir: RunDir, artifact: Path, name: str) -> str | None:
-    """Return the content hash of what an artifact was made from, by its name there; None where that is not known."""
+@dataclass(frozen=True, slots=True)
+class RecordedFile:
+    """A file of the user's that an artifact was made from."""
+
+    path: str
+    """As it was named."""
+    content_hash: str
+
+
+def recorded_file(run_dir: RunDir, artifact: Path, key: str) -> RecordedFile | None:
+    """Return the file that a setting named when an artifact was made; None where that is not known."""
     note_path = run_dir.provenance(artifact)
     match read_json(note_path) if note_path.exists() else None:
-        case {"inputs": {**inputs}} if isinstance(known := inputs.get(name), str):
-            return known
+        case {"inputs": {**inputs}, "settings": {**settings}}:
+            match settings.get(key), inputs.get(key):
+                case str(path), str(digest):
+                    return RecordedFile(path, digest)
     return None
 
 
@@ -230,8 +241,8 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
         return [f"its format is version {version}, {advice_on_version(version, reads=reads, command=recipe.command)}"]
     differences = []
     recorded = note["settings"]
-    named_files = note["inputs"].keys() & recipe.inputs.keys()
-    for key in sorted((recorded.keys() | recipe.settings.keys()) - named_files):
+    by_content = note["inputs"].keys() & recipe.inputs.keys()
+    for key in sorted((recorded.keys() | recipe.settings.keys()) - by_content):
         then, now = (
             settings.get(key, recipe.when_absent.get(key, "not set")) for settings in (recorded, recipe.settings)
         )

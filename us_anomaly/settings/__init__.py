@@ -86,6 +86,7 @@ __all__ = [
     "InferenceSettings",
     "KolektorSddData",
     "MapResolution",
+    "NAMED_FILES",
     "MetricAlgorithm",
     "MvtecData",
     "Normalization",
@@ -116,6 +117,9 @@ DATA_LAYOUTS = (FolderData, CsvData, MvtecData, DemoData, VisaData, KolektorSddD
 """Every layout of a data set."""
 BACKBONES = (TorchvisionBackbone, EfficientNetLite0Backbone, TimmBackbone)
 """Every kind of backbone."""
+_NOT_A_PATH = {"backbone.weights": DEFAULT_WEIGHTS, "teacher.checkpoint": BUILTIN, "teacher.start_from": BUILTIN}
+NAMED_FILES = tuple(_NOT_A_PATH)
+"""Settings that may name a file of the user's, whose content then decides and not its path."""
 GROUPS = {"data": DATA_LAYOUTS, "backbone": BACKBONES}
 """Settings that may be of one of several classes, by their key."""
 
@@ -156,7 +160,10 @@ class Settings:
     def __post_init__(self) -> None:
         """Check what no single group can check."""
         not_empty("run_dir", self.run_dir, "runs/NAME")
-        self.run_dir = str(Path(self.run_dir).expanduser())
+        try:
+            self.run_dir = str(Path(self.run_dir).expanduser())
+        except RuntimeError as error:
+            raise SettingsError(f"`run_dir`: there is no user of that name, got {self.run_dir!r}") from error
         at_least("seed", self.seed, 0)
         at_least("image_size", self.image_size, 16)
         not_empty("scales", self.scales, "[33]")
@@ -189,11 +196,11 @@ class Settings:
             )
 
     def paths(self) -> dict[str, str]:
-        """Return what is read from outside of the run directory by the key that names it, as it was given."""
-        given = {
-            "data.root": self.data.root,
+        """Return the folder of the data set and the `NAMED_FILES` that are given, by key, as they were given."""
+        files = {
             "backbone.weights": self.backbone.weights,
             "teacher.checkpoint": self.teacher.checkpoint,
             "teacher.start_from": self.teacher.start_from,
         }
-        return {key: path for key, path in given.items() if path not in (None, BUILTIN, DEFAULT_WEIGHTS)}
+        named = {key: path for key, path in files.items() if path is not None and path != _NOT_A_PATH[key]}
+        return {"data.root": self.data.root, **named}
