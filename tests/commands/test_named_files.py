@@ -73,7 +73,9 @@ def test_a_finished_detector_does_without_weights_that_nobody_may_read(moved, co
     monkeypatch.setattr(Path, failing, refused)
     settings = compose("run", *overrides)
     assert Recipes(settings, with_data=False).teacher(33).inputs["backbone.weights"]
-    with pytest.raises(ResourceError, match=r"^cannot read .*elsewhere/resnet18.pt: this user may not; change its permissions$"):
+    with pytest.raises(
+        ResourceError, match=r"^cannot read .*elsewhere/resnet18.pt: this user may not; change its permissions$"
+    ):
         Recipes(settings).teacher(33)
 
 
