@@ -26,7 +26,7 @@ from benchmarks.measure import Plan, Row, matrix_rate, peak_mib
 from rich.console import Console
 from rich.table import Table
 
-from us_anomaly.cli.environment import prepare_environment
+from us_anomaly.cli.process_environment import prepare_environment
 from us_anomaly.models.compute import available_cores
 from us_anomaly.settings import Precision
 from us_anomaly.version import __version__

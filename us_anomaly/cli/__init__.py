@@ -13,12 +13,12 @@ from pathlib import Path
 from us_anomaly.cli.arguments import expand_categories, is_sweep, not_an_option, prepared
 from us_anomaly.cli.commands import ALIASES, COMMANDS, overview, suggestion
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
-from us_anomaly.cli.environment import prepare_environment
 from us_anomaly.cli.execution import TASKS, failures, faults, jobs
 from us_anomaly.cli.foreign import refuse_code, refuse_hidden
 from us_anomaly.cli.help import show_help
 from us_anomaly.cli.job_names import name_jobs
 from us_anomaly.cli.messages import one_line
+from us_anomaly.cli.process_environment import prepare_environment
 from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.run_dir.faults import explain
 from us_anomaly.run_dir.interruption import interruptible

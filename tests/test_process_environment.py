@@ -9,7 +9,7 @@ import pytest
 from forked import unmeasured
 
 from us_anomaly import cli
-from us_anomaly.cli.environment import ENVIRONMENT
+from us_anomaly.cli.process_environment import ENVIRONMENT
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
