@@ -27,10 +27,7 @@ def hash_of_weights(weights: str) -> str:
 @functools.lru_cache(maxsize=8)
 def _hash_of_state(path: Path, *_: int) -> str:
     """Hash a file once for as long as it stays as it is: every stage asks, and weights can be half a gigabyte."""
-    try:
-        return content_hash(path)
-    except OSError as error:
-        raise cannot_read(path, error) from error
+    return _hash_of_readable(path)
 
 
 def hash_of_teacher(key: str, name: str, patch_size: int) -> str:
@@ -40,11 +37,7 @@ def hash_of_teacher(key: str, name: str, patch_size: int) -> str:
         DataError: There is no such file.
         ResourceError: It cannot be read.
     """
-    path = named_teacher(key, name, patch_size)
-    try:
-        return content_hash(path)
-    except OSError as error:
-        raise cannot_read(path, error) from error
+    return _hash_of_readable(named_teacher(key, name, patch_size))
 
 
 def named_teacher(key: str, name: str, patch_size: int) -> Path:
@@ -71,6 +64,13 @@ def named_teacher(key: str, name: str, patch_size: int) -> Path:
     if name == BUILTIN:
         raise DataError(f"`teacher.{key}`: no teacher of patch size {patch_size} ships with the package")
     raise DataError(f"`teacher.{key}`: there is no file {candidates[0]}")
+
+
+def _hash_of_readable(path: Path) -> str:
+    try:
+        return content_hash(path)
+    except OSError as error:
+        raise cannot_read(path, error) from error
 
 
 def _is_file(path: Path) -> bool:

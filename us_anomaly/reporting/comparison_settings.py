@@ -67,8 +67,9 @@ def distinction(runs: Sequence[EvaluatedRun]) -> Distinction:
 def _has_same(key: str, origin: Origin, other: Origin) -> bool:
     """Tell whether two runs agree in a setting; of one that names a file, by the content of the file."""
     values = origin.settings[key], other.settings[key]
-    if None in values or as_typed(values[0]) == as_typed(values[1]):
-        return as_typed(values[0]) == as_typed(values[1])
+    are_typed_alike = as_typed(values[0]) == as_typed(values[1])
+    if are_typed_alike or None in values:
+        return are_typed_alike
     common = {file for file in origin.files.keys() & other.files.keys() if file.partition(" ")[0] == key}
     return bool(common) and all(origin.files[file] == other.files[file] for file in common)
 
