@@ -2,6 +2,7 @@
 """Measure how fast this machine trains and infers, against what its processor could do, and against the plain way.
 
     python scripts/benchmark.py --threads 1 --json benchmark.json
+    python scripts/benchmark.py --threads 1 --only image "student step" --without compiled
 
 Every line is measured in a process of its own: after a warm-up, the median of several runs, and the largest memory. With one
 thread it is the time of the processor that counts, so that other work on the machine does not; with more it is the clock. The
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: the physical cores")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, and nothing about speed")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only measurements whose names begin so")
+    parser.add_argument("--without", nargs="+", default=[], metavar="WORD", help="none whose names hold it: `compiled`")
     arguments = parser.parse_args()
     prepare_environment()  # huge pages, as `usad` has them; threads were settled when torch was loaded
     plan = Plan(threads=arguments.threads, quick=arguments.quick)
@@ -88,6 +90,9 @@ def main() -> None:
         chosen = {name: each for name, each in chosen.items() if name.startswith(tuple(arguments.only))}
         if not chosen:
             parser.error(f"no measurement begins with {' or '.join(arguments.only)}: {', '.join(measurements(plan))}")
+    chosen = {name: each for name, each in chosen.items() if not any(word in name for word in arguments.without)}
+    if not chosen:
+        parser.error(f"every measurement that was chosen holds {' or '.join(arguments.without)}")
     machine = apart(partial(described_machine, plan))
     rows: dict[str, Row] = {}
     console = Console(stderr=True)

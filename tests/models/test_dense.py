@@ -6,6 +6,7 @@ from us_anomaly.models.dense import (
     dense_descriptors,
     dense_descriptors_of_padded,
     descriptors_by_phase,
+    listed_descriptors,
     reflect_pad,
     reflect_window,
     tiles,
@@ -96,6 +97,28 @@ def test_pictures_of_a_batch_do_not_mix(patch_size, stride):
 def test_pictures_of_a_single_pixel_have_a_descriptor(size):
     for stride in (1, 4):
         assert_equals_crop_by_crop(network_of(33), picture_of(*size), stride=stride)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 9), (1, 1)])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+def test_listed_descriptors_are_those_of_every_position_in_one_order_for_all_networks(patch_size, stride, size):
+    """The order is read off one network and holds for another one, which is wider and deeper."""
+    images = picture_of(*size, batch=2)
+    one = network_of(patch_size)
+    other = PatchNetwork(patch_size, descriptor_dim=3, width=0.2, extra_layers=1)
+    with torch.inference_mode():
+        listed, others = (listed_descriptors(network, images, stride=stride) for network in (one, other))
+        maps, other_maps = (
+            dense_descriptors(network, images, stride=stride).permute(0, 2, 3, 1).flatten(0, 2)
+            for network in (one, other)
+        )
+    assert listed.is_contiguous()
+    assert listed.shape == maps.shape
+    places = torch.cdist(listed.double(), maps.double()).argmin(dim=1)
+    assert len(places.unique()) == len(maps)
+    torch.testing.assert_close(listed, maps[places], atol=1e-5, rtol=0)
+    torch.testing.assert_close(others, other_maps[places], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("stride", [1, 4])

@@ -146,6 +146,21 @@ def test_whitened_descriptors_are_uncorrelated_with_unit_variance(teacher):
     np.testing.assert_allclose(covariance, np.eye(5), atol=1e-3)
 
 
+@pytest.mark.parametrize("floor", [None, 0.01])
+def test_rows_of_descriptors_are_normalised_like_maps_of_them(teacher, floor):
+    images = pictures(3)
+    statistics = teacher_statistics(
+        teacher, images, positions=StudentPositions.grid, compute=CPU, whitening_floor=floor
+    )
+    maps = torch.randn(2, 5, 4, 3)
+    rows = maps.permute(0, 2, 3, 1).reshape(-1, 5)
+    kept = rows.clone()
+    normalized = statistics.normalize(rows)
+    assert normalized.is_contiguous()
+    torch.testing.assert_close(normalized, statistics.normalize(maps).permute(0, 2, 3, 1).reshape(-1, 5))
+    assert torch.equal(rows, kept)
+
+
 def test_squared_length_after_whitening_is_the_mahalanobis_distance(teacher):
     images = pictures(3)
     statistics = teacher_statistics(teacher, images, positions=StudentPositions.dense, compute=CPU, whitening_floor=0.0)

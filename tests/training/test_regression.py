@@ -110,6 +110,29 @@ def test_the_loss_is_the_mean_of_the_largest_squared_errors(hard_fraction):
     assert float(loss) == pytest.approx(float(errors[:count].mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hard_fraction", [1.0, 0.2])
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_the_gradient_of_the_loss_is_that_of_its_formula(monkeypatch, dtype, hard_fraction, factor):
+    monkeypatch.setattr(regression, "COMPARED_AT_ONCE", 7)  # several pieces, and a smaller one at the end
+    student, target = torch.randn(6, 5).to(dtype).requires_grad_(), torch.randn(6, 5)
+    (factor * regression_loss(student, target, hard_fraction=hard_fraction)).backward()
+    found, student.grad = student.grad, None
+    errors = (student.float() - target).square().flatten()
+    (factor * errors.topk(round(hard_fraction * 30)).values.mean()).backward()
+    assert found.dtype is dtype
+    torch.testing.assert_close(found, student.grad)
+
+
+def test_the_gradient_of_the_loss_may_be_asked_for_twice():
+    student, target = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
+    loss = 3 * regression_loss(student, target, hard_fraction=1.0)
+    loss.backward(retain_graph=True)
+    once = student.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(student.grad, 2 * once)
+
+
 def test_only_the_hard_elements_have_a_gradient():
     student, target = torch.randn(1, 4, 5, 5, requires_grad=True), torch.zeros(1, 4, 5, 5)
     regression_loss(student, target, hard_fraction=0.1).backward()
@@ -243,14 +266,14 @@ def test_noise_has_the_deviation_asked_for_and_each_student_its_own():
 
 def test_only_the_students_see_the_noise(tmp_path):
     seen = []
-    original = regression.dense_descriptors
+    original = regression.listed_descriptors
 
     def watched(network, images, **options):
         seen.append(images)
         return original(network, images, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(regression, "dense_descriptors", watched)
+        patch.setattr(regression, "listed_descriptors", watched)
         trained(changed(noise=0.5), tmp_path, steps=1)
     teacher, *students = seen
     assert torch.equal(teacher, picture(0))

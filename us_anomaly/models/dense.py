@@ -10,6 +10,7 @@ Layers*, 2018). A grid whose stride is even needs one shift only: that is why st
 positions and, after the first poolings, about as little of the time.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -32,10 +33,33 @@ def dense_descriptors(
     Returns:
         (B, D, R, S) with R = ceil((H - offset[0]) / stride), S alike.
     """
+    padded, grid = _padded(network, images, stride=stride, offset=offset)
+    return dense_descriptors_of_padded(network, padded, **grid, stride=stride)
+
+
+def listed_descriptors(
+    network: PatchNetwork, images: Tensor, *, stride: int = 1, offset: tuple[int, int] | None = None
+) -> Tensor:
+    """Return the descriptors of `dense_descriptors` as rows (N, D), contiguous, N = B R S.
+
+    Their order is the same for all networks of a patch size, pictures of a size, and a grid. What is compared or averaged
+    needs not be put to its place, which moves whole descriptors in memory, and their gradients back.
+    """
+    padded, grid = _padded(network, images, stride=stride, offset=offset)
+    phases = descriptors_by_phase(network, padded, **grid, stride=stride)
+    wanted = len(images) * math.prod(len(range(*span, stride)) for span in grid.values())
+    if phases.shape[0] * math.prod(phases.shape[2:]) > wanted:  # there are positions beyond the end
+        phases = _woven(phases, num_images=len(images), **grid, stride=stride)
+    return phases.permute(0, 2, 3, 1).reshape(wanted, -1).contiguous()
+
+
+def _padded(
+    network: PatchNetwork, images: Tensor, *, stride: int, offset: tuple[int, int] | None
+) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+    """Return pictures with the margin of the network, and first row and column of the grid with their ends."""
     height, width = images.shape[-2:]
     top, left = offset if offset is not None else (min(stride // 2, height - 1), min(stride // 2, width - 1))
-    padded = reflect_pad(images, network.patch_size // 2)
-    return dense_descriptors_of_padded(network, padded, rows=(top, height), cols=(left, width), stride=stride)
+    return reflect_pad(images, network.patch_size // 2), {"rows": (top, height), "cols": (left, width)}
 
 
 def dense_descriptors_of_padded(
@@ -51,8 +75,12 @@ def dense_descriptors_of_padded(
         stride: Distance of the grid in pixels.
     """
     phases = descriptors_by_phase(network, padded, rows=rows, cols=cols, stride=stride)
-    woven = weave(phases, num_images=padded.shape[0])
-    return woven[..., : len(range(*rows, stride)), : len(range(*cols, stride))]
+    return _woven(phases, num_images=len(padded), rows=rows, cols=cols, stride=stride)
+
+
+def _woven(phases: Tensor, *, num_images: int, rows: tuple[int, int], cols: tuple[int, int], stride: int) -> Tensor:
+    """Return (B, D, R, S): values at their places, without those beyond the end."""
+    return weave(phases, num_images=num_images)[..., : len(range(*rows, stride)), : len(range(*cols, stride))]
 
 
 def descriptors_by_phase(

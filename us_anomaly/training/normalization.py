@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import dense_descriptors
+from us_anomaly.models.dense import listed_descriptors
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions
 from us_anomaly.training.course import OnStep
@@ -33,14 +33,19 @@ class TeacherStatistics:
         return TeacherStatistics(self.mean.to(device), self.std.to(device), whitening)
 
     def normalize(self, descriptors: Tensor) -> Tensor:
-        """Return (T - mu) / sigma for descriptors (B, D, R, S), multiplied by the whitening matrix where there is one."""
-        mean, std = (value.to(descriptors.device)[:, None, None] for value in (self.mean, self.std))
-        normalized = (descriptors.float() - mean) / std
+        """Return (T - mu) / sigma for descriptors (B, D, R, S) or (N, D), times the whitening matrix where there is one."""
+        by_dim = (-1, *[1] * (descriptors.dim() - 2))
+        mean, std = (value.to(descriptors.device).view(by_dim) for value in (self.mean, self.std))
+        normalized = (
+            descriptors.to(torch.float32, copy=True).sub_(mean).div_(std)
+        )  # new memory costs more than arithmetic
         if self.whitening is None:
             return normalized
         with torch.autocast(descriptors.device.type, enabled=False):
-            matrix = self.whitening.to(descriptors.device)[:, :, None, None]
-            whitened: Tensor = nn.functional.conv2d(normalized, matrix)
+            matrix = self.whitening.to(descriptors.device)
+            if descriptors.dim() == 2:
+                return nn.functional.linear(normalized, matrix)
+            whitened: Tensor = nn.functional.conv2d(normalized, matrix[:, :, None, None])
         return whitened
 
 
@@ -151,12 +156,12 @@ def teacher_statistics(
         batch = compute.to_device(image[None])
         with compute.autocast():
             if positions is StudentPositions.dense:
-                descriptors = dense_descriptors(teacher, batch)
+                descriptors = listed_descriptors(teacher, batch)
             else:
                 stride = teacher.grid_stride_px
                 offset = _phase(number, batch, stride=stride)
-                descriptors = dense_descriptors(teacher, batch, stride=stride, offset=offset)
-        moments.update(descriptors.permute(0, 2, 3, 1).flatten(0, 2))
+                descriptors = listed_descriptors(teacher, batch, stride=stride, offset=offset)
+        moments.update(descriptors)
         on_step(number + 1, {})
     std = moments.std
     constant = std <= std.median() * MIN_STD_FRACTION

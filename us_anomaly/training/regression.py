@@ -1,16 +1,19 @@
 """Students' regression: the ensemble learns to give the normalised teacher's descriptors on normal pictures.
 
-Shapes: M students, B images, D descriptor dimensions, R S rows and columns of the output grid.
+Shapes: M students, B images, D descriptor dimensions, N positions.
 
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.2; the hard-element loss and the penalty on generic
 pictures follow Batzner et al., *EfficientAD* (WACV 2024), section 3.2.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import dense_descriptors
+from us_anomaly.models.dense import listed_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions, StudentSettings
@@ -19,20 +22,53 @@ from us_anomaly.training.course import Batches, OnStep, learning_rate, read_out,
 from us_anomaly.training.normalization import TeacherStatistics
 from us_anomaly.training.validation import Validation
 
+COMPARED_AT_ONCE = 2**16
+"""Numbers of an answer that a processor compares with the teacher at once: few enough to stay in its cache."""
+
 
 def regression_loss(student: Tensor, target: Tensor, *, hard_fraction: float) -> Tensor:
     """Return the mean squared error of one student over the hardest elements.
 
     Args:
-        student: (B, D, R, S).
-        target: (B, D, R, S) normalised teacher.
+        student: (N, D), or any other shape; of any number format. Best contiguous: all that follows is slow otherwise.
+        target: The normalised teacher, float32, alike.
         hard_fraction: Share of the elements, those with the largest error, that enters the mean; 1 takes all.
     """
-    errors = (student - target).square()
     if hard_fraction == 1:
-        return errors.mean()
+        loss: Tensor = _MeanSquaredError.apply(student, target)
+        return loss
+    errors = (student.float() - target).square()
     num_hard = max(1, round(hard_fraction * errors.numel()))
     return errors.flatten().topk(num_hard, sorted=False).values.mean()
+
+
+class _MeanSquaredError(torch.autograd.Function):
+    """The mean squared error and its gradient in one pass, piece by piece.
+
+    Descriptors of every position are hundreds of megabytes, and each operation on all of them is a way to the memory and back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, target: Tensor) -> Tensor:
+        """Return the mean of (student - target)^2, float32."""
+        gradient = torch.empty_like(student, memory_format=torch.contiguous_format)
+        total = torch.zeros((), dtype=torch.float64, device=student.device)
+        at_once = COMPARED_AT_ONCE if student.device.type == "cpu" else student.numel()
+        pieces = (torch.split(values.flatten(), at_once) for values in (student, target, gradient))
+        for answer, wanted, by_answer in zip(*pieces, strict=True):
+            difference = answer.float() - wanted
+            total += difference.square().sum()
+            by_answer.copy_(difference.mul_(2 / student.numel()))
+        ctx.save_for_backward(gradient)
+        return (total / student.numel()).float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the student's answer."""
+        (by_answer,) = ctx.saved_tensors
+        is_loss = gradient.device.type == "cpu" and gradient.item() == 1  # a graphics card would have to be waited for
+        return by_answer if is_loss else by_answer * gradient, None
 
 
 def regress(
@@ -115,12 +151,12 @@ def _learn(
     """Add the gradient of the loss of each student; return the mean loss, which may still be on its way."""
     stride, offset = _grid(teacher, images, settings, generator)
     with torch.no_grad(), compute.autocast():
-        target = statistics.normalize(dense_descriptors(teacher, images, stride=stride, offset=offset))
+        target = statistics.normalize(listed_descriptors(teacher, images, stride=stride, offset=offset))
     losses = []
     for student in ensemble.networks:  # one after the other: the memory of one backward pass is enough
         seen = _noisy(images, settings.noise, generator)
         with compute.autocast():
-            answer = dense_descriptors(student, seen, stride=stride, offset=offset).float()
+            answer = listed_descriptors(student, seen, stride=stride, offset=offset)
         loss = regression_loss(answer, target, hard_fraction=settings.hard_fraction)
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
@@ -140,7 +176,7 @@ def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettin
     penalties = []
     for student in ensemble.networks:
         with compute.autocast():
-            answer = dense_descriptors(student, images, stride=student.grid_stride_px).float()
+            answer = listed_descriptors(student, images, stride=student.grid_stride_px).float()
         penalty = settings.penalty_weight * answer.square().mean()
         penalty.backward()  # type: ignore[no-untyped-call]
         penalties.append(penalty.detach())

@@ -1,6 +1,6 @@
 """Validation of students while they learn: the best weights are kept, and a training that no longer gets better ends.
 
-Shapes: B images, D descriptor dimensions, R S rows and columns of the training grid.
+Shapes: D descriptor dimensions, N positions of the training grid.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import dense_descriptors
+from us_anomaly.models.dense import listed_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.training.normalization import TeacherStatistics
@@ -91,8 +91,8 @@ def mean_regression_error(
     for image in images:
         batch = compute.to_device(image[None])
         with compute.autocast():
-            target = statistics.normalize(dense_descriptors(teacher, batch, stride=teacher.grid_stride_px))
-        mean = torch.stack(_answers(ensemble, batch, compute=compute)).mean(dim=0)  # (1, D, R, S)
+            target = statistics.normalize(listed_descriptors(teacher, batch, stride=teacher.grid_stride_px))
+        mean = torch.stack(_answers(ensemble, batch, compute=compute)).mean(dim=0)  # (N, D)
         total += float((mean - target).double().square().sum())
         count += target.numel()
     return total / count
@@ -110,15 +110,15 @@ def mean_uncertainty(ensemble: StudentEnsemble, images: Iterable[Tensor], *, com
     total, count = 0.0, 0
     for image in images:
         answers = torch.stack(_answers(ensemble, compute.to_device(image[None]), compute=compute)).double()
-        variance = answers.var(dim=0, correction=0)  # (1, D, R, S)
+        variance = answers.var(dim=0, correction=0)  # (N, D)
         total += float(variance.sum())
         count += variance.numel()
     return total / count
 
 
 def _answers(ensemble: StudentEnsemble, batch: Tensor, *, compute: Compute) -> list[Tensor]:
-    """Return the answers of all students, float32 (1, D, R, S) each."""
+    """Return the answers of all students, float32 (N, D) each."""
     with compute.autocast():
         return [
-            dense_descriptors(student, batch, stride=student.grid_stride_px).float() for student in ensemble.networks
+            listed_descriptors(student, batch, stride=student.grid_stride_px).float() for student in ensemble.networks
         ]
