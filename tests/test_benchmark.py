@@ -62,6 +62,22 @@ def test_a_name_that_begins_no_measurement_is_refused_with_those_there_are(bench
     assert "no measurement begins with bananas: map p=33 d=16" in capsys.readouterr().err
 
 
+def test_what_is_to_be_left_out_is_not_measured(tmp_path):
+    ended = benchmark("--only", "map", "--without", "plain", "stride", "--json", str(tmp_path / "b.json"))
+    assert ended.returncode == 0, ended.stderr
+    assert [row["name"] for row in json.loads((tmp_path / "b.json").read_text())["measurements"]] == ["map p=33 d=16"]
+
+
+def test_nothing_left_to_measure_is_refused(benchmarks, monkeypatch, capsys):
+    from benchmark import main
+
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick", "--only", "metrics", "--without", "exact", "streaming"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "every measurement that was chosen holds exact or streaming" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("patch_size", [17, 33, 65])
 def test_the_plain_way_is_the_network_crop_by_crop(benchmarks, patch_size):
     from us_anomaly.models.dense import reflect_pad
