@@ -71,7 +71,9 @@ def test_what_is_to_be_left_out_is_not_measured(tmp_path):
 def test_nothing_left_to_measure_is_refused(benchmarks, monkeypatch, capsys):
     from benchmark import main
 
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick", "--only", "metrics", "--without", "exact", "streaming"])
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "--quick", "--only", "metrics", "--without", "exact", "streaming"]
+    )
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2

@@ -16,7 +16,7 @@ from us_anomaly.training import regression
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import step_generator
 from us_anomaly.training.normalization import TeacherStatistics
-from us_anomaly.training.regression import regress, regression_loss
+from us_anomaly.training.regression import regress
 from us_anomaly.training.validation import Validation, mean_regression_error, mean_uncertainty
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -98,54 +98,7 @@ def trained(
     return ensemble, teacher, values
 
 
-# --- loss --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("hard_fraction", [1.0, 0.5, 0.1, 0.013, 1e-6])
-def test_the_loss_is_the_mean_of_the_largest_squared_errors(hard_fraction):
-    student, target = torch.randn(2, 2, 5, 6, 7)
-    errors = np.sort(((student - target).numpy() ** 2).ravel())[::-1]
-    count = max(1, round(hard_fraction * errors.size))
-    loss = regression_loss(student, target, hard_fraction=hard_fraction)
-    assert float(loss) == pytest.approx(float(errors[:count].mean()), rel=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("hard_fraction", [1.0, 0.2])
-@pytest.mark.parametrize("factor", [1.0, 0.25])
-def test_the_gradient_of_the_loss_is_that_of_its_formula(monkeypatch, dtype, hard_fraction, factor):
-    monkeypatch.setattr(regression, "COMPARED_AT_ONCE", 7)  # several pieces, and a smaller one at the end
-    student, target = torch.randn(6, 5).to(dtype).requires_grad_(), torch.randn(6, 5)
-    (factor * regression_loss(student, target, hard_fraction=hard_fraction)).backward()
-    found, student.grad = student.grad, None
-    errors = (student.float() - target).square().flatten()
-    (factor * errors.topk(round(hard_fraction * 30)).values.mean()).backward()
-    assert found.dtype is dtype
-    torch.testing.assert_close(found, student.grad)
-
-
-def test_the_gradient_of_the_loss_may_be_asked_for_twice():
-    student, target = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
-    loss = 3 * regression_loss(student, target, hard_fraction=1.0)
-    loss.backward(retain_graph=True)
-    once = student.grad.clone()
-    loss.backward()
-    torch.testing.assert_close(student.grad, 2 * once)
-
-
-def test_only_the_hard_elements_have_a_gradient():
-    student, target = torch.randn(1, 4, 5, 5, requires_grad=True), torch.zeros(1, 4, 5, 5)
-    regression_loss(student, target, hard_fraction=0.1).backward()
-    hard = student.detach().abs() >= student.detach().abs().flatten().sort(descending=True).values[9]
-    assert torch.equal(student.grad != 0, hard)
-
-
-def test_of_equal_errors_as_many_are_trained_as_the_share_says():
-    student = torch.full((1, 2, 3, 3), 2.0, requires_grad=True)
-    loss = regression_loss(student, torch.zeros(1, 2, 3, 3), hard_fraction=0.2)
-    loss.backward()
-    assert float(loss.detach()) == 4
-    assert int((student.grad != 0).sum()) == 4
+# --- positions ---------------------------------------------------------------------------------------------------
 
 
 def test_the_phases_of_the_grid_add_up_to_the_dense_loss_and_its_gradient():

@@ -2,15 +2,12 @@
 
 Shapes: M students, B images, D descriptor dimensions, N positions.
 
-Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.2; the hard-element loss and the penalty on generic
-pictures follow Batzner et al., *EfficientAD* (WACV 2024), section 3.2.
+Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.2; the penalty on generic pictures follows Batzner et al.,
+*EfficientAD* (WACV 2024), section 3.2.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import listed_descriptors
@@ -20,55 +17,8 @@ from us_anomaly.settings import StudentPositions, StudentSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import Batches, OnStep, learning_rate, read_out, set_learning_rate, step_generator
 from us_anomaly.training.normalization import TeacherStatistics
+from us_anomaly.training.regression_loss import regression_loss
 from us_anomaly.training.validation import Validation
-
-COMPARED_AT_ONCE = 2**16
-"""Numbers of an answer that a processor compares with the teacher at once: few enough to stay in its cache."""
-
-
-def regression_loss(student: Tensor, target: Tensor, *, hard_fraction: float) -> Tensor:
-    """Return the mean squared error of one student over the hardest elements.
-
-    Args:
-        student: (N, D), or any other shape; of any number format. Best contiguous: all that follows is slow otherwise.
-        target: The normalised teacher, float32, alike.
-        hard_fraction: Share of the elements, those with the largest error, that enters the mean; 1 takes all.
-    """
-    if hard_fraction == 1:
-        loss: Tensor = _MeanSquaredError.apply(student, target)
-        return loss
-    errors = (student.float() - target).square()
-    num_hard = max(1, round(hard_fraction * errors.numel()))
-    return errors.flatten().topk(num_hard, sorted=False).values.mean()
-
-
-class _MeanSquaredError(torch.autograd.Function):
-    """The mean squared error and its gradient in one pass, piece by piece.
-
-    Descriptors of every position are hundreds of megabytes, and each operation on all of them is a way to the memory and back.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, target: Tensor) -> Tensor:
-        """Return the mean of (student - target)^2, float32."""
-        gradient = torch.empty_like(student, memory_format=torch.contiguous_format)
-        total = torch.zeros((), dtype=torch.float64, device=student.device)
-        at_once = COMPARED_AT_ONCE if student.device.type == "cpu" else student.numel()
-        pieces = (torch.split(values.flatten(), at_once) for values in (student, target, gradient))
-        for answer, wanted, by_answer in zip(*pieces, strict=True):
-            difference = answer.float() - wanted
-            total += difference.square().sum()
-            by_answer.copy_(difference.mul_(2 / student.numel()))
-        ctx.save_for_backward(gradient)
-        return (total / student.numel()).float()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient of the student's answer."""
-        (by_answer,) = ctx.saved_tensors
-        is_loss = gradient.device.type == "cpu" and gradient.item() == 1  # a graphics card would have to be waited for
-        return by_answer if is_loss else by_answer * gradient, None
 
 
 def regress(
