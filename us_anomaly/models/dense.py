@@ -116,10 +116,10 @@ def descriptors_by_phase(
             taken = stride if index == network.strided_layer else 1
             features = network.apply_layer(index, features, stride=taken)
         elif stride % 2 == 0:
-            features = _pooled(features, layer, shifts=(0,))
+            features = network.activate(index, _pooled(features, layer, shifts=(0,)))
             stride //= 2
         else:  # even positions see the pooling from row 0 on, odd ones from row `stride` on; pooled, both are that far apart
-            features = _pooled(features, layer, shifts=(0, stride))
+            features = network.activate(index, _pooled(features, layer, shifts=(0, stride)))
     return features
 
 

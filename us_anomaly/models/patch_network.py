@@ -125,7 +125,7 @@ class PatchNetwork(nn.Module):
         return features.flatten(1)  # (B, D)
 
     def apply_layer(self, index: int, features: Tensor, *, stride: int = 1) -> Tensor:
-        """Apply layer `index` and the activation that follows it; a wide convolution by minimal filtering where that is faster.
+        """Apply layer `index` and its activation; a wide convolution by minimal filtering where that is faster.
 
         Args:
             index: Position in `layers`.
@@ -134,20 +134,36 @@ class PatchNetwork(nn.Module):
         """
         layer = self.layers[index]
         if not isinstance(layer, nn.Conv2d):
-            pooled: Tensor = layer(features)
-            return pooled
-        slope = None if index == len(self.layers) - 1 else LEAKY_SLOPE
+            return self.activate(index, layer(features))
         learns = torch.is_grad_enabled() and any(
             part.requires_grad for part in (features, *layer.parameters(recurse=False))
         )
         if stride == 1 and winograd.pays(features, layer.weight, learns=learns):
             if not learns:
-                dtype = winograd.result_dtype(features)
+                dtype, slope = winograd.result_dtype(features), LEAKY_SLOPE if self._is_active(index) else None
                 return winograd.convolve(features, layer.weight, layer.bias, dtype=dtype, slope=slope)
             features = winograd.Convolution.apply(features, layer.weight, layer.bias)
         else:
             features = nn.functional.conv2d(features, layer.weight, layer.bias, stride=stride)
-        return features if slope is None else nn.functional.leaky_relu(features, slope, inplace=not learns)
+        return self.activate(index, features)
+
+    def activate(self, index: int, features: Tensor) -> Tensor:
+        """Return what layer `index` gave after its leaky ReLU, if it has one; in place where nothing learns.
+
+        A convolution before a max-pooling leaves it to the pooling: the activation rises with its argument, so the largest of
+        activated values is the activation of the largest, and there are a quarter as many.
+        """
+        if not self._is_active(index):
+            return features
+        learns = torch.is_grad_enabled() and features.requires_grad
+        return nn.functional.leaky_relu(features, LEAKY_SLOPE, inplace=not learns)
+
+    def _is_active(self, index: int) -> bool:
+        """Return whether a leaky ReLU comes right after layer `index`."""
+        layer, *following = self.layers[index : index + 2]
+        if isinstance(layer, nn.Conv2d):
+            return bool(following) and not isinstance(following[0], nn.MaxPool2d)
+        return isinstance(layer, nn.MaxPool2d)
 
     @property
     def grid_stride_px(self) -> int:
