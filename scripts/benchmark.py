@@ -90,6 +90,9 @@ def main() -> None:
         chosen = {name: each for name, each in chosen.items() if name.startswith(tuple(arguments.only))}
         if not chosen:
             parser.error(f"no measurement begins with {' or '.join(arguments.only)}: {', '.join(measurements(plan))}")
+    for word in arguments.without:
+        if not any(word in name for name in measurements(Plan(threads=arguments.threads, quick=False))):
+            parser.error(f"no measurement holds {word}: {', '.join(measurements(plan))}")
     chosen = {name: each for name, each in chosen.items() if not any(word in name for word in arguments.without)}
     if not chosen:
         parser.error(f"every measurement that was chosen holds {' or '.join(arguments.without)}")

@@ -80,6 +80,16 @@ def test_nothing_left_to_measure_is_refused(benchmarks, monkeypatch, capsys):
     assert "every measurement that was chosen holds exact or streaming" in capsys.readouterr().err
 
 
+def test_a_word_that_no_measurement_holds_is_refused(benchmarks, monkeypatch, capsys):
+    from benchmark import main
+
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick", "--without", "complied"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "no measurement holds complied: map p=33 d=16" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("patch_size", [17, 33, 65])
 def test_the_plain_way_is_the_network_crop_by_crop(benchmarks, patch_size):
     from us_anomaly.models.dense import reflect_pad

@@ -135,9 +135,10 @@ def test_channels_last_bfloat16_stays_within_three_percent_of_float32(patch_size
     assert (coarse.float() - exact).square().mean().sqrt() < 0.03 * exact.square().mean().sqrt()
 
 
+@pytest.mark.parametrize("form", [dense_descriptors, listed_descriptors])
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
-def test_the_gradient_of_the_dense_form_is_that_of_the_crops(patch_size, stride):
+def test_the_gradient_of_the_dense_form_is_that_of_the_crops(patch_size, stride, form):
     network, images = network_of(patch_size), picture_of(9, 7)
     rows, cols = (axis.flatten() for axis in np.mgrid[0:9:stride, 0:7:stride])
     margin = patch_size // 2
@@ -146,7 +147,7 @@ def test_the_gradient_of_the_dense_form_is_that_of_the_crops(patch_size, stride)
     network(torch.cat(crops)).square().sum().backward()
     expected = [parameter.grad.clone() for parameter in network.parameters()]
     network.zero_grad()
-    dense_descriptors(network, images, stride=stride, offset=(0, 0)).square().sum().backward()
+    form(network, images, stride=stride, offset=(0, 0)).square().sum().backward()
     for parameter, gradient in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
 

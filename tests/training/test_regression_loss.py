@@ -34,13 +34,33 @@ def test_the_gradient_of_the_loss_is_that_of_its_formula(monkeypatch, dtype, har
     torch.testing.assert_close(found, student.grad)
 
 
-def test_the_gradient_of_the_loss_may_be_asked_for_twice():
+@pytest.mark.parametrize("factor", [1, 3])
+@pytest.mark.parametrize("hard_fraction", [1.0, 0.2])
+def test_the_gradient_of_the_loss_may_be_asked_for_twice(hard_fraction, factor):
     student, target = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
-    loss = 3 * regression_loss(student, target, hard_fraction=1.0)
+    loss = factor * regression_loss(student, target, hard_fraction=hard_fraction)
     loss.backward(retain_graph=True)
     once = student.grad.clone()
     loss.backward()
     torch.testing.assert_close(student.grad, 2 * once)
+
+
+@pytest.mark.parametrize("hard_fraction", [1.0, 0.2])
+def test_other_layouts_in_memory_give_the_same_loss_and_gradient(hard_fraction):
+    student, target = torch.randn(6, 5), torch.randn(6, 5)
+    found = []
+    for answer in (student.clone(), student.T.contiguous().T):
+        answer.requires_grad_()
+        loss = regression_loss(answer, target, hard_fraction=hard_fraction)
+        loss.backward()
+        found.append((loss.detach(), answer.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("hard_fraction", [1.0, 0.2])
+def test_unlike_shapes_are_refused(hard_fraction):
+    with pytest.raises(ValueError, match=r"an answer \(2, 5, 3, 1\) cannot be compared with a target \(6, 5\)"):
+        regression_loss(torch.randn(2, 5, 3, 1), torch.randn(6, 5), hard_fraction=hard_fraction)
 
 
 def test_only_the_hard_elements_have_a_gradient():
@@ -97,3 +117,9 @@ def test_what_is_not_a_number_is_larger_than_infinity(sign):
     values = torch.tensor([0.0, np.inf, sign * np.nan, 3.0])
     assert largest(values, 1).tolist() == [False, False, True, False]
     assert largest(values, 2).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, -1])
+def test_the_largest_number_there_is_counts(bits):
+    values = torch.cat([torch.ones(3), torch.tensor([bits], dtype=torch.int32).view(torch.float32)])
+    assert largest(values, 1).tolist() == [False, False, False, True]

@@ -115,11 +115,10 @@ def descriptors_by_phase(
         if isinstance(layer, nn.Conv2d):
             taken = stride if index == network.strided_layer else 1
             features = network.apply_layer(index, features, stride=taken)
-        elif stride % 2 == 0:
-            features = network.activate(index, _pooled(features, layer, shifts=(0,)))
-            stride //= 2
         else:  # even positions see the pooling from row 0 on, odd ones from row `stride` on; pooled, both are that far apart
-            features = network.activate(index, _pooled(features, layer, shifts=(0, stride)))
+            shifts = (0,) if stride % 2 == 0 else (0, stride)
+            features = network.activate(index, _pooled(features, layer, shifts=shifts))
+            stride = stride if len(shifts) > 1 else stride // 2
     return features
 
 

@@ -151,7 +151,7 @@ class PatchNetwork(nn.Module):
         """Return what layer `index` gave after its leaky ReLU, if it has one; in place where nothing learns.
 
         A convolution before a max-pooling leaves it to the pooling: the activation rises with its argument, so the largest of
-        activated values is the activation of the largest, and there are a quarter as many.
+        activated values is the activation of the largest, and on a grid there are a quarter as many.
         """
         if not self._is_active(index):
             return features

@@ -2,8 +2,8 @@
 
 Shapes: N positions, D descriptor dimensions.
 
-Both are found at once, without keeping what lies between: descriptors of every position are hundreds of megabytes, and each
-operation on all of them is a way to the memory and back.
+Both are found at once: descriptors of every position are hundreds of megabytes, and each operation on all of them is a way to the
+memory and back.
 
 Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.2; the hard-element loss follows Batzner et al.,
 *EfficientAD* (WACV 2024), section 3.2.
@@ -17,18 +17,25 @@ from torch.autograd.function import once_differentiable
 
 COMPARED_AT_ONCE = 2**16
 """Numbers of an answer that a processor compares with the teacher at once: few enough to stay in its cache."""
-NUM_KEYS = 2**15
-"""Of an error that is not negative: sign and exponent, and as many digits as fit into the first sixteen bits."""
+KEY_BITS = 15
+"""First bits of a number that is not negative, after its sign: its exponent, and seven of its digits."""
 
 
 def regression_loss(student: Tensor, target: Tensor, *, hard_fraction: float) -> Tensor:
-    """Return the mean squared error of one student over the hardest elements; there are no second derivatives.
+    """Return the mean squared error of one student over the hardest elements, float32.
+
+    It has a gradient for the student alone, and no second derivatives.
 
     Args:
-        student: (N, D), or any other shape; of any number format. Best contiguous: all that follows is slow otherwise.
-        target: The normalised teacher, float32, alike.
+        student: (N, D) or any other shape, float32 or bfloat16. Best contiguous: all that follows is slow otherwise.
+        target: The normalised teacher, float32, of the same shape.
         hard_fraction: Share of the elements, those with the largest error, that enters the mean; 1 takes all.
+
+    Raises:
+        ValueError: The shapes differ.
     """
+    if student.shape != target.shape:
+        raise ValueError(f"an answer {tuple(student.shape)} cannot be compared with a target {tuple(target.shape)}")
     loss: Tensor = _RegressionLoss.apply(student, target, hard_fraction)
     return loss
 
@@ -84,13 +91,13 @@ def largest(values: Tensor, count: int) -> Tensor:
     """
     if values.device.type != "cpu":
         return _marked(values.topk(count, sorted=False).indices, torch.zeros_like(values, dtype=torch.bool))
-    keys = values.view(torch.int32).bitwise_and(0x7FFFFFFF).bitwise_right_shift_(16)  # a NaN may have a sign
+    keys = values.view(torch.int32).bitwise_and(0x7FFFFFFF).bitwise_right_shift_(31 - KEY_BITS)  # a NaN may have a sign
     at_least = (
-        torch.bincount(keys, minlength=NUM_KEYS).flip(0).cumsum(0).flip(0)
-    )  # values with this key or a larger one
+        torch.bincount(keys, minlength=2**KEY_BITS + 1).flip(0).cumsum(0).flip(0)
+    )  # with this key or a larger one
     last = int((at_least >= count).sum()) - 1
     larger = keys > last
-    num_larger = int(at_least[last + 1]) if last + 1 < NUM_KEYS else 0
+    num_larger = int(at_least[last + 1])
     alike = (keys == last).nonzero()[:, 0]
     return _marked(alike[values[alike].topk(count - num_larger, sorted=False).indices], larger)
 
