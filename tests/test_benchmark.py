@@ -92,8 +92,8 @@ def test_a_word_that_no_measurement_holds_is_refused(benchmarks, monkeypatch, ca
 
 @pytest.mark.parametrize("patch_size", [17, 33, 65])
 def test_the_plain_way_is_the_network_crop_by_crop(benchmarks, patch_size):
-    from us_anomaly.models.dense import reflect_pad
     from us_anomaly.models.patch_network import PatchNetwork
+    from us_anomaly.models.windows import reflect_pad
 
     torch.manual_seed(0)
     network, image = PatchNetwork(patch_size, descriptor_dim=4, width=0.1), torch.randn(1, 3, 37, 42)

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.models.dense import dense_descriptors, reflect_pad
+from us_anomaly.models.dense import dense_descriptors
 from us_anomaly.models.patch_network import LEAKY_SLOPE, PatchNetwork, at_reduced_resolution
+from us_anomaly.models.windows import reflect_pad
 
 # REFERENCE: p -> (side, channels) after each layer, d = 512
 TABLE = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from us_anomaly.data.bands import bands
-from us_anomaly.models.dense import reflect_window
+from us_anomaly.models.windows import reflect_window
 from us_anomaly.scoring.picture_level import PictureLevel
 from us_anomaly.scoring.raw_maps import RawMaps
 from us_anomaly.settings import ImageScore, Normalization, ScoringSettings

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from us_anomaly.data.bands import bands
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import descriptors_by_phase, reflect_window, tiles, weave
+from us_anomaly.models.dense import descriptors_by_phase, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
+from us_anomaly.models.windows import reflect_window, tiles
 from us_anomaly.training.normalization import TeacherStatistics
 
 MAX_TILE_PIXELS = 256 * 256
