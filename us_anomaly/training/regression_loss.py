@@ -49,9 +49,9 @@ class _RegressionLoss(torch.autograd.Function):
         gradient = torch.empty_like(student, memory_format=torch.contiguous_format)
         ctx.save_for_backward(gradient)
         flat = student.flatten(), target.flatten(), gradient.view(-1)
-        return (
-            _all(*flat) if hard_fraction == 1 else _hardest(*flat, count=max(1, round(hard_fraction * student.numel())))
-        )
+        if hard_fraction == 1:
+            return _all(*flat)
+        return _hardest(*flat, count=max(1, round(hard_fraction * student.numel())))
 
     @staticmethod
     @once_differentiable
@@ -92,9 +92,8 @@ def largest(values: Tensor, count: int) -> Tensor:
     if values.device.type != "cpu":
         return _marked(values.topk(count, sorted=False).indices, torch.zeros_like(values, dtype=torch.bool))
     keys = values.view(torch.int32).bitwise_and(0x7FFFFFFF).bitwise_right_shift_(31 - KEY_BITS)  # a NaN may have a sign
-    at_least = (
-        torch.bincount(keys, minlength=2**KEY_BITS + 1).flip(0).cumsum(0).flip(0)
-    )  # with this key or a larger one
+    counts = torch.bincount(keys, minlength=2**KEY_BITS + 1)
+    at_least = counts.flip(0).cumsum(0).flip(0)  # values with this key or a larger one
     last = int((at_least >= count).sum()) - 1
     larger = keys > last
     num_larger = int(at_least[last + 1])
