@@ -1,14 +1,11 @@
 """The loss of one student, its gradient, and which elements train."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
+from us_anomaly.training import regression_loss as module
 from us_anomaly.training.regression_loss import largest, regression_loss
-
-MODULE = sys.modules[regression_loss.__module__]
 
 
 @pytest.mark.parametrize("hard_fraction", [1.0, 0.5, 0.1, 0.013, 1e-6])
@@ -24,7 +21,7 @@ def test_the_loss_is_the_mean_of_the_largest_squared_errors(hard_fraction):
 @pytest.mark.parametrize("hard_fraction", [1.0, 0.2])
 @pytest.mark.parametrize("factor", [1.0, 0.25])
 def test_the_gradient_of_the_loss_is_that_of_its_formula(monkeypatch, dtype, hard_fraction, factor):
-    monkeypatch.setattr(MODULE, "COMPARED_AT_ONCE", 7)  # several pieces, and a smaller one at the end
+    monkeypatch.setattr(module, "COMPARED_AT_ONCE", 7)  # several pieces, and a smaller one at the end
     student, target = torch.randn(6, 5).to(dtype).requires_grad_(), torch.randn(6, 5)
     (factor * regression_loss(student, target, hard_fraction=hard_fraction)).backward()
     found, student.grad = student.grad, None

@@ -15,6 +15,8 @@ from us_anomaly.errors import SettingsError
 from us_anomaly.settings import Precision, RuntimeSettings
 
 CGROUP = Path("/sys/fs/cgroup")
+COMPARED_AT_ONCE = 2**16
+"""Numbers of one network's descriptors that a processor compares at once: few enough to stay in its cache."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

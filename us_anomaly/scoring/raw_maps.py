@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from us_anomaly.data.bands import bands
-from us_anomaly.models.compute import Compute
+from us_anomaly.models.compute import COMPARED_AT_ONCE, Compute
 from us_anomaly.models.dense import descriptors_by_phase, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
@@ -22,8 +22,6 @@ from us_anomaly.training.normalization import TeacherStatistics
 
 MAX_TILE_PIXELS = 256 * 256
 """Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
-COMPARED_AT_ONCE = 2**16
-"""Numbers of one network's descriptors that are compared at once: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,8 @@ class TeacherStatistics:
         """Return (T - mu) / sigma for descriptors (B, D, R, S) or (N, D), times the whitening matrix where there is one."""
         by_dim = (-1, *[1] * (descriptors.dim() - 2))
         mean, std = (value.to(descriptors.device).view(by_dim) for value in (self.mean, self.std))
-        normalized = (
-            descriptors.to(torch.float32, copy=True).sub_(mean).div_(std)
-        )  # new memory costs more than arithmetic
+        normalized = descriptors.to(torch.float32, copy=True)
+        normalized.sub_(mean).div_(std)  # in place: new memory costs more than the arithmetic
         if self.whitening is None:
             return normalized
         with torch.autocast(descriptors.device.type, enabled=False):

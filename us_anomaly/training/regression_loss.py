@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-COMPARED_AT_ONCE = 2**16
-"""Numbers of an answer that a processor compares with the teacher at once: few enough to stay in its cache."""
+from us_anomaly.models.compute import COMPARED_AT_ONCE
+
 KEY_BITS = 15
 """First bits of a number that is not negative, after its sign: its exponent, and seven of its digits."""
 
