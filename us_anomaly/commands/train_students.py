@@ -12,6 +12,7 @@ from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.errors import DataError, UsadError
 from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.models.ensemble import StudentEnsemble
+from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.reporting.progress import progress, progress_over
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.reporting.trackers import followed_by
@@ -77,14 +78,7 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
     cache = training_images(settings, pipeline)
     teacher = load_teacher(run_dir.teacher(patch_size)).requires_grad_(False)
     students = settings.students
-    ensemble = StudentEnsemble(
-        students.num_students,
-        patch_size=patch_size,
-        descriptor_dim=teacher.descriptor_dim,
-        width=students.width if students.width is not None else teacher.width,
-        extra_layers=students.extra_layers,
-        seed=settings.seed,
-    )
+    ensemble = _untrained(settings, teacher)
     optimizer = build_optimizer(
         students.optimizer,
         ensemble.parameters(),
@@ -133,6 +127,19 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
     disagreement = _disagreement(ensemble, settings, compute=compute)
     _report(disagreement, num_students=students.num_students)
     write_tensors(artifact, _state(ensemble, disagreement))
+
+
+def _untrained(settings: Settings, teacher: PatchNetwork) -> StudentEnsemble:
+    """Return students of drawn weights for one teacher."""
+    students = settings.students
+    return StudentEnsemble(
+        students.num_students,
+        patch_size=teacher.patch_size,
+        descriptor_dim=teacher.descriptor_dim,
+        width=students.width if students.width is not None else teacher.width,
+        extra_layers=students.extra_layers,
+        seed=settings.seed,
+    )
 
 
 def _validation(settings: Settings) -> Validation | None:
