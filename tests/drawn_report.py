@@ -90,7 +90,7 @@ def draw_report_source(
         run_dir=run_dir.root,
         data_root=root,
         max_image_pixels=10_000,
-        network_size_px=None,
+        network_size=None,
         saturation=None,
         problems=problems,
     )

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from us_anomaly import __version__, cli
 from us_anomaly.cli import ALIASES, COMMANDS, expand_categories, one_line, overview, register_schemas
+from us_anomaly.cli.arguments import is_sweep
 from us_anomaly.cli.messages import quoted
 from us_anomaly.errors import DataError
 
@@ -540,6 +541,12 @@ def test_categories_are_handed_on_as_texts(categories, tmp_path):
     assert expanded[-1] == 'data.category="1e3","part (2), b","true"'
     values = OverridesParser.create().parse_override(expanded[-1]).sweep_iterator()
     assert [value.text for value in values] == ["1e3", "part (2), b", "true"]
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun", "--multi", "--m"])
+def test_a_sweep_is_one_however_its_flag_is_spelled(flag):
+    assert is_sweep([flag, "seed=0,1"])
+    assert not any(is_sweep([other, "seed=0"]) for other in ("--run", "--cfg", "--c", "-r"))
 
 
 def test_patterns_of_categories_are_expanded_in_sweeps_only(categories):

@@ -75,6 +75,30 @@ def test_arrays_paths_and_texts_of_one_or_many_pictures_give_the_same(detector, 
     assert detector.predict([]) == []
 
 
+def test_a_picture_of_pil_is_read_as_its_file_is(detector, tmp_path):
+    """Sixteen bits, transparency and orientation: `convert` clips the first, and sees neither of the others."""
+    grey = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "deep.png")
+    Image.fromarray(np.dstack([grey, grey, grey, grey])).save(tmp_path / "alpha.png")
+    Image.fromarray(grey).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(grey).save(tmp_path / "turned.tif", exif=exif)
+    for path in sorted(tmp_path.iterdir()):
+        with (
+            path.open("rb") as file,
+            Image.open(file) as picture,
+        ):  # of TIFF by its path Pillow 13 forgets the orientation
+            (from_file,), (from_pil,) = detector.predict(path), detector.predict(picture)
+        assert from_file.anomaly_map.shape == from_pil.anomaly_map.shape, path.name
+        assert from_file.anomaly_score == from_pil.anomaly_score, path.name
+
+
+def test_a_picture_of_pil_that_holds_no_numbers_is_refused(detector):
+    with pytest.raises(BadImageError, match=r"a picture of PIL: .*it holds infinite values or not-a-number"):
+        detector.predict(Image.fromarray(np.full((4, 4), np.nan, dtype=np.float32)))
+
+
 def test_a_stream_is_computed_picture_by_picture(detector, parts):
     asked = []
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from us_anomaly import settings as module
+from us_anomaly.data.procedural import SMALLEST_SIDE_PX
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings import (
     BACKBONES,
@@ -92,6 +93,15 @@ def changed(settings, key, value):
         ("teacher.crop_size_px", 16, "`teacher.crop_size_px` must be at least 32, got 16"),
         ("teacher.learning_rate", 0, "`teacher.learning_rate` must be greater than 0, got 0"),
         ("teacher.learning_rate", float("nan"), "`teacher.learning_rate` must be greater than 0, got nan"),
+        ("teacher.learning_rate", float("inf"), "must be greater than 0 and finite, got inf"),
+        ("scoring.smoothing_sigma_px", float("inf"), "must be at least 0 and finite, got inf"),
+        ("data.root", "~nobody-of-this-name/x", "there is no user of that name, got '~nobody-of-this-name/x'"),
+        ("backbone.weights", "~nobody-of-this-name/x", "there is no user of that name"),
+        ("teacher.checkpoint", "~nobody-of-this-name/x", "there is no user of that name"),
+        ("teacher.images", "~nobody-of-this-name/x", "there is no user of that name"),
+        ("inference.input", "~nobody-of-this-name/x", "there is no user of that name"),
+        ("tracking.directory", "~nobody-of-this-name/x", "there is no user of that name"),
+        ("cache_dir", "~nobody-of-this-name/x", "there is no user of that name"),
         ("teacher.weight_decay", -1, "`teacher.weight_decay` must be at least 0, got -1"),
         ("teacher.compactness_weight", -1, "`teacher.compactness_weight` must be at least 0, got -1"),
         ("teacher.metric_weight", -1, "`teacher.metric_weight` must be at least 0, got -1"),
@@ -111,6 +121,7 @@ def changed(settings, key, value):
         ("students.validate_every_steps", 0, "`students.validate_every_steps` must be at least 1, got 0"),
         ("students.patience", 0, "`students.patience` must be at least 1, got 0"),
         ("students.patience", 3, "`students.patience` counts validations: set students.validate_every_steps too"),
+        ("students.penalty_weight", 1, "weighs pictures that there are none of: set students.penalty_images too"),
         ("students.penalty_weight", -1, "`students.penalty_weight` must be at least 0, got -1"),
         ("scoring.error_weight", -1, "`scoring.error_weight` must be at least 0, got -1"),
         ("scoring.uncertainty_weight", -1, "`scoring.uncertainty_weight` must be at least 0, got -1"),
@@ -178,6 +189,49 @@ def test_two_weights_of_zero_leave_no_score(settings):
         SettingsError, match=r"`scoring.error_weight` and `scoring.uncertainty_weight` must not both be 0"
     ):
         dataclasses.replace(settings.scoring, error_weight=0, uncertainty_weight=0)
+
+
+def test_uncertainty_alone_needs_several_students(settings):
+    uncertainty = dataclasses.replace(settings.scoring, error_weight=0)
+    with pytest.raises(SettingsError, match=r"`scoring.error_weight` is 0, .* a single student has none"):
+        dataclasses.replace(
+            settings, scoring=uncertainty, students=dataclasses.replace(settings.students, num_students=1)
+        )
+
+
+def test_pictures_that_are_drawn_have_a_smallest_side(settings):
+    assert module.MIN_DRAWN_SIDE_PX == SMALLEST_SIDE_PX
+    for images, is_drawn in (("generic", True), ({"train": 1, "procedural": 1}, True), ("train", False)):
+        teacher = dataclasses.replace(settings.teacher, images=images)
+        assert dataclasses.replace(settings, teacher=teacher, image_size=32)
+        if not is_drawn:
+            assert dataclasses.replace(settings, teacher=teacher, image_size=16)
+            continue
+        with pytest.raises(SettingsError, match="`image_size` must be at least 32, got 31"):
+            dataclasses.replace(settings, teacher=teacher, image_size=31)
+
+
+def test_a_tilde_stands_for_the_home_folder_wherever_a_path_is_given(compose, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = compose(
+        "run", "data.root='~/d'", "backbone.weights='~/w.pt'", "teacher.start_from='~/t.pt'", "teacher.images='~/p'",
+        "students.penalty_images='~/q'", "students.penalty_weight=1", "inference.input='~/i'", "cache_dir='~/c'",
+        "run_dir='~/r'",
+    )  # fmt: skip
+    given = [
+        settings.data.root,
+        settings.backbone.weights,
+        settings.teacher.start_from,
+        *settings.teacher.image_sources(),
+    ]
+    given += [settings.students.penalty_images, settings.inference.input, settings.cache_dir, settings.run_dir]
+    assert given == [f"/home/me/{name}" for name in ("d", "w.pt", "t.pt", "p", "q", "i", "c", "r")]
+
+
+@pytest.mark.parametrize("device", ["3", "cuda:", "cuda:x", "cuda:-1", "gpu", "cpu:0"])
+def test_a_device_that_is_none_is_refused(settings, device):
+    with pytest.raises(SettingsError, match=r"`runtime.device` must be auto, cpu, cuda or cuda:N"):
+        changed(settings, "runtime.device", device)
 
 
 def test_several_scales_are_fine_on_a_common_scale(settings):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from us_anomaly.data.augmentation import Pipeline
-from us_anomaly.data.images import read_image
+from us_anomaly.data.images import read_image, rgb_of
 from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
@@ -164,7 +164,7 @@ class Detector:
             case str() | Path():
                 return read_image(Path(image), max_pixels=self.max_image_pixels)
             case Image.Image():
-                return np.asarray(image.convert("RGB"))
+                return rgb_of(image)
         raise DataError(
             f"a picture must be a path, an RGB array (height, width, 3) of uint8 or a picture of PIL, got {type(image).__name__}"
         )

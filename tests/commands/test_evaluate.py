@@ -110,6 +110,12 @@ def test_the_resolution_of_the_network_is_used_when_asked_for(drawn):
     assert evaluation["resolution_px"]["largest"] == [16, 16]
 
 
+def test_the_resolution_of_the_network_is_what_the_transforms_make_of_a_picture(drawn):
+    size = "augmentation.evaluation.0.params.size"
+    evaluation = evaluated(drawn, "evaluation.resolution=network", f"{size}=[12,20]")
+    assert evaluation["resolution_px"]["largest"] == [20, 12]
+
+
 def test_a_test_image_that_was_also_trained_on_is_counted_and_named(drawn):
     root = drawn[0]
     (root / "test/good/2.png").write_bytes((root / "train/good/1.png").read_bytes())

@@ -222,3 +222,24 @@ def test_the_splits_that_are_scored_can_be_chosen(compose, tiny, trained_copy, c
     assert "made again: it was made with inference.splits=" in caplog.text
     assert len(lines_of(trained_copy)) == 5
     assert len(list((trained_copy / "maps").rglob("*.tiff"))) == 5
+
+
+def test_a_damaged_note_of_other_results_is_no_reason_to_replace_them(infer_input, photos):
+    target = infer_input(photos)
+    note = target / "inference/photos/provenance/predictions.jsonl.json"
+    note.write_text("{}")
+    before = (target / "inference/photos/predictions.jsonl").read_bytes()
+    infer_input(photos / "a.png")
+    infer_input(photos)
+    assert (target / "inference/photos/predictions.jsonl").read_bytes() == before
+    assert len(lines_of(target / "inference/photos-2")) == 3
+
+
+def test_a_damaged_mask_costs_the_panel_its_mask_and_nothing_else(infer_input, parts, tmp_path, caplog):
+    root = tmp_path / "parts"
+    shutil.copytree(parts, root)
+    (root / "masks/cut/000.png").write_bytes(b"no picture")
+    target = infer_input(root / "images/cut", f"data.root={root}") / "inference/cut"
+    assert len(lines_of(target)) == len(list((root / "images/cut").iterdir()))
+    assert (target / "panels/000.png").exists()
+    assert "the panel of 000 is drawn without its mask: " in caplog.text

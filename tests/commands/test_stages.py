@@ -513,3 +513,33 @@ def test_a_teacher_of_generic_pictures_needs_no_split(compose, tiny, tmp_path):
     overrides = ["teacher.images=generic", "teacher.steps=1"]
     run("distill-teacher", compose("distill-teacher", *tiny(tmp_path / "run"), *overrides))
     assert "p33/teacher.pt" in files_below(tmp_path / "run")
+
+
+def test_a_mask_that_is_corrected_makes_another_evaluation(compose, tiny, trained_copy, parts, tmp_path):
+    root = shutil.copytree(parts, tmp_path / "parts")
+    settings = compose("run", *tiny(trained_copy), f"data.root={root}", "overwrite=true")
+    run("split", settings)
+    before = Recipes(settings)._masks()
+    assert list(before) == ["content of masks"]
+    for mask in (root / "masks/cut").iterdir():
+        mask.write_bytes(mask.read_bytes() + b" ")
+    assert Recipes(settings)._masks() != before
+    for mask in (root / "masks/cut").iterdir():
+        mask.unlink()
+    assert list(Recipes(settings)._masks()) == ["content of masks"]  # who reads them tells that they are gone
+
+
+def test_what_only_the_last_stages_would_refuse_is_refused_first(compose, tiny, trained_copy, tmp_path):
+    with pytest.raises(SettingsError, match=r"`inference.splits` must hold test, which `usad run` evaluates"):
+        run("run", compose("run", *tiny(trained_copy), "inference.splits=[val]"))
+    with pytest.raises(DataError, match="the test split holds no image"):
+        run("run", compose("run", *tiny(tmp_path / "other"), "split.ratios=70-30-0"))
+    assert not (tmp_path / "other/p33").exists()
+
+
+def test_calibration_is_made_anew_when_asked_for(compose, tiny, trained_copy):
+    before = (trained_copy / "calibration.json").stat().st_mtime_ns
+    run("calibrate", compose("calibrate", *tiny(trained_copy)))
+    assert (trained_copy / "calibration.json").stat().st_mtime_ns == before
+    run("calibrate", compose("calibrate", *tiny(trained_copy), "overwrite=true"))
+    assert (trained_copy / "calibration.json").stat().st_mtime_ns != before

@@ -146,6 +146,13 @@ def test_normalize_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     np.testing.assert_allclose(result[:, 5, 7].numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_pictures_are_float32_and_nothing_else(dtype: str) -> None:
+    """The number format of the networks is `runtime.precision`."""
+    with pytest.raises(SettingsError, match=r"k.params.dtype"):
+        make_transform(entry("ToDtype", dtype=dtype), key="k", patch_size=None)
+
+
 def test_a_list_of_to_dtype_alone_gives_the_picture_over_255() -> None:
     image = picture(9, 7)
     result = build_transforms([TO_FLOAT], key="augmentation.students", patch_size=None)(image)

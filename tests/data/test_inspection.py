@@ -146,3 +146,29 @@ def test_two_constant_pictures_of_other_shape_are_no_duplicates(root: Path) -> N
 
 def test_no_pictures_are_no_error(root: Path) -> None:
     assert keep_good([], on_bad_image=OnBadImage.error) == ([], [])
+
+
+def save_deep(path: Path, *values: int) -> None:
+    Image.fromarray(np.array([values], dtype=np.uint16)).save(path)
+
+
+def test_pictures_of_one_camera_that_get_several_brightnesses_are_told(root: Path, caplog) -> None:
+    for name, brightest in (("a.png", 1023), ("b.png", 4000), ("c.png", 900)):
+        save_deep(root / name, 600, brightest)
+    found = inspect_images(
+        root, [sample(name) for name in ("a.png", "b.png", "c.png")], max_pixels=LIMIT, num_workers=1
+    )
+    assert [inspection.white_level for inspection in found] == [1023, 4095, 1023]
+    keep_good(found, on_bad_image=OnBadImage.error)
+    assert "white is 1023 in 2, for example a.png; 4095 in 1, for example b.png; the same grey" in caplog.text
+
+
+def test_one_brightness_for_all_is_no_remark(root: Path, caplog) -> None:
+    for name in ("a.png", "b.png"):
+        save_deep(root / name, 600, 2000)
+    found = inspect_images(
+        root, [sample(name) for name in ("a.png", "b.png", "c.png")], max_pixels=LIMIT, num_workers=1
+    )
+    assert [inspection.white_level for inspection in found] == [4095, 4095, None]
+    keep_good(found, on_bad_image=OnBadImage.error)
+    assert not caplog.records

@@ -43,7 +43,7 @@ def evaluated_run(folder, *, category, shift=0.0, resolution="original"):
         run_dir=run_dir,
         data_root=root,
         max_image_pixels=10_000,
-        network_size_px=None,
+        network_size=None,
         saturation=None,
         problems=DataProblems(),
     )

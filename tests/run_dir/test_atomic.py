@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -234,3 +236,17 @@ def test_a_checkpoint_that_was_cut_off_anywhere_is_damaged(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(ArtifactError, match="it is damaged"):
             read_tensors(path)
+
+
+def test_threads_that_write_leave_the_umask_as_it_is(tmp_path):
+    before = os.umask(0o027)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(lambda: {atomic._umask() for _ in range(2000)}) for _ in range(4)]:
+                assert done.result() == {0o027}
+        assert os.umask(0o027) == 0o027
+    finally:
+        sys.setswitchinterval(interval)
+        os.umask(before)

@@ -45,7 +45,7 @@ def evaluated(root, run_dir, images, *, algorithm="exact", resolution="original"
         run_dir=run_dir,
         data_root=root,
         max_image_pixels=10_000,
-        network_size_px=12 if resolution == "network" else None,
+        network_size=(lambda size: (12, 12)) if resolution == "network" else None,
         saturation=None,
         problems=DataProblems(),
     )

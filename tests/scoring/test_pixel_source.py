@@ -21,7 +21,7 @@ def blob(shape=(20, 32), *, value=255):
 
 @pytest.fixture
 def source_of(tmp_path):
-    def build(*images, shape=(20, 32), network_size_px=None, saturation=None):
+    def build(*images, shape=(20, 32), network_size=None, saturation=None):
         """Each image: (name, is_anomalous, mask pixels or None)."""
         scored = []
         for name, is_anomalous, mask in images:
@@ -45,7 +45,7 @@ def source_of(tmp_path):
             run_dir=tmp_path / "run",
             data_root=tmp_path / "data",
             max_image_pixels=1_000_000,
-            network_size_px=network_size_px,
+            network_size=None if network_size is None else lambda size: network_size,
             saturation=saturation,
             problems=DataProblems(),
         )
@@ -163,18 +163,18 @@ def test_an_unreadable_mask_is_named(source_of, tmp_path):
 
 
 def test_at_network_resolution_map_and_mask_have_its_size(source_of):
-    source = source_of(("a", True, blob((40, 64))), shape=(40, 64), network_size_px=8)
+    source = source_of(("a", True, blob((40, 64))), shape=(40, 64), network_size=(8, 16))
     (item,) = source
-    assert item.anomaly_map.shape == item.truth.mask.shape == (8, 8)
+    assert item.anomaly_map.shape == item.truth.mask.shape == (8, 16)
     assert item.anomaly_map.dtype == np.float32
-    assert np.array_equal(item.truth.mask, blob((40, 64))[2::5, 4::8] > 0)
-    assert source.sizes() == [(8, 8)]
+    assert np.array_equal(item.truth.mask, blob((40, 64))[2::5, 2::4] > 0)
+    assert source.sizes() == [(8, 16)]
 
 
 def test_a_defect_too_small_for_the_network_resolution_is_left_out_and_counted(source_of):
     mask = np.zeros((40, 64), dtype=np.uint8)
     mask[0, 0] = 255
-    source = source_of(("a", True, mask), shape=(40, 64), network_size_px=10)
+    source = source_of(("a", True, mask), shape=(40, 64), network_size=(10, 10))
     assert list(source) == []
     assert occurred(source) == {"defects_lost_by_resizing": 1}
 
@@ -196,11 +196,11 @@ def test_a_folder_of_masks_is_united_without_saturation_and_kept_apart_with_it(s
 
 
 @pytest.mark.parametrize(
-    ("shape", "network_size_px", "area_px", "saturation_area_px"),
-    [((20, 32), None, 40, 2.5), ((40, 64), 8, 4, 0.25), ((20, 32), 8, 4, 0.25), ((80, 128), None, 640, 40)],
+    ("shape", "network_size", "area_px", "saturation_area_px"),
+    [((20, 32), None, 40, 2.5), ((40, 64), (8, 8), 4, 0.25), ((20, 32), (8, 8), 4, 0.25), ((80, 128), None, 640, 40)],
 )
 def test_saturation_areas_shrink_and_grow_with_the_masks_and_defects_that_vanish_are_gone(
-    source_of, tmp_path, shape, network_size_px, area_px, saturation_area_px
+    source_of, tmp_path, shape, network_size, area_px, saturation_area_px
 ):
     """Masks have 40 x 64 pixels, of which 10 of 160 saturate the defect; the one-pixel defect is lost by resizing."""
     dot = np.zeros((40, 64), dtype=np.uint8)
@@ -212,7 +212,7 @@ def test_saturation_areas_shrink_and_grow_with_the_masks_and_defects_that_vanish
     source = source_of(
         ("a", True, "a"),
         shape=shape,
-        network_size_px=network_size_px,
+        network_size=network_size,
         saturation=find_saturation_table([tmp_path]),
     )
     (item,) = source
@@ -230,6 +230,6 @@ def test_an_image_whose_only_annotated_defect_vanishes_is_left_out_and_counted(s
     entry = {"defect_name": "x", "pixel_value": 255, "saturation_threshold": 1, "relative_saturation": False}
     (tmp_path / "defects_config.json").write_text(json.dumps([entry]))
     table = find_saturation_table([tmp_path])
-    source = source_of(("a", True, "a"), shape=(40, 64), network_size_px=10, saturation=table)
+    source = source_of(("a", True, "a"), shape=(40, 64), network_size=(10, 10), saturation=table)
     assert list(source) == []
     assert occurred(source) == {"defects_lost_by_resizing": 1}

@@ -154,3 +154,14 @@ def test_masks_of_different_sizes_and_empty_folders_are_refused(table, tmp_path)
     with pytest.raises(BadImageError) as caught:
         table.read_truth(tmp_path / "000", max_pixels=10_000)
     assert str(caught.value) == f"{tmp_path}/000/001.png: its size differs from that of the masks beside it"
+
+
+def test_masks_are_listed_and_read_as_everywhere_else(table, tmp_path):
+    """A file that macOS leaves beside another is no picture, and a mask of sixteen bits has values of its own."""
+    folder = tmp_path / "masks"
+    save(folder / "000.png", square(254))
+    save(folder / "001.png", square(255, rows=slice(8, 12)).astype(np.uint16))
+    (folder / "._000.png").write_bytes(b"no picture")
+    truth = table.read_truth(folder, max_pixels=10_000)
+    assert [defect.pixels.sum() for defect in truth.defects] == [36, 24]
+    assert [defect.saturation_area_px for defect in truth.defects] == [18, 10]

@@ -155,3 +155,9 @@ def test_normal_pixels_defect_pixels_and_regions_have_a_third_of_the_bins_each_h
     bins = pixels.bins.index(np.array([1, 2, 8], dtype=np.float32))
     assert shares[bins] == pytest.approx([2 / 9, 1 / 9, 2 / 3])
     assert shares.sum() == pytest.approx(1)
+
+
+def test_no_picture_at_all_is_an_empty_curve():
+    for empty in (count_streaming([]), count_exactly([])):
+        curve = empty.curve()
+        assert len(curve.defect) == curve.num_normal == curve.num_regions == 0

@@ -66,9 +66,13 @@ def test_pictures_of_different_sizes_do_not_fit_into_one_batch():
         stacked([torch.zeros(3, 6, 5), torch.zeros(3, 4, 5)], key="students.batch_size")
 
 
-def test_without_penalty_pictures_or_weight_there_is_no_penalty(compose, tmp_path):
-    for overrides in ([], ["students.penalty_images=generic"], ["students.penalty_weight=1"]):
-        assert penalty_batches(compose("run", "data.root=x", *overrides)) is None
+def test_without_penalty_pictures_or_weight_there_is_no_penalty(compose, caplog):
+    assert penalty_batches(compose("run", "data.root=x")) is None
+    assert not caplog.records
+    assert penalty_batches(compose("run", "data.root=x", "students.penalty_images=generic")) is None
+    assert "changes nothing with students.penalty_weight=0: set it" in caplog.text
+    with pytest.raises(SettingsError, match=r"set students.penalty_images too"):
+        compose("run", "data.root=x", "students.penalty_weight=1")
 
 
 def test_the_penalty_sees_generic_pictures_normalised_like_others(compose):

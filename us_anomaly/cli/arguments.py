@@ -72,7 +72,7 @@ def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if name.startswith("--") and not any(flag.startswith(name) for flag in _LONG):
             raise SettingsError(f"there is no flag {name}; settings have no dashes: {argument.lstrip('-')}")
         flags.append(argument)
-        modes.append(_MODES.get(name))
+        modes.append(_mode(argument))
         if argument in ("-i", "--info"):
             flags.append(rest.pop(0) if rest and rest[0] in _KINDS_OF_INFO else "all")
         elif "=" not in argument and _takes_value(argument) and rest:
@@ -114,7 +114,14 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
 
 def is_sweep(arguments: Sequence[str]) -> bool:
     """Return whether the arguments ask for several jobs."""
-    return any(_MODES.get(argument) == "-m" for argument in arguments)
+    return any(_mode(argument) == "-m" for argument in arguments)
+
+
+def _mode(argument: str) -> str | None:
+    """Return which of `_MODES` a flag asks for; a long one may be abbreviated."""
+    name = argument.partition("=")[0]
+    meant = [flag for flag in _LONG if name.startswith("--") and flag.startswith(name)]
+    return _MODES.get(meant[0] if len(meant) == 1 else name)
 
 
 def _is_swept(override: str) -> bool:

@@ -49,7 +49,14 @@ def run(settings: Settings) -> None:
         }
         write_json(run_dir.calibration, content)
 
-    make(run_dir.calibration, recipe, build, settings=settings, is_precious=False)
+    make(
+        run_dir.calibration,
+        recipe,
+        build,
+        settings=settings,
+        is_precious=False,
+        anew=settings.overwrite,  # as the message about another number format advises
+    )
     calibration = load_calibration(run_dir.calibration)
     _tell_doubts(calibration, settings.calibration)
     scales = settings.scales if settings.scoring.per_position else []

@@ -38,16 +38,16 @@ def run(folders: Sequence[str], *, baseline: str | None = None, output: str | No
         raise SettingsError(
             f"the output of compare is a folder, or a file that ends in {', '.join(WRITERS)}; got {output}"
         )
-    runs, unusable = collect_runs([Path(folder).expanduser() for folder in folders], off=OFF)
+    runs, unusable = collect_runs([Path(folder) for folder in folders], off=OFF)
     _require(runs, unusable, "none of the folders can be compared")
     references: list[EvaluatedRun] = []
     if baseline is not None:
-        references, not_references = collect_runs([Path(baseline).expanduser()], off=OFF)
+        references, not_references = collect_runs([Path(baseline)], off=OFF)
         _require(references, not_references, f"the baseline {baseline} cannot be compared with")
     comparison = compare(runs, unusable, baseline=references)
     _show(comparison)
     if output is not None:
-        for path in _write(comparison, Path(output).expanduser()):
+        for path in _write(comparison, Path(output)):
             Console(highlight=False, soft_wrap=True).print(f"Comparison: {path}", markup=False)
 
 

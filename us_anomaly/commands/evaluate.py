@@ -1,6 +1,7 @@
 """`usad evaluate`: compare predictions with the truth and write every figure down."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import track_evaluation
+from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.sample import Sample, of_split
 from us_anomaly.reporting.progress import Watched, progress
 from us_anomaly.reporting.summary import Summary, print_table, show_summary
@@ -119,16 +121,17 @@ def pixel_source(images: list[ScoredImage], settings: Settings, problems: DataPr
     root = _data_root(settings)
     category = getattr(settings.data, "category", None)
     at_network_size = settings.evaluation.resolution is MapResolution.network
+    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     return PixelSource(
         images=[image for image in images if image.map_path is not None],
         run_dir=Path(settings.run_dir),
         data_root=root,
         max_image_pixels=settings.data.max_image_pixels,
-        network_size_px=settings.image_size if at_network_size else None,
+        network_size=functools.cache(pipeline.size_of) if at_network_size else None,
         saturation=find_saturation_table([root / category] if category else [root]),
         problems=problems,
     )
 
 
 def _data_root(settings: Settings) -> Path:
-    return Path(settings.data.root).expanduser()
+    return Path(settings.data.root)

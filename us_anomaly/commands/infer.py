@@ -36,7 +36,7 @@ def run(settings: Settings) -> None:
         score_input(settings, settings.inference.input)
         return
     recipe = Recipes(settings).predictions
-    root = Path(settings.data.root).expanduser()
+    root = Path(settings.data.root)
     samples = [sample for sample in read_split(run_dir) if sample.split in settings.inference.splits]
     pictures = [
         Picture(path=root / sample.filename, name=sample.filename, is_anomalous=sample.is_anomalous)
@@ -118,7 +118,7 @@ def score_input(settings: Settings, what: str) -> None:
 
 def _known_masks(settings: Settings, run_dir: RunDir) -> dict[Path, Path]:
     """Return the masks of the data set by picture, so that a panel can show the truth; none where the data set is gone."""
-    root = Path(settings.data.root).expanduser()
+    root = Path(settings.data.root)
     if not run_dir.split.exists() or not root.is_dir():
         return {}
     masks = {
@@ -155,7 +155,7 @@ def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:
 
 def _absolute(what: str) -> Path:
     """Return a file, a folder or a glob as a path that means the same from every folder."""
-    path = Path(what).expanduser()
+    path = Path(what)
     return path.resolve() if exists(path) else path.absolute()
 
 
@@ -168,7 +168,12 @@ def _results_of(run_dir: RunDir, source: Path) -> RunDir:
 
 def _is_free_for(source: Path, target: RunDir) -> bool:
     note = target.provenance(target.predictions)
-    return not note.exists() or read_json(note)["settings"].get("inference.input") == str(source)
+    if not note.exists():
+        return True
+    match read_json(note):
+        case {"settings": {"inference.input": named}}:
+            return bool(named == str(source))
+    return False
 
 
 def _result_name(source: Path) -> str:

@@ -17,7 +17,7 @@ def hash_of_weights(weights: str) -> str:
         WeightsError: There is no such file.
         ResourceError: It cannot be read.
     """
-    path = Path(weights).expanduser()
+    path = Path(weights)
     if not _is_file(path):
         raise WeightsError(f"`backbone.weights`: there is no file {path}")
     status = path.stat()
@@ -57,7 +57,7 @@ def named_teacher(key: str, name: str, patch_size: int) -> Path:
     """
     pattern = str(Path(__file__).parents[1] / "teachers" / "p{patch_size}.safetensors") if name == BUILTIN else name
     sizes = [patch_size, REDUCED.get(patch_size, patch_size)]
-    candidates = [Path(pattern.replace("{patch_size}", str(size))).expanduser() for size in sizes]
+    candidates = [Path(pattern.replace("{patch_size}", str(size))) for size in sizes]
     for path in candidates:
         if _is_file(path):
             return path

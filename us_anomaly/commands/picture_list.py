@@ -1,6 +1,7 @@
 """The list of pictures behind a split: which of them were left out, and how the list has changed since."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from us_anomaly.data.sample import Sample, parse_labels
 from us_anomaly.errors import ArtifactError, ResourceError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
+from us_anomaly.run_dir.faults import cannot_read
 from us_anomaly.run_dir.format_version import check_format
+from us_anomaly.run_dir.provenance import content_hash
 
 FORMAT_VERSION = 1
 """Of `bad_images.json`."""
@@ -40,6 +43,30 @@ def read_left_out(path: Path) -> list[str]:
         raise ArtifactError(
             f"{path} is no list of pictures ({error!r}); make it again with `usad split overwrite=true`"
         ) from error
+
+
+def hash_of_masks(root: Path, samples: Iterable[Sample]) -> str | None:
+    """Return a hash of the masks of pictures below `root`, byte by byte; None where they have none.
+
+    Raises:
+        ResourceError: A mask cannot be read.
+    """
+    masks = sorted({sample.mask_path for sample in samples if sample.mask_path is not None})
+    digest = hashlib.sha256()
+    for mask in masks:
+        path = root / mask
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            digest.update(f"{mask}/{file.name}\n{_hash_if_there(file)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest() if masks else None
+
+
+def _hash_if_there(path: Path) -> str:
+    if not path.is_file():  # told by whoever reads it
+        return "missing"
+    try:
+        return content_hash(path)
+    except OSError as error:
+        raise cannot_read(path, error) from error
 
 
 def what_changed(run_dir: RunDir, samples: Iterable[Sample]) -> str:

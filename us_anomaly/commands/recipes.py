@@ -12,17 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from us_anomaly.commands.named_files import hash_of_teacher, hash_of_weights
-from us_anomaly.commands.picture_list import what_changed
+from us_anomaly.commands.picture_list import hash_of_masks, what_changed
+from us_anomaly.commands.stage import read_split
 from us_anomaly.data.sample import Sample, dump_labels, parse_labels
 from us_anomaly.data.sources import read_samples
 from us_anomaly.errors import ArtifactError, DataError, ResourceError, WeightsError
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import Recipe, content_hash, recorded_file, require
+from us_anomaly.run_dir.provenance import (
+    CONTENT_OF_MASKS,
+    LIST_OF_PICTURES,
+    Recipe,
+    content_hash,
+    recorded_file,
+    require,
+)
 from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, Settings
 from us_anomaly.settings.plain import flat, plain
 
-LIST_OF_PICTURES = "list of pictures"
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
 """Settings of the group `teacher` that change nothing about a teacher."""
 OFF = {
@@ -74,7 +81,7 @@ class Recipes:
         if self.settings.data.group_pattern is None:  # splits from before there was the setting stay up to date
             without += ("group_pattern",)
         data = flat("data", self.settings.data, without=without)
-        data["data.root"] = str(Path(self.settings.data.root).expanduser().resolve())
+        data["data.root"] = str(Path(self.settings.data.root).resolve())
         listing = hashlib.sha256(dump_labels(self.samples).encode("utf-8", "surrogateescape")).hexdigest()
         return Recipe(
             command="split",
@@ -265,8 +272,14 @@ class Recipes:
         return Recipe(
             command="evaluate",
             settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed},
-            inputs=self._checked(self.run_dir.predictions, self.predictions),
+            inputs={**self._checked(self.run_dir.predictions, self.predictions), **self._masks()},
         )
+
+    def _masks(self) -> dict[str, str]:
+        """Return the content hash of the test masks, where there are any: they are corrected in place."""
+        samples = read_split(self.run_dir, "test")
+        found = hash_of_masks(Path(self.settings.data.root), samples)
+        return {} if found is None else {CONTENT_OF_MASKS: found}
 
     @functools.cached_property
     def report(self) -> Recipe:

@@ -67,7 +67,7 @@ def read_source(settings: Settings) -> ReportSource:
     category = getattr(settings.data, "category", None)
     return ReportSource(
         run_dir=run_dir,
-        data_root=Path(settings.data.root).expanduser(),
+        data_root=Path(settings.data.root),
         data_name=settings.data.name + (f" · {category}" if category else ""),
         samples=samples,
         predictions=predictions,

@@ -210,7 +210,11 @@ def _write_panel(
     detector: Detector,
     mask_path: Path | None,
 ) -> None:
-    mask = None if mask_path is None else read_mask(mask_path, max_pixels=detector.max_image_pixels)
+    try:
+        mask = None if mask_path is None else read_mask(mask_path, max_pixels=detector.max_image_pixels)
+    except BadImageError as error:
+        log.warning("the panel of %s is drawn without its mask: %s", path.stem, error)
+        mask = None
     calibration = detector.require_calibration()
     factor = reduction(*pixels.shape[:2])
     picture = panel(

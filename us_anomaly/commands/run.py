@@ -16,7 +16,9 @@ from us_anomaly.commands import (
     train_students,
 )
 from us_anomaly.commands.named_files import named_teacher
+from us_anomaly.commands.stage import read_split
 from us_anomaly.data.augmentation import build_transforms
+from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.metric_names import LABELS, shown
 from us_anomaly.reporting.pages.files import ReportFiles
@@ -24,6 +26,7 @@ from us_anomaly.reporting.progress import clock_text
 from us_anomaly.reporting.summary import Summary, as_stage, show_summary
 from us_anomaly.reporting.trackers import require_package
 from us_anomaly.run_dir import RunDir
+from us_anomaly.scoring.evaluation import NO_TEST_IMAGE
 from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.settings import Settings, TeacherPositions
 
@@ -60,6 +63,8 @@ def run(settings: Settings) -> None:
         for number, (name, stage) in enumerate(stages, start=1):
             log.info("[%d/%d] %s", number, len(stages), name)
             stage(settings)
+            if name == "split" and not read_split(RunDir(settings.run_dir), "test"):
+                raise DataError(NO_TEST_IMAGE)
     log.info("done in %s: %s", clock_text(time.monotonic() - started), settings.run_dir)
     _summarize(RunDir(settings.run_dir))
 
@@ -68,9 +73,15 @@ def _refuse_early(settings: Settings) -> None:
     """Refuse what a later stage would refuse, before thousands of pictures are decoded and a teacher is distilled.
 
     Raises:
-        SettingsError: A device or the package of a tracker is not there, or a transform list that is used is wrong.
+        SettingsError: A device or the package of a tracker is not there, a transform list that is used is wrong, or nothing
+            would be there to evaluate.
         DataError: A teacher to take or to start from is not there.
     """
+    if "test" not in settings.inference.splits:
+        raise SettingsError(
+            f"`inference.splits` must hold test, which `usad run` evaluates, got {settings.inference.splits}: leave it as it "
+            "is, or run the stages one by one"
+        )
     choose_compute(settings.runtime)
     require_package(settings.tracking)
     build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)

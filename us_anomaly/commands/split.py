@@ -74,7 +74,7 @@ def _inspections(settings: Settings, samples: Sequence[Sample]) -> list[Inspecti
     with progress("checking pictures", len(samples), enabled=settings.runtime.progress) as on_step:
         for start in range(0, len(samples), PICTURES_AT_ONCE):
             inspections += inspect_images(
-                Path(settings.data.root).expanduser(),
+                Path(settings.data.root),
                 samples[start : start + PICTURES_AT_ONCE],
                 max_pixels=settings.data.max_image_pixels,
                 num_workers=settings.runtime.num_workers,

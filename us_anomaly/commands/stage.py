@@ -75,4 +75,4 @@ def read_split(run_dir: RunDir, split: Split | None = None) -> list[Sample]:
 
 def image_paths(settings: Settings, samples: list[Sample]) -> list[Path]:
     """Return where the pictures of the samples lie."""
-    return [Path(settings.data.root).expanduser() / sample.filename for sample in samples]
+    return [Path(settings.data.root) / sample.filename for sample in samples]

@@ -72,7 +72,7 @@ def cache_entry(settings: Settings, patch_size: int, recipe: Recipe, *, compute:
         return None
     decisive = [fingerprint(recipe), patch_size, __version__, compute.device.type, str(compute.dtype)]
     key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-    return RunDir(Path(settings.cache_dir).expanduser() / "teachers" / f"p{patch_size}-{key[:32]}")
+    return RunDir(Path(settings.cache_dir) / "teachers" / f"p{patch_size}-{key[:32]}")
 
 
 def _take(entry: RunDir, run_dir: RunDir, patch_size: int, recipe: Recipe) -> bool:

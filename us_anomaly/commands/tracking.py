@@ -81,7 +81,7 @@ def _panels(settings: Settings, run_dir: RunDir) -> Iterator[tuple[str, Image.Im
 
 
 def _panel(settings: Settings, run_dir: RunDir, sample: Sample, prediction: Mapping[str, Any]) -> Image.Image:
-    root = Path(settings.data.root).expanduser()
+    root = Path(settings.data.root)
     max_pixels = settings.data.max_image_pixels
     pictures = {}
     for kind in ("heatmap", "uncertainty"):

@@ -70,6 +70,11 @@ class Pipeline:
         picture = torch.from_numpy(writable).permute(2, 0, 1)  # channels last in memory: resizes ten times faster
         return self._apply(self._head, picture).contiguous()
 
+    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of what `prefix` makes of a picture of some height and width."""
+        height, width = self.prefix(np.zeros((*size, 3), dtype=np.uint8)).shape[-2:]
+        return height, width
+
     def suffix(self, picture: torch.Tensor) -> torch.Tensor:
         """Apply the rest: uint8 (3, H', W') -> floating (3, h, w); `picture` is not changed.
 

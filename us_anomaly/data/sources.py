@@ -37,7 +37,7 @@ def read_samples(data: DataSettings) -> list[Sample]:
         DataError: There is nothing usable under `data.root`; the message says what was looked for and what
             was found.
     """
-    root = Path(data.root).expanduser()
+    root = Path(data.root)
     if not isinstance(data, DemoData) and not (exists(root) and root.is_dir()):
         raise DataError(f"data.root={root}: {contents(root)}")
     samples = _read(root, data)
@@ -87,7 +87,7 @@ def list_categories(data: DataSettings) -> list[str]:
         DataError: `data.root` holds none, or none that is meant.
         SettingsError: The layout has no categories.
     """
-    root = Path(data.root).expanduser()
+    root = Path(data.root)
     match data:
         case MvtecData():
             chosen = choose(root, data.category, mvtec_categories(root, normal=data.normal))
@@ -100,26 +100,26 @@ def list_categories(data: DataSettings) -> list[str]:
             raise SettingsError(f"the layout of data={data.name} has no categories; data=mvtec and data=visa have")
 
 
-def find_images(path_or_glob: str) -> list[Path]:
+def find_images(path_or_glob: str, *, key: str = "inference.input") -> list[Path]:
     """Return the pictures that a file name, a folder (with all below it) or a glob pattern means, sorted.
 
     What exists under the very name is taken first, so that brackets in file names do no harm. `**` stands for
-    any number of folders.
+    any number of folders. `key` is the setting that names them.
 
     Raises:
         DataError: It matches no picture.
     """
-    path = Path(path_or_glob).expanduser()
+    path = Path(path_or_glob)
     if path_or_glob and exists(path):
         if not path.is_dir():
             return [path]
         found = list_images(path)
         if not found:
-            raise DataError(f"inference.input={path_or_glob}: no pictures in this folder, {contents(path)}")
+            raise DataError(f"{key}={path_or_glob}: no pictures in this folder, {contents(path)}")
         return found
     found = _matching(path) if path_or_glob else []  # Path("") would be the current folder
     if not found:
-        raise DataError(f"inference.input={path_or_glob}: no such file or folder, and no picture matches it")
+        raise DataError(f"{key}={path_or_glob}: no such file or folder, and no picture matches it")
     return sorted(set(found), key=lambda match: match.as_posix())
 
 

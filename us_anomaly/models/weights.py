@@ -23,7 +23,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: The file is missing, damaged, or holds anything but tensors.
     """
-    path = path.expanduser()
     if not path.is_file():
         raise WeightsError(f"`backbone.weights`: there is no file {path}")
     try:

@@ -13,11 +13,10 @@ from us_anomaly.errors import ArtifactError, UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.layout import is_inside
-from us_anomaly.run_dir.provenance import content_hash
+from us_anomaly.run_dir.provenance import CONTENT_OF_MASKS, LIST_OF_PICTURES, content_hash
 from us_anomaly.settings import NAMED_FILES
 
-_PICTURES = "list of pictures"
-_FROM_OUTSIDE = (_PICTURES, *NAMED_FILES)
+_FROM_OUTSIDE = (LIST_OF_PICTURES, CONTENT_OF_MASKS, *NAMED_FILES)
 """Inputs that no stage makes, as the notes call them."""
 _NOT_DECISIVE = ("inference.", "evaluation.bootstrap_samples")
 """Settings in the notes that change no figure: which pictures are written, how intervals are resampled."""
@@ -62,9 +61,11 @@ def read_origin(run_dir: RunDir, *, off: Mapping[str, Any]) -> Origin | None:
         }
         return Origin(
             settings=_with_image_size(_settings(notes, off)),
-            pictures=outside.get((_PICTURES, "split.jsonl")),
+            pictures=outside.get((LIST_OF_PICTURES, "split.jsonl")),
             files={
-                f"{name} ({artifact})": str(digest) for (name, artifact), digest in outside.items() if name != _PICTURES
+                f"{name} ({artifact})": str(digest)
+                for (name, artifact), digest in outside.items()
+                if name in NAMED_FILES
             },
         )
     except (UsadError, OSError, KeyError, TypeError, AttributeError, ValueError):

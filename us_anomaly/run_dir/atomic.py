@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ from us_anomaly.errors import ArtifactError, TrainingError
 from us_anomaly.run_dir.faults import cannot_read, cannot_write, in_one_line, is_out_of_memory
 
 TEMPORARY_PREFIX = ".partial-"
+_umask_lock = threading.Lock()
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, flush: bool = True) -> None:
@@ -200,6 +202,7 @@ def _refuse_constant(constant: str) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _umask_lock:  # else a second thread could read the 0 of the first, and set it for good
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

@@ -67,7 +67,7 @@ def say_if_calibrated_otherwise(root: Path, *, calibrated: str | None, now: str)
     _FORMAT_SAID.add(root)
     log.warning(
         "%s was calibrated in %s and now computes in %s: scores differ a little, but the threshold does not follow them; use "
-        "runtime.precision=%s (in Python, precision=%r), or calibrate again",
+        "runtime.precision=%s (in Python, precision=%r), or `usad calibrate overwrite=true`",
         root,
         calibrated,
         now,

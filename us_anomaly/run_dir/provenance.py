@@ -25,6 +25,10 @@ from us_anomaly.run_dir.layout import RunDir, is_inside
 from us_anomaly.version import __version__
 
 FORMAT_VERSION = 1
+LIST_OF_PICTURES = "list of pictures"
+"""Name of an input: pictures of the data set with their labels."""
+CONTENT_OF_MASKS = "content of masks"
+"""Name of an input: the masks of the test pictures, byte by byte."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

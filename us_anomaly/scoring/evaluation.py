@@ -22,6 +22,7 @@ from us_anomaly.settings import EvaluationSettings, MetricAlgorithm
 
 FORMAT_VERSION = 1
 
+NO_TEST_IMAGE = "the test split holds no image: choose split.ratios with a test share, as 70-15-15"
 NO_MASKS = "no masks in the data set"
 NO_MAPS = "no maps were saved: run `usad infer overwrite=true inference.save_maps=true`"
 
@@ -62,7 +63,7 @@ def evaluate(
         ArtifactError, BadImageError, DataError: As `PixelSource`; also DataError where there is no image.
     """
     if not images:
-        raise DataError("the test split holds no image: choose split.ratios with a test share, as 70-15-15")
+        raise DataError(NO_TEST_IMAGE)
     resampling = Resampling(num_resamples=settings.bootstrap_samples, seed=seed)
     pixels, reason = _pixels(images, source=source, algorithm=settings.algorithm)
     overall = _image_level(images, threshold=threshold.value, resampling=resampling)

@@ -4,7 +4,7 @@ Which images take part: normal ones, and anomalous ones whose mask marks somethi
 rules of `data_problems` and left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from us_anomaly.scoring.region_overlap import Defect, PixelItem, PixelTruth
 from us_anomaly.scoring.saturation import SaturationTable
 from us_anomaly.scoring.scored_images import ScoredImage
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PixelSource:
@@ -33,18 +36,17 @@ class PixelSource:
     """Folder that `mask_path` is relative to."""
     max_image_pixels: int
     """Larger masks are refused."""
-    network_size_px: int | None
-    """Compare maps and masks at this side; None at the size of the images."""
+    network_size: Callable[[Size], Size] | None
+    """Compare maps and masks at the size that the network sees of an image of some size; None at the size of the images."""
     saturation: SaturationTable | None
     """Saturation of each kind of defect where the data set defines one (MVTec LOCO)."""
     problems: DataProblems
     """Receives what is odd."""
 
-    def sizes(self) -> list[tuple[int, int]]:
+    def sizes(self) -> list[Size]:
         """Return height and width at which each image is compared, from the headers of the maps."""
-        if self.network_size_px is not None:
-            return [(self.network_size_px, self.network_size_px)] * len(self.images)
-        return [map_size(self._map_path(image)) for image in self.images]
+        sizes = [map_size(self._map_path(image)) for image in self.images]
+        return sizes if self.network_size is None else [self.network_size(size) for size in sizes]
 
     def __iter__(self) -> Iterator[PixelItem]:
         """Yield map, truth and group of each image that takes part.
@@ -59,15 +61,15 @@ class PixelSource:
             truth = self._truth(image, size)
             if truth is not None:
                 anomaly_map = read_map(self._map_path(image))
-                if self.network_size_px is not None:
-                    anomaly_map = _resized_map(anomaly_map, self.network_size_px)
+                if self.network_size is not None:
+                    anomaly_map = _resized_map(anomaly_map, self.network_size(size))
                 yield PixelItem(anomaly_map, truth, image.defect_type)
 
     def _map_path(self, image: ScoredImage) -> Path:
         assert image.map_path is not None
         return self.run_dir / image.map_path
 
-    def _truth(self, image: ScoredImage, size: tuple[int, int]) -> PixelTruth | None:
+    def _truth(self, image: ScoredImage, size: Size) -> PixelTruth | None:
         """Return the truth at the size of comparison, or None where the image is left out."""
         truth = self._stored_truth(image, size)
         if truth is None:
@@ -80,14 +82,14 @@ class PixelSource:
             kind = "normal_with_defect_mask" if marks else "anomalous_with_empty_mask"
             self.problems.add(kind, image.filename)
             return None
-        if self.network_size_px is not None:
-            truth = _resized_truth(truth, (self.network_size_px, self.network_size_px))
+        if self.network_size is not None:
+            truth = _resized_truth(truth, self.network_size(size))
             if marks and not truth.mask.any():
                 self.problems.add("defects_lost_by_resizing", image.filename)
                 return None
         return truth
 
-    def _stored_truth(self, image: ScoredImage, size: tuple[int, int]) -> PixelTruth | None:
+    def _stored_truth(self, image: ScoredImage, size: Size) -> PixelTruth | None:
         """Read the mask and bring it to the size of the image."""
         if image.mask_path is None:
             return None
@@ -118,7 +120,7 @@ def _same_proportions(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
     return abs(expected - large[1]) <= max(1.0, large[0] / small[0])
 
 
-def _resized_truth(truth: PixelTruth, size: tuple[int, int]) -> PixelTruth:
+def _resized_truth(truth: PixelTruth, size: Size) -> PixelTruth:
     """Resize by nearest neighbour; saturation areas shrink and grow with the picture."""
     scale = size[0] * size[1] / truth.mask.size
     defects = truth.defects and [
@@ -128,12 +130,13 @@ def _resized_truth(truth: PixelTruth, size: tuple[int, int]) -> PixelTruth:
     return PixelTruth(_resized_mask(truth.mask, size), kept)
 
 
-def _resized_mask(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
+def _resized_mask(mask: BoolArray, size: Size) -> BoolArray:
     rows = ((np.arange(size[0]) + 0.5) * mask.shape[0] / size[0]).astype(np.intp)
     columns = ((np.arange(size[1]) + 0.5) * mask.shape[1] / size[1]).astype(np.intp)
     return mask[np.ix_(rows, columns)]
 
 
-def _resized_map(anomaly_map: FloatMap, side_px: int) -> FloatMap:
-    picture = Image.fromarray(anomaly_map).resize((side_px, side_px), Image.Resampling.BILINEAR)
+def _resized_map(anomaly_map: FloatMap, size: Size) -> FloatMap:
+    height, width = size
+    picture = Image.fromarray(anomaly_map).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, dtype=np.float32)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from us_anomaly.data.images.decoding import IMAGE_SUFFIXES, decode
+from us_anomaly.data.images.decoding import decode
+from us_anomaly.data.images.masks import mask_pictures, mask_values
 from us_anomaly.errors import BadImageError, DataError
 from us_anomaly.scoring.ranking import BoolArray
 from us_anomaly.scoring.region_overlap import Defect, PixelTruth
@@ -50,12 +51,9 @@ class SaturationTable:
             BadImageError: A picture cannot be read, the sizes differ, or there is none.
             DataError: A picture holds a value that the configuration does not know, or several.
         """
-        pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not pictures:
-            raise BadImageError(f"{folder}: a folder of masks without any picture in it")
         defects: list[Defect] = []
-        for picture in pictures:
-            values = decode(picture, lambda opened: np.array(opened[0].convert("L")), max_pixels=max_pixels)
+        for picture in mask_pictures(folder):
+            values = decode(picture, mask_values, max_pixels=max_pixels)
             marked = values != 0
             if defects and marked.shape != defects[0].pixels.shape:
                 raise BadImageError(f"{picture}: its size differs from that of the masks beside it")

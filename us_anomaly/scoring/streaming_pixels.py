@@ -132,9 +132,10 @@ class BinnedPixels:
         """Return the counts over the images of `groups`, or of all groups."""
         names = self._groups if groups is None else groups
         chosen = [self._groups[name] for name in names if name in self._groups]
-        pixels = np.sum([counts.pixels for counts in chosen], axis=0)[::-1]
-        defect = np.sum([counts.defect for counts in chosen], axis=0)[::-1]
-        overlap = np.sum([counts.overlap for counts in chosen], axis=0)[::-1]
+        none = np.zeros(self.bins.size, dtype=np.int64)
+        pixels = np.sum([none, *(counts.pixels for counts in chosen)], axis=0)[::-1]
+        defect = np.sum([none, *(counts.defect for counts in chosen)], axis=0)[::-1]
+        overlap = np.sum([none, *(counts.overlap for counts in chosen)], axis=0)[::-1]
         normal = pixels - defect
         points = np.flatnonzero(defect)
         normal_after = np.cumsum(normal)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.settings.checks import at_least, not_empty
+from us_anomaly.settings.checks import at_least, expanded, not_empty
 from us_anomaly.settings.dataset import (
     DEFAULT_WEIGHTS,
     AugmentationSettings,
@@ -120,6 +120,10 @@ BACKBONES = (TorchvisionBackbone, EfficientNetLite0Backbone, TimmBackbone)
 _NOT_A_PATH = {"backbone.weights": DEFAULT_WEIGHTS, "teacher.checkpoint": BUILTIN, "teacher.start_from": BUILTIN}
 NAMED_FILES = tuple(_NOT_A_PATH)
 """Settings that may name a file of the user's, whose content then decides and not its path."""
+DRAWN = {"generic", "procedural"}
+"""Sources of `teacher.images` that draw pictures."""
+MIN_DRAWN_SIDE_PX = 32
+"""Smaller pictures cannot be drawn."""
 GROUPS = {"data": DATA_LAYOUTS, "backbone": BACKBONES}
 """Settings that may be of one of several classes, by their key."""
 
@@ -160,10 +164,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Check what no single group can check."""
         not_empty("run_dir", self.run_dir, "runs/NAME")
-        try:
-            self.run_dir = str(Path(self.run_dir).expanduser())
-        except RuntimeError as error:
-            raise SettingsError(f"`run_dir`: there is no user of that name, got {self.run_dir!r}") from error
+        self.run_dir = str(Path(expanded("run_dir", self.run_dir)))
+        self.cache_dir = expanded("cache_dir", self.cache_dir)
+        self.tracking.directory = expanded("tracking.directory", self.tracking.directory)  # by default below run_dir
         at_least("seed", self.seed, 0)
         at_least("image_size", self.image_size, 16)
         not_empty("scales", self.scales, "[33]")
@@ -179,6 +182,8 @@ class Settings:
                     f"`teacher.crop_size_px` must be at least {smallest} for patches of {self.scales[-1]} pixels, "
                     f"got {self.teacher.crop_size_px}"
                 )
+        elif self.teacher.checkpoint is None and DRAWN & set(self.teacher.image_sources()):
+            at_least("image_size", self.image_size, MIN_DRAWN_SIDE_PX)  # of a teacher.images that draws its pictures
         if self.finetuning.enabled and self.teacher.checkpoint is not None:
             raise SettingsError(
                 "`finetuning.enabled` is true, but a teacher that was made before (teacher.checkpoint) learns from no backbone: "
@@ -188,6 +193,11 @@ class Settings:
             raise SettingsError(
                 "`teacher.start_from` begins a distillation, but the teacher of `teacher.checkpoint` is taken as it is: "
                 "set one of them to null"
+            )
+        if self.students.num_students == 1 and self.scoring.error_weight == 0:
+            raise SettingsError(
+                "`scoring.error_weight` is 0, which leaves the uncertainty, and a single student has none: set "
+                "scoring.error_weight=1, or students.num_students=3"
             )
         if len(self.scales) > 1 and self.scoring.normalization is Normalization.none:
             raise SettingsError(

@@ -1,18 +1,25 @@
 """Range checks whose messages quote the key as the user types it."""
 
+import math
+from pathlib import Path
+
 from us_anomaly.errors import SettingsError
 
 
 def at_least(key: str, value: float | None, low: float) -> None:
-    """Refuse a value below `low`; None means "not set" and passes."""
-    if value is not None and not value >= low:
-        raise SettingsError(f"`{key}` must be at least {low:g}, got {value:g}")
+    """Refuse a value below `low`, and infinity; None means "not set" and passes."""
+    if value is not None and not low <= value < math.inf:
+        raise SettingsError(f"`{key}` must be at least {low:g}{_and_finite(value)}, got {value:g}")
 
 
 def above(key: str, value: float | None, low: float) -> None:
-    """Refuse a value that is not greater than `low`; None passes."""
-    if value is not None and not value > low:
-        raise SettingsError(f"`{key}` must be greater than {low:g}, got {value:g}")
+    """Refuse a value that is not greater than `low`, and infinity; None passes."""
+    if value is not None and not low < value < math.inf:
+        raise SettingsError(f"`{key}` must be greater than {low:g}{_and_finite(value)}, got {value:g}")
+
+
+def _and_finite(value: float) -> str:
+    return " and finite" if value == math.inf else ""
 
 
 def between(key: str, value: float | None, low: float, high: float) -> None:
@@ -25,3 +32,17 @@ def not_empty(key: str, value: str | list[int] | list[str], example: str) -> Non
     """Refuse an empty text or list."""
     if not value:
         raise SettingsError(f"`{key}` must not be empty: add for example {key}={example}")
+
+
+def expanded(key: str, path: str) -> str:
+    """Return a path whose leading `~` or `~user` is the home folder that it stands for.
+
+    Raises:
+        SettingsError: There is no user of that name.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise SettingsError(f"`{key}`: there is no user of that name, got {path!r}") from error

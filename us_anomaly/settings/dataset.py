@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.settings.checks import above, at_least, between, not_empty
+from us_anomaly.settings.checks import above, at_least, between, expanded, not_empty
 
 
 class OnBadImage(Enum):
@@ -42,6 +42,7 @@ class DataSettings:
                 f"`data.name` is used as a folder name: letters, digits, dot, dash and underscore only, got {self.name!r}"
             )
         not_empty("data.root", self.root, "/path/to/data")
+        self.root = expanded("data.root", self.root)
         at_least("data.max_image_pixels", self.max_image_pixels, 1)
         if self.group_pattern is not None:
             _check_pattern(self.group_pattern)
@@ -150,7 +151,7 @@ class SplitSettings:
         """Return the train, val and test percentages.
 
         Raises:
-            SettingsError: They are not three whole numbers that add up to 100 with train and test above 0.
+            SettingsError: They are not three whole numbers that add up to 100 with train, and val or test, above 0.
         """
         match = re.fullmatch(r"(\d+)-(\d+)-(\d+)", self.ratios)
         train, val, test = (int(part) for part in match.groups()) if match else (0, 0, 0)
@@ -211,6 +212,7 @@ class BackboneSettings:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        self.weights = expanded("backbone.weights", self.weights)
         above("backbone.input_size_px", self.input_size_px, 16)
         for layer in self.layers:
             between("backbone.layers", layer, 1, 5)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.settings.checks import above, at_least, between
+from us_anomaly.settings.checks import above, at_least, between, expanded
 from us_anomaly.settings.teacher import OptimizerName, Schedule, StudentPositions
 
 MAX_EXTRA_LAYERS = 8
@@ -67,6 +67,13 @@ class StudentSettings:
         above("students.hard_fraction", self.hard_fraction, 0)
         between("students.hard_fraction", self.hard_fraction, 0, 1)
         at_least("students.penalty_weight", self.penalty_weight, 0)
+        if self.penalty_images is not None:
+            self.penalty_images = expanded("students.penalty_images", self.penalty_images)
+        elif self.penalty_weight:
+            raise SettingsError(
+                "`students.penalty_weight` weighs pictures that there are none of: set students.penalty_images too, for "
+                "example to generic"
+            )
         at_least("students.noise", self.noise, 0)
         at_least("students.validate_every_steps", self.validate_every_steps, 1)
         at_least("students.patience", self.patience, 1)

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.settings.checks import above, at_least, between
+from us_anomaly.settings.checks import above, at_least, between, expanded
 
 BUILTIN = "builtin"
 """Stands in the place of a path for the generic teachers that ship with the package."""
@@ -76,8 +76,9 @@ class TeacherSettings:
     """`patches` distils one patch at a time against the backbone applied to that patch; `dense` distils every grid
     position of a crop against the backbone's feature maps, fifty times cheaper per position."""
     epochs: int
-    """One epoch draws `teacher.patches_per_image` random patches (`patches`) or one random crop (`dense`) from every
-    training picture; of a stream without end, such as `generic`, 1000 pictures are an epoch."""
+    """One epoch draws `teacher.patches_per_image` random patches from every training picture (`patches`), or as many random
+    crops as there are training pictures, each from any of them (`dense`); of a stream without end, such as `generic`, 1000
+    pictures are an epoch."""
     steps: int | None
     """Number of optimiser steps; overrides `teacher.epochs`."""
     patches_per_image: int
@@ -120,6 +121,8 @@ class TeacherSettings:
     def __post_init__(self) -> None:
         """Check ranges."""
         self.image_sources()
+        self.checkpoint = None if self.checkpoint is None else expanded("teacher.checkpoint", self.checkpoint)
+        self.start_from = None if self.start_from is None else expanded("teacher.start_from", self.start_from)
         between("teacher.descriptor_dim", self.descriptor_dim, 2, 4096)
         between("teacher.width", self.width, 0.05, 8)
         at_least("teacher.epochs", self.epochs, 1)
@@ -167,4 +170,4 @@ class TeacherSettings:
                     f"{{train: 0.3, generic: 0.7}}, got {self.images!r}"
                 )
         total = sum(weights.values())
-        return {name: weight / total for name, weight in weights.items()}
+        return {expanded("teacher.images", name): weight / total for name, weight in weights.items()}

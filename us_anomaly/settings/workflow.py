@@ -1,10 +1,11 @@
 """Settings of the work around the method: what is inferred, evaluated, saved, and on which hardware."""
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.settings.checks import at_least, not_empty
+from us_anomaly.settings.checks import at_least, expanded, not_empty
 
 INFERENCE_SPLITS = ("train", "val", "test")
 
@@ -26,6 +27,7 @@ class InferenceSettings:
 
     def __post_init__(self) -> None:
         """Check the splits."""
+        self.input = None if self.input is None else expanded("inference.input", self.input)
         not_empty("inference.splits", self.splits, "[val,test]")
         for split in self.splits:
             if split not in INFERENCE_SPLITS:
@@ -115,7 +117,7 @@ class RuntimeSettings:
         at_least("runtime.num_threads", self.num_threads, 1)
         at_least("runtime.num_workers", self.num_workers, 0)
         at_least("runtime.num_drawing_processes", self.num_drawing_processes, 0)
-        if self.device not in ("auto", "cpu", "cuda") and not self.device.removeprefix("cuda:").isdigit():
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", self.device):
             raise SettingsError(f"`runtime.device` must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"`runtime.log_level` must be debug, info, warning or error, got {self.log_level!r}")
@@ -131,6 +133,12 @@ class CompareSettings:
     """A run directory, or a folder that holds some, to measure the others against."""
     output: str | None
     """A file that ends in .csv, .md or .json, or a folder that gets all three."""
+
+    def __post_init__(self) -> None:
+        """Find the folders."""
+        self.runs = [expanded("runs", run) for run in self.runs]
+        self.baseline = None if self.baseline is None else expanded("baseline", self.baseline)
+        self.output = None if self.output is None else expanded("output", self.output)
 
 
 class Tracker(Enum):

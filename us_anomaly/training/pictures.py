@@ -3,6 +3,7 @@
 Shapes: B pictures, H W pixels; every batch is float, normalised, (B, 3, H, W).
 """
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from us_anomaly.training.course import Batches, epoch_indices, step_rng
 
 PATCHES_PER_DRAWN_PICTURE = 16
 PENALTY_SIDE_PX = 128
+log = logging.getLogger(__name__)
+
 FIRST_STEP = 1_000_000
 """Added to the number of a step in its seed: held-out batches have negative numbers, seeds must not."""
 TRAIN = "train"
@@ -46,7 +49,12 @@ def student_batches(cache: ImageCache, pipeline: Pipeline, *, batch_size: int, s
 def penalty_batches(settings: Settings) -> Batches | None:
     """Return the generic pictures of each student step, on which students must answer the mean descriptor; None without."""
     students = settings.students
-    if students.penalty_images is None or students.penalty_weight == 0:
+    if students.penalty_images is None:
+        return None
+    if students.penalty_weight == 0:
+        log.warning(
+            "`students.penalty_images` changes nothing with students.penalty_weight=0: set it, for example to 1"
+        )
         return None
     evaluation = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     source = picture_source(
@@ -124,10 +132,10 @@ def picture_source(
 
 
 def _folder(name: str, *, key: str) -> list[Path]:
-    if not Path(name).expanduser().exists():
+    if not Path(name).is_dir():
         built_in = ", ".join(PHOTOGRAPH_FRACTIONS)
         raise SettingsError(f"`{key}` may name {built_in} and folders of pictures; there is no folder {name}")
-    return find_images(name)
+    return find_images(name, key=key)
 
 
 class TrainingPictures:
@@ -170,7 +178,7 @@ def _crops(source: PictureSource, evaluation: Pipeline, *, count: int, seed: tup
 
 def _patches(source: PictureSource, pipeline: Pipeline, *, count: int, seed: int) -> Batches:
     """Patches of a stream, several from each picture, made by the teacher's transform list."""
-    num_pictures = math.ceil(count / PATCHES_PER_DRAWN_PICTURE)
+    num_pictures = max(2, math.ceil(count / PATCHES_PER_DRAWN_PICTURE))  # the triplet loss compares pictures
 
     def draw(step: int) -> Tensor:
         rng = step_rng(seed, stage="distill-teacher", step=step + FIRST_STEP)

@@ -4,7 +4,7 @@
 `masks` turns masks into yes or no per pixel, `inspection` checks a whole data set.
 """
 
-from us_anomaly.data.images.decoding import IMAGE_SUFFIXES, image_size, read_image
+from us_anomaly.data.images.decoding import IMAGE_SUFFIXES, image_size, read_image, rgb_of
 from us_anomaly.data.images.inspection import (
     BadImage,
     Inspection,
@@ -28,4 +28,5 @@ __all__ = [
     "load_mask",
     "read_image",
     "read_mask",
+    "rgb_of",
 ]

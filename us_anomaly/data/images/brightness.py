@@ -17,7 +17,10 @@ WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)
 
 
 def value_range(values: NDArray[Any]) -> tuple[float, float]:
-    """Return which values become black and white, by a rule that is the same for all pictures of one camera.
+    """Return which values become black and white.
+
+    The rule is the same for all pictures, and so is its answer for those that use the range of their camera; `usad split` warns
+    where it is not.
 
     - Floating point within 0..1: 0 and 1.
     - Otherwise, nothing below 0 or above 65535: 0 and the smallest of `WHITE_LEVELS` that holds the maximum.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from us_anomaly.data.images.brightness import deep_channels, deep_grey
+from us_anomaly.data.images.brightness import deep_channels, deep_grey, is_deep_grey, value_range
 from us_anomaly.errors import BadImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -54,6 +54,38 @@ def read_image(path: Path, *, max_pixels: int) -> NDArray[np.uint8]:
             `max_pixels` pixels (told from the header, before decoding), or holds not-a-number.
     """
     return decode(path, _rgb, max_pixels=max_pixels)
+
+
+def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a picture of Pillow as `read_image` reads its file, but for 16 bits in each of several channels.
+
+    Of those Pillow keeps the high byte alone.
+
+    Raises:
+        BadImageError: The pixels cannot be decoded, or hold not-a-number.
+    """
+    orientation = stored_orientation(image)
+    try:
+        image.load()
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # which some versions of Pillow have turned by now
+            image = ImageOps.exif_transpose(image)
+        return upright(_colours(image), orientation)
+    except Exception as error:  # as in `decode`
+        raise BadImageError(f"a picture of PIL: it is damaged or incomplete ({error})") from error
+
+
+def white_level(path: Path, *, max_pixels: int) -> float | None:
+    """Return which value `read_image` makes white in a picture with one channel of more than 8 bits; None for others.
+
+    Raises:
+        BadImageError: As `read_image`.
+    """
+
+    def white(opened: Opened) -> float | None:
+        image = opened[0]
+        return value_range(np.asarray(loaded(image)))[1] if is_deep_grey(image) else None
+
+    return decode(path, white, max_pixels=max_pixels)
 
 
 def image_size(path: Path, *, max_pixels: int) -> tuple[int, int]:
@@ -166,13 +198,15 @@ def _rgb(opened: Opened) -> NDArray[np.uint8]:
     image, file = opened
     orientation = stored_orientation(image)
     rgba = deep_channels(image, file)
-    if rgba is None:
-        image = loaded(image)
-        rgba = deep_grey(image)
+    return upright(_colours(loaded(image)) if rgba is None else _over_white(rgba), orientation)
+
+
+def _colours(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a loaded picture as uint8, shape (H, W, 3), as it lies."""
+    rgba = deep_grey(image)
     if rgba is None and image.has_transparency_data:
         rgba = np.asarray(straight_alpha(image).convert("RGBA"))
-    colour = np.asarray(image.convert("RGB")) if rgba is None else _over_white(rgba)
-    return upright(colour, orientation)
+    return np.asarray(image.convert("RGB")) if rgba is None else _over_white(rgba)
 
 
 def straight_alpha(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from us_anomaly.data.images.decoding import read_image
+from us_anomaly.data.images.decoding import read_image, white_level
 from us_anomaly.data.images.masks import load_mask
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import BadImageError, DataError
@@ -16,6 +16,7 @@ from us_anomaly.settings import OnBadImage
 
 log = logging.getLogger(__name__)
 MAX_NAMED = 20
+MAX_LEVELS_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,8 @@ class Inspection:
     """Hash of size and upright RGB pixels: equal for the same picture in files of any lossless format."""
     remarks: tuple[str, ...]
     """What kinds of odd masks its mask belongs to."""
+    white_level: float | None = None
+    """Which value is white in a picture with one channel of more than 8 bits."""
 
 
 def inspect_images(root: Path, samples: Sequence[Sample], *, max_pixels: int, num_workers: int) -> list[Inspection]:
@@ -55,26 +58,39 @@ def inspect_images(root: Path, samples: Sequence[Sample], *, max_pixels: int, nu
 
 
 def keep_good(inspections: Iterable[Inspection], *, on_bad_image: OnBadImage) -> tuple[list[Sample], list[BadImage]]:
-    """Divide samples into those that can be used and those that cannot; warn about odd masks.
+    """Divide samples into those that can be used and those that cannot; warn about odd masks and brightness.
 
     Raises:
         DataError: `on_bad_image` is `error` and there are bad ones (all of them are counted, the first 20
             named), or every picture is bad.
     """
-    good, bad, remarks = [], [], defaultdict(list)
+    good, bad, remarks, levels = [], [], defaultdict(list), defaultdict(list)
     for inspection in inspections:
         filename = inspection.sample.filename
         if inspection.reason is None:
             good.append(inspection.sample)
         else:
             bad.append(BadImage(filename=filename, reason=inspection.reason))
+        if inspection.white_level is not None:
+            levels[inspection.white_level].append(filename)
         for remark in inspection.remarks:
             remarks[remark].append(filename)
     if bad and (on_bad_image is OnBadImage.error or not good):
         raise DataError(_complaint(bad, nothing_left=not good))
     for remark, filenames in remarks.items():
         log.warning("%s: %d, for example that of %s", remark, len(filenames), filenames[0])
+    if len(levels) > 1:
+        _warn_about_brightness(levels)
     return good, bad
+
+
+def _warn_about_brightness(levels: dict[float, list[str]]) -> None:
+    found = [f"{level:g} in {len(names)}, for example {names[0]}" for level, names in sorted(levels.items())]
+    log.warning(
+        "pictures of more than 8 bits are not brought to one brightness, because their largest values differ: white is %s; the "
+        "same grey looks different in them, so save all of them as 8 bits by one scale",
+        "; ".join(found[:MAX_LEVELS_NAMED]) + ("; ..." if len(found) > MAX_LEVELS_NAMED else ""),
+    )
 
 
 def check_images(
@@ -102,6 +118,7 @@ def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
     path = root / sample.filename
     try:
         pixels = read_image(path, max_pixels=max_pixels)
+        white = white_level(path, max_pixels=max_pixels)
     except BadImageError as error:
         return Inspection(sample=sample, reason=_without_path(error, path), content_hash=None, remarks=())
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=20)
@@ -112,7 +129,7 @@ def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
             remarks = _mask_remarks(root / sample.mask_path, sample, pixels.shape[:2], max_pixels)
         except BadImageError as error:
             return Inspection(sample=sample, reason=f"its mask {error}", content_hash=digest.hexdigest(), remarks=())
-    return Inspection(sample=sample, reason=None, content_hash=digest.hexdigest(), remarks=remarks)
+    return Inspection(sample=sample, reason=None, content_hash=digest.hexdigest(), remarks=remarks, white_level=white)
 
 
 def _mask_remarks(path: Path, sample: Sample, size: tuple[int, ...], max_pixels: int) -> tuple[str, ...]:

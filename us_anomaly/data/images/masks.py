@@ -64,8 +64,8 @@ def load_mask(path: Path, *, max_pixels: int) -> Mask:
 
 def _united(folder: Path, max_pixels: int) -> NDArray[np.bool_]:
     union: NDArray[np.bool_] | None = None
-    for picture in _pictures(folder):
-        marked = decode(picture, lambda opened: _values(opened) != 0, max_pixels=max_pixels)
+    for picture in mask_pictures(folder):
+        marked = decode(picture, lambda opened: mask_values(opened) != 0, max_pixels=max_pixels)
         if union is None:
             union = marked
         elif marked.shape != union.shape:
@@ -78,7 +78,12 @@ def _united(folder: Path, max_pixels: int) -> NDArray[np.bool_]:
     return union
 
 
-def _pictures(folder: Path) -> list[Path]:
+def mask_pictures(folder: Path) -> list[Path]:
+    """Return the mask pictures of a folder, sorted.
+
+    Raises:
+        BadImageError: There is none.
+    """
     files = (path for path in folder.iterdir() if not path.name.startswith("."))
     pictures = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
     if not pictures:
@@ -87,7 +92,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _mask(opened: Opened) -> Mask:
-    values = _values(opened)
+    values = mask_values(opened)
     image = opened[0]
     if image.format in ("JPEG", "MPO"):
         return Mask(values >= 128, is_binary=not ((values > 0) & (values < 255)).any())
@@ -108,7 +113,7 @@ def _are_labels(values: NDArray[Any], *, has_palette: bool) -> bool:
     return bool(np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() <= MAX_LABEL)
 
 
-def _values(opened: Opened) -> NDArray[Any]:
+def mask_values(opened: Opened) -> NDArray[Any]:
     """Return the upright stored values as one channel, shape (H, W); colours by their brightest channel.
 
     Raises:
