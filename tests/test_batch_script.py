@@ -2,11 +2,16 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+from compared_runs import write_run
+from conftest import draw_parts
 from hydra import compose, initialize_config_dir
 
 from us_anomaly.cli import config_dir, register_schemas
@@ -71,6 +76,30 @@ def test_a_failed_category_does_not_keep_the_table_away(call, tmp_path):
     done, calls = call("mvtec", "/data")
     assert [arguments[0] for arguments in calls] == ["run", "compare"]
     assert done.returncode == 3
+
+
+def test_under_the_table_stands_why_a_category_failed_and_a_command_that_goes_on(tmp_path):
+    drawn = draw_parts(tmp_path / "drawn")
+    for source, target in (("good", "train/good"), ("good", "test/good"), ("cut", "test/cut")):
+        shutil.copytree(drawn / "images" / source, tmp_path / "my set/nut" / target)
+    (tmp_path / "my set/nut/train/good/bad.png").write_text("no picture")
+    write_run(tmp_path / "runs/mvtec-sweep/bolt", metrics={"image_auroc": 0.5}, settings={"seed": 0})
+    scripts = sysconfig.get_path("scripts")
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    batch = [BASH, CHECKOUT / "scripts/batch", "mvtec", "my set", "experiment=fast"]
+    done = subprocess.run(batch, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("not in the table: ")]
+    assert line.startswith(
+        "not in the table: runs/mvtec-sweep/nut: it did not finish: 1 picture cannot be used (repair or"
+    )
+    assert "nut/train/good/bad.png: it is not a PNG" in line
+    (tmp_path / "my set/nut/train/good/bad.png").unlink()
+    _, _, *settings = shlex.split(line.partition("; to go on: ")[2])
+    split = [sys.executable, "-m", "us_anomaly", "split", *settings]
+    done = subprocess.run(split, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/mvtec-sweep/nut/split.jsonl").is_file()
 
 
 @pytest.mark.parametrize("arguments", [[], ["mvtec"], ["imagenet", "/data"]])

@@ -178,7 +178,28 @@ MISTAKES = {
     ),
     "a path alone": (
         ["infer", os.sep],
-        f"usad: `{os.sep}` is not key=value; did you mean inference.input={os.sep}, or",
+        f"usad: `{os.sep}` is not key=value; did you mean inference.input={os.sep}, or data.root={os.sep}?\n",
+    ),
+    "a run directory alone": (
+        ["infer", "runs/cc"],
+        "usad: `runs/cc` is not key=value; did you mean run_dir=runs/cc?\n",
+    ),
+    "decimal comma": (
+        ["calibrate", "data.root=x", "calibration.threshold=5,5"],
+        "usad: `calibration.threshold=5,5` has a comma: numbers have a point, calibration.threshold=5.5; if several values are "
+        "meant, add -m to run one job for each\n",
+    ),
+    "decimal comma of a number that may be null": (
+        ["split", "data.root=x", "teacher.max_gradient_norm=-1,5e-3"],
+        "usad: `teacher.max_gradient_norm=-1,5e-3` has a comma: numbers have a point, teacher.max_gradient_norm=-1.5e-3; if",
+    ),
+    "whole numbers with a comma": (
+        ["split", "data.root=x", "seed=1,5"],
+        "usad: `seed=1,5` has several values; add -m to run one job for each, or, if it is one text, quote special",
+    ),
+    "names with a comma where a number can stand": (
+        ["split", "data.root=x", "calibration.threshold=f1,quantile"],
+        "usad: `calibration.threshold=f1,quantile` has several values; add -m",
     ),
     "spaces around the sign": (
         ["split", "data.root=x", "leather"],
@@ -221,7 +242,7 @@ MISTAKES = {
     ),
     "umlaut": (
         ["split", "data.root=/größe"],
-        "usad: `data.root=/größe` is not key=value; quote special characters, as in 'data.root=\"/größe\"'\n",
+        "usad: `data.root=/größe` holds letters beyond ASCII, which Hydra reads only in quotes: type 'data.root=\"/größe\"'\n",
     ),
     "comma": (
         ["split", "data.root=/a,b"],
@@ -280,6 +301,7 @@ QUESTIONS = {
 def answers(tmp_path_factory):
     """What `usad` answers to all mistakes and questions: (code, stdout, stderr) by name, from one process."""
     folder = tmp_path_factory.mktemp("answers")
+    (folder / "runs/cc/.hydra/split").mkdir(parents=True)
     asked = {name: (arguments, {}) for name, (arguments, _) in MISTAKES.items()} | QUESTIONS
     result = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
@@ -555,3 +577,63 @@ def test_patterns_of_categories_are_expanded_in_sweeps_only(categories):
     assert expand_categories("split", list(given)) == [*given[:3], "data.category=bolt", "seed=0,1"]
     single = given[1:4]
     assert expand_categories("split", list(single)) == single
+
+
+# --- letters beyond ASCII, and help beside settings --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "cured"),
+    [
+        (["data.root=my grün, x"], 'data.root="my grün, x"'),
+        (["data.normal=[gut,sehr grün]"], 'data.normal=[gut,"sehr grün"]'),
+        (["-m", "data.category=grün,blau"], 'data.category="grün",blau'),
+        (["teacher.images={train:grün}"], 'teacher.images={train:"grün"}'),
+    ],
+)
+def test_letters_beyond_ascii_are_answered_with_what_hydra_reads(monkeypatch, capsys, typed, cured):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    assert cli._main(["split", *typed]) == 1
+    answer = f"`{typed[-1]}` holds letters beyond ASCII, which Hydra reads only in quotes: type '{cured}'"
+    assert capsys.readouterr().err == f"usad: {answer}\n"
+    OverridesParser.create().parse_override(cured)
+
+
+@pytest.mark.parametrize("override", ["data.root=~/x", "data.root=[a", "grün=3"])
+def test_other_faults_of_the_grammar_are_not_taken_for_letters_beyond_ascii(monkeypatch, capsys, override):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    assert cli._main(["split", override]) == 1
+    assert "beyond ASCII" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--hel", "--hydra-help"])
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (["data=mvtec"], ""),
+        (["-m", "seed=0,1", "data=mvtec", "data.root=/no/such/folder", "data.category=all"], ""),
+        (["data=foo"], "Could not find 'data/foo'. Available"),
+        (["data.root=grün"], "`data.root=grün` holds letters beyond ASCII"),
+        (["data.rot=x"], "`data.rot` is not a setting"),
+    ],
+)
+def test_help_is_shown_whatever_stands_beside_it(monkeypatch, capsys, flag, settings, complaint):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit) as done:
+        cli._main(["run", *settings, flag])
+    out, err = capsys.readouterr()
+    assert done.value.code == 0
+    if flag == "--hydra-help":
+        assert "--hydra-help" in out
+        assert err == ""
+        return
+    assert out.startswith("usad run: all stages in order")
+    assert ("name: mvtec" in out) == (not complaint)
+    assert err.startswith(f"usad: the help without what is typed: {complaint}" if complaint else "")
+    assert err.count("\n") == bool(complaint)
+
+
+def test_help_beside_a_flag_that_is_wrong_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    assert cli._main(["run", "--config-dir", str(tmp_path / "nowhere"), "--help"]) == 1
+    assert capsys.readouterr().err == f"usad: Additional config directory '{tmp_path}/nowhere' not found\n"

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from us_anomaly.cli import _main
 from us_anomaly.cli.remembered import remember, with_remembered
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.interruption import Interrupted
 
 MADE_WITH = ["data=csv", "data.root=/parts", "experiment=fast", "run_dir=elsewhere", "students.steps=7"]
 
@@ -84,6 +86,35 @@ def test_a_group_replaces_its_values_and_an_experiment_all_but_the_data_set(tmp_
 def test_nothing_is_taken_where_a_data_set_is_typed_or_no_single_run_directory_that_was_made(tmp_path, capsys, typed):
     made(tmp_path, MADE_WITH)
     given = [argument.replace("RUN", str(tmp_path)) for argument in typed]
+    assert with_remembered(given) == given
+    assert "settings of" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "lost", "out"),
+    [
+        (["data.root=DIR"], "experiment=fast students.steps=7", "data.root="),
+        (["data=csv", "data.root=/parts", "students.steps=7"], "experiment=fast", "data= and data.root="),
+        (["data=csv", "students.steps=9"], "experiment=fast", "data="),
+    ],
+)
+def test_what_a_command_that_names_its_data_leaves_behind_is_said(tmp_path, capsys, typed, lost, out):
+    with_remembered([made(tmp_path, MADE_WITH), *typed])
+    assert capsys.readouterr().err == (
+        f"usad: {tmp_path} was made with {lost}, which this command, as it names its data, does not take over: "
+        f"leave {out} out to take them, or type them\n"
+    )
+
+
+@pytest.mark.parametrize("typed", [MADE_WITH, ["data.root=DIR", "experiment=accurate"]])
+def test_nothing_is_said_of_what_a_command_that_names_its_data_has_or_replaces(tmp_path, capsys, typed):
+    named = made(tmp_path, [*MADE_WITH, "overwrite=true", "data.file=x.csv"])
+    with_remembered([*typed, named])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_command_that_names_its_data_does_not_mind_a_damaged_note(tmp_path, capsys):
+    given = [plant(tmp_path, "{"), "data.root=DIR"]
     assert with_remembered(given) == given
     assert capsys.readouterr().err == ""
 
@@ -244,6 +275,45 @@ def test_a_run_directory_that_remembers_nothing_is_told(tmp_path, capsys):
     assert capsys.readouterr().err == (
         "usad: `data.root` is not set: add data.root=..., or run_dir= of a run directory that remembers it; "
         f"{tmp_path} does not\n"
+    )
+
+
+def test_a_run_directory_that_remembers_and_is_not_asked_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made(Path("runs/folder"), ["data=folder", "data.root=/parts"])
+
+    def refusal(*arguments):
+        assert _main(["evaluate", *arguments]) == 1
+        return capsys.readouterr().err
+
+    assert refusal("run_dir=runs/folder", "data=folder") == (
+        "usad: `data.root` is not set: runs/folder remembers it, but takes nothing over where data= is typed: leave data= out, "
+        "or add data.root=...\n"
+    )
+    assert refusal("data=folder") == (
+        "usad: `data.root` is not set: runs/folder remembers it, but takes nothing over where it is not named alone: leave data= "
+        "out and add run_dir=runs/folder, or add data.root=...\n"
+    )
+    assert refusal().endswith("where it is not named alone: add run_dir=runs/folder, or add data.root=...\n")
+    RunDir("runs/folder").made_with.write_text("{")
+    assert refusal("run_dir=runs/folder", "data=folder").endswith("that remembers it; runs/folder does not\n")
+    assert refusal("run_dir='~nosuchuser/x'").endswith("there is no ~nosuchuser/x\n")
+
+
+@pytest.mark.parametrize("typed", [["run_dir=run"], ["run_dir=run", "data=folder"]])
+def test_a_run_directory_in_which_nothing_has_finished_is_told(parts, tmp_path, monkeypatch, capsys, typed):
+    def stopped(settings):
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("us_anomaly.commands.split.run", stopped)
+        assert _main(["split", "run_dir=run", "data=folder", f"data.root={parts}"]) == 130
+    capsys.readouterr()
+    assert _main(["split", *typed]) == 1
+    assert capsys.readouterr().err == (
+        "usad: `data.root` is not set, and run does not remember it, for no command has finished there yet: type the whole "
+        "command again; run/.hydra/split/overrides.yaml has its settings\n"
     )
 
 

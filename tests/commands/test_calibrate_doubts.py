@@ -64,3 +64,17 @@ def test_a_rate_that_changes_nothing_is_one_warning_and_one_that_is_coarse_a_rem
 
 def test_the_number_that_the_warning_advises_is_taken_without_one(calibrated):
     assert calibrated("calibration.threshold=3.5") == (3.5, [])
+
+
+@pytest.mark.parametrize(("threshold", "said"), [("5.5", "5.5, as given"), ("123456.75", "123456.75, as given")])
+def test_a_number_is_not_said_to_come_from_pictures(calibrated, capsys, threshold, said):
+    calibrated(f"calibration.threshold={threshold}")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "threshold" in line]
+    assert line.strip("│ ").rpartition("│ ")[2] == said
+    calibrated("calibration.threshold=quantile")
+    assert " by quantile, from 2 normal and " in capsys.readouterr().out
+
+
+def test_a_number_format_that_changes_nothing_any_more_is_told(calibrated, caplog):
+    calibrated("runtime.precision=bfloat16")
+    assert "was calibrated in float32 and now computes in bfloat16" in caplog.text

@@ -1,8 +1,10 @@
 """`usad infer` on pictures that users point at, and what it writes for them."""
 
+import dataclasses
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ from conftest import files_below
 from PIL import Image
 
 from us_anomaly.commands.calibrate import run as calibrate
+from us_anomaly.commands.infer import _explain
 from us_anomaly.commands.infer import run as infer
-from us_anomaly.commands.results import _unique_stems
+from us_anomaly.commands.results import Scored, _unique_stems
 from us_anomaly.errors import DataError, StaleArtifactError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.scoring.calibration_file import load_calibration
 
 RESULTS = {"predictions.jsonl", "provenance/predictions.jsonl.json", "exports/predictions.csv", "exports/regions.json"}
 
@@ -195,16 +200,86 @@ def test_the_data_set_need_not_be_there_to_score_other_pictures(infer_input, pho
     assert len(lines_of(target)) == 1
 
 
-def test_many_pictures_are_told_in_short(infer_input, tmp_path, capsys):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(23):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:02}.png")
-    infer_input(folder)
-    output = capsys.readouterr().out
-    assert "19.png: " in output
-    assert "20.png: " not in output
-    assert "and 3 more" in output
+@pytest.fixture
+def told_of(trained_copy, capsys):
+    """What is printed of pictures with these scores and a threshold of 5: lines on pictures, and what follows them."""
+
+    def call(scores):
+        records = [
+            {
+                "filename": f"{number:02}.png",
+                "prediction": {"is_anomalous": score >= 5, "anomaly_score": score, "normalized_score": score / 10},
+            }
+            for number, score in enumerate(scores)
+        ]
+        regions = [(record["filename"], (8, 8), []) for record in records]
+        calibration = load_calibration(trained_copy / "calibration.json")
+        calibration = dataclasses.replace(calibration, image_threshold=5.0)
+        _explain(Scored(records=records, regions=regions), calibration, RunDir("target"))
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if ".png: " in line], [line for line in lines if ".png: " not in line]
+
+    return call
+
+
+def test_anomalous_pictures_are_told_first_and_never_cut_in_favour_of_normal_ones(told_of):
+    scores = [1.0, 2.0] * 16
+    scores[25], scores[31], scores[7] = 6.0, 9.0, 5.0
+    told, after = told_of(scores)
+    assert [line.partition(",")[0] for line in told[:4]] == [
+        "31.png: ANOMALOUS",
+        "25.png: ANOMALOUS",
+        "07.png: ANOMALOUS",
+        "01.png: normal",
+    ]
+    assert len(told) == 20
+    assert (after[0], after[-1]) == ("and 12 more", "3 of 32 pictures are anomalous")
+
+
+def test_of_more_anomalous_pictures_than_are_told_the_highest_are_and_the_others_counted(told_of):
+    told, after = told_of([float(number) for number in range(30)])
+    assert [line[:2] for line in told] == [str(number) for number in range(29, 9, -1)]
+    assert (after[0], after[-1]) == ("and 10 more, 5 of them anomalous", "25 of 30 pictures are anomalous")
+
+
+@pytest.mark.parametrize(
+    ("scores", "total"),
+    [
+        ([7.0], "the picture is anomalous"),
+        ([1.0], "the picture is normal"),
+        ([1.0, 7.0], "1 of 2 pictures is anomalous"),
+        ([1.0, 2.0, 3.0], "0 of 3 pictures are anomalous"),
+    ],
+)
+def test_the_last_line_says_how_many_pictures_are_anomalous_also_where_all_were_told(told_of, scores, total):
+    told, after = told_of(scores)
+    assert len(told) == len(scores)
+    assert after == [f"Predictions: {Path('target/predictions.jsonl')}", f"Panels: {Path('target/panels')}", total]
+
+
+def test_files_of_formats_that_are_not_read_are_told_in_one_warning(infer_input, photos, caplog):
+    for name in ("b.gif", "c.heic", "line 2/e.jfif", "notes.txt", ".hidden"):
+        (photos / name).write_bytes(b"something")
+    target = infer_input(photos) / "inference/photos"
+    assert len(lines_of(target)) == 3
+    assert caplog.messages == [
+        "3 other files were not looked at, because they are no PNG, JPEG, BMP, TIFF or WebP by their names: b.gif, c.heic, "
+        "line 2/e.jfif"
+    ]
+
+
+def test_results_of_earlier_calls_are_not_scored_unless_their_folder_is_named_itself(
+    infer_input, photos, trained_copy, monkeypatch, caplog
+):
+    run_dir = shutil.move(trained_copy, photos / "run")
+    trained_copy.symlink_to(run_dir)
+    monkeypatch.chdir(photos)
+    for _ in range(2):
+        caplog.clear()
+        target = infer_input(".") / "inference/photos"
+        assert [line["filename"] for line in lines_of(target)] == ["a.png", "b.jpg", "line 2/a.png"]
+        assert caplog.messages == ["left out, because it holds results of usad: run"]
+    assert len(lines_of(infer_input("run/inference/photos/panels") / "inference/panels")) == 3
 
 
 def test_results_of_equal_names_keep_apart():

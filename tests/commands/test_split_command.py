@@ -47,7 +47,7 @@ def test_split_writes_labels_and_where_they_came_from_and_nothing_else(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = run(root)
-    assert files(run_dir) == ["provenance/split.jsonl.json", "split.jsonl"]
+    assert files(run_dir) == [".hydra/contents.json", "provenance/split.jsonl.json", "split.jsonl"]
     samples = parse_labels((run_dir / "split.jsonl").read_text())
     assert len(samples) == 27
     assert [len(of_split(samples, name)) for name in ("train", "val", "test")] == [14, 3 + 4, 3 + 3]
@@ -119,7 +119,7 @@ def test_skipped_pictures_are_written_down_and_forgotten_when_repaired(root: Pat
     assert len(parse_labels((run_dir / "split.jsonl").read_text())) == 26
     (root / "images/dent/2.png").write_bytes(content)
     run(root, "overwrite=true")
-    assert files(run_dir) == ["provenance/split.jsonl.json", "split.jsonl"]
+    assert files(run_dir) == [".hydra/contents.json", "provenance/split.jsonl.json", "split.jsonl"]
     assert len(parse_labels((run_dir / "split.jsonl").read_text())) == 27
 
 

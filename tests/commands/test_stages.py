@@ -56,7 +56,7 @@ def scored_names(run_dir):
 @pytest.mark.parametrize(
     ("command", "files"),
     [
-        ("split", {"split.jsonl", "provenance/split.jsonl.json"}),
+        ("split", {"split.jsonl", "provenance/split.jsonl.json", ".hydra/contents.json"}),
         ("distill-teacher", {"p33/teacher.pt", "p33/teacher.losses.jsonl", "provenance/p33/teacher.pt.json"}),
         ("normalize", {"p33/teacher_statistics.pt", "provenance/p33/teacher_statistics.pt.json"}),
         ("train-students", {"p33/students.pt", "p33/students.losses.jsonl", "provenance/p33/students.pt.json"}),
@@ -520,13 +520,13 @@ def test_a_mask_that_is_corrected_makes_another_evaluation(compose, tiny, traine
     settings = compose("run", *tiny(trained_copy), f"data.root={root}", "overwrite=true")
     run("split", settings)
     before = Recipes(settings)._masks()
-    assert list(before) == ["content of masks"]
+    assert list(before) == ["masks of the test pictures"]
     for mask in (root / "masks/cut").iterdir():
         mask.write_bytes(mask.read_bytes() + b" ")
     assert Recipes(settings)._masks() != before
     for mask in (root / "masks/cut").iterdir():
         mask.unlink()
-    assert list(Recipes(settings)._masks()) == ["content of masks"]  # who reads them tells that they are gone
+    assert list(Recipes(settings)._masks()) == ["masks of the test pictures"]  # who reads them tells that they are gone
 
 
 def test_what_only_the_last_stages_would_refuse_is_refused_first(compose, tiny, trained_copy, tmp_path):

@@ -278,6 +278,9 @@ def test_missing_empty_and_foreign_files_say_so(tmp_path: Path) -> None:
     assert reason(tmp_path / "empty.png") == "it is empty"
     assert reason(tmp_path / "text.png").startswith("it is not a PNG, JPEG, BMP, TIFF or WebP picture")
     assert reason(tmp_path / "gif.png").startswith("it is not a PNG, JPEG, BMP, TIFF or WebP picture")
+    assert reason(tmp_path / "gif.png").endswith(" picture, whatever its name says")
+    (tmp_path / "gif.png").rename(tmp_path / "some.gif")
+    assert reason(tmp_path / "some.gif").endswith(" picture")
     assert reason(tmp_path) == "it is a folder, not a picture"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from us_anomaly.data.sources import find_images, list_categories, read_samples
+from us_anomaly.data.sources import find_images, find_inputs, list_categories, read_samples
 from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.settings import (
     CsvData,
@@ -138,6 +138,18 @@ def test_settings_of_a_layout_are_all_passed_on(tmp_path: Path) -> None:
     assert len(read_samples(dataclasses.replace(mvtec_data(tmp_path / "btad"), normal="ok"))) == 1
 
 
+@pytest.mark.parametrize("layout", [folder_data, mvtec_data])
+def test_files_beside_the_pictures_that_are_not_read_are_told_once(tmp_path: Path, caplog, layout) -> None:
+    touch(tmp_path, "images/good/a.png", "images/cut/b.heic", "images/cut/b.txt", "images/c.gif", "masks/d.gif")
+    touch(tmp_path, "train/good/a.png", "test/cut/b.jfif", "ground_truth/cut/b.gif", "e.gif")
+    for _ in range(2):  # as the stages of `usad run` do
+        read_samples(layout(tmp_path))
+    name = "images/cut/b.heic" if layout is folder_data else "test/cut/b.jfif"
+    assert caplog.messages == [
+        f"1 other file was not looked at, because it is no PNG, JPEG, BMP, TIFF or WebP by its name: {name}"
+    ]
+
+
 def test_links_out_of_the_root_need_permission(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/a.png", "set/images/good/b.png")
     (tmp_path / "set/images/good/a.png").symlink_to(tmp_path / "elsewhere/a.png")
@@ -196,10 +208,87 @@ class TestFindImages:
         with pytest.raises(DataError, match=r"inference.input=: no such file or folder"):
             find_images("")
 
+    def test_a_pattern_that_matches_files_of_other_formats_only_says_so(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.gif", "b.gif", "c.txt")
+        with pytest.raises(
+            DataError, match=r"no picture matches it; 2 other files were not looked at, .*: a\.gif, b\.gif$"
+        ):
+            find_images(f"{tmp_path}/*")
+
+    def test_a_folder_of_files_of_other_formats_only_says_which_are_read(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.heic")
+        with pytest.raises(
+            DataError, match=r"1 other file: a\.heic; pictures are PNG, JPEG, BMP, TIFF or WebP by their"
+        ):
+            find_images(str(tmp_path))
+
     def test_a_folder_without_pictures_says_what_it_holds(self, tmp_path: Path) -> None:
         touch(tmp_path, "notes.txt")
         with pytest.raises(DataError, match=r"no pictures in this folder, found 1 other file: notes\.txt"):
             find_images(str(tmp_path))
+
+
+class TestFindInputs:
+    @pytest.mark.parametrize("pattern", ["", "/*", "/**"])
+    def test_files_of_formats_that_are_not_read_are_told_once(self, tmp_path: Path, caplog, pattern: str) -> None:
+        touch(tmp_path, "a.png", "b.gif", "c.heic", "e.jfif", "f")
+        touch(tmp_path, "d.txt", "d.CSV", "d.json", "d.yaml", "d.xml", "d.md", "Thumbs.db", ".DS_Store", "README")
+        assert find_inputs(f"{tmp_path}{pattern}") == [tmp_path / "a.png"]
+        assert caplog.messages == [
+            "4 other files were not looked at, because they are no PNG, JPEG, BMP, TIFF or WebP by their names: b.gif, c.heic, "
+            "e.jfif, f"
+        ]
+
+    def test_a_single_one_is_told_in_the_singular_and_of_many_the_first(self, tmp_path: Path, caplog) -> None:
+        touch(tmp_path, "one/a.png", "one/x/b.gif", "many/a.png", *(f"many/{number}.gif" for number in range(8)))
+        find_inputs(str(tmp_path / "one"))
+        find_inputs(str(tmp_path / "many"))
+        assert caplog.messages == [
+            "1 other file was not looked at, because it is no PNG, JPEG, BMP, TIFF or WebP by its name: x/b.gif",
+            "8 other files were not looked at, because they are no PNG, JPEG, BMP, TIFF or WebP by their names: 0.gif, 1.gif, "
+            "2.gif, 3.gif, 4.gif and 3 more",
+        ]
+
+    @pytest.mark.parametrize("pattern", ["*.png", "**/*.png", "a.png"])
+    def test_what_was_not_asked_for_is_not_told(self, tmp_path: Path, caplog, pattern: str) -> None:
+        touch(tmp_path, "a.png", "b.gif")
+        assert find_inputs(f"{tmp_path}/{pattern}") == [tmp_path / "a.png"]
+        assert caplog.messages == []
+
+    @pytest.mark.parametrize("pattern", [".", "*", "**", "**/*.png", "../*/*"])
+    @pytest.mark.parametrize("sign", ["split.jsonl", "evaluation.json", ".hydra/infer/log.txt"])
+    def test_run_directories_below_what_is_named_are_left_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, pattern: str, sign: str
+    ) -> None:
+        touch(tmp_path, "work/a.png", "work/line/b.png", f"work/run/{sign}", "work/run/inference/x/heatmaps/a.png")
+        monkeypatch.chdir(tmp_path / "work")
+        assert [path.name for path in find_inputs(pattern)] == ["a.png", "b.png"]
+        (said,) = caplog.messages
+        assert said.startswith("left out, because it holds results of usad: ")
+        assert said.endswith("run")
+
+    def test_several_are_told_in_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+        touch(tmp_path, "a.png", "runs/x/split.jsonl", "runs/y/evaluation.json", "runs/y/report/b.png")
+        monkeypatch.chdir(tmp_path)
+        assert find_inputs(".") == [Path("a.png")]
+        assert caplog.messages == ["left out, because they hold results of usad: runs/x, runs/y"]
+
+    @pytest.mark.parametrize(
+        "named", ["run/heatmaps", "run/inference", "run/heat*/*.png", "*/heatmaps", "run/heatmaps/**"]
+    )
+    def test_a_folder_in_a_run_directory_that_is_named_itself_is_taken(
+        self, tmp_path: Path, caplog, named: str
+    ) -> None:
+        touch(tmp_path, "run/split.jsonl", "run/heatmaps/a.png", "run/inference/x/maps/a.tiff")
+        assert len(find_inputs(f"{tmp_path}/{named}")) == 1
+        assert caplog.messages == []
+
+    def test_a_run_directory_that_is_named_itself_gives_what_is_no_result(self, tmp_path: Path, caplog) -> None:
+        touch(tmp_path, "split.jsonl", "heatmaps/a.png", "inference/x/maps/a.tiff", "images/good/b.png")
+        assert find_inputs(str(tmp_path)) == [tmp_path / "images/good/b.png"]
+        assert caplog.messages == [
+            f"left out, because they hold results of usad: {tmp_path}/heatmaps, {tmp_path}/inference"
+        ]
 
 
 def test_a_pattern_groups_pictures_of_any_layout(tmp_path: Path) -> None:

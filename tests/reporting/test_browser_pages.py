@@ -15,6 +15,7 @@ from drawn_report import (
     PLAIN_TYPE,
     TEST_SCORES,
     VAL_SCORES,
+    calibration,
     draw_report_source,
     map_of,
 )
@@ -253,6 +254,59 @@ def test_counts_and_figures_are_those_of_the_threshold(evaluation):
     assert evaluation.text("#f1") == "0.667"
     assert evaluation.text("#false-positive-rate") == "0.250"
     assert evaluation.text("#accuracy") == "0.667"
+
+
+FIGURES = ("precision", "recall", "f1", "false-positive-rate", "accuracy")
+
+
+def test_without_anomalous_images_figures_that_need_them_are_absent_with_a_reason(evaluation):
+    assert evaluation.text("#absent-note") == ""
+    evaluation.choose("split", "val")  # two normal images
+    evaluation.choose("threshold-value", "4")  # one of them a false alarm
+    evaluation.wait_until("document.getElementById('false-alarms').textContent === '1'")
+    assert {name: evaluation.text(f"#{name}") for name in FIGURES} == {
+        "precision": "–",
+        "recall": "–",
+        "f1": "–",
+        "false-positive-rate": "0.500",
+        "accuracy": "0.500",
+    }
+    assert evaluation.text("#absent-note") == "No anomalous image here, so no precision, recall and F1."
+
+
+@pytest.mark.parametrize(
+    ("images", "absent", "reason"),
+    [
+        ([(9, True), (1, False)], [], ""),
+        ([(1, True), (1, False)], ["precision"], "No image is called anomalous, so no precision."),
+        ([(9, True)], ["precision", "f1", "false-positive-rate"], "No normal image here, so no precision, F1 and "),
+        ([], list(FIGURES), "No image here, so no figures."),
+    ],
+)
+def test_absent_figures_are_those_of_the_evaluation_file(evaluation, images, absent, reason):
+    panel = "usad.ThresholdPanel.prototype.count.call({threshold: 5}, arguments[0])"
+    evaluation.script(panel, [{"score": score, "anomalous": is_anomalous} for score, is_anomalous in images])
+    assert [name for name in FIGURES if evaluation.text(f"#{name}") == "–"] == absent
+    assert evaluation.text("#absent-note").startswith(reason)
+    assert bool(evaluation.text("#absent-note")) == bool(absent)
+
+
+def test_the_colours_of_scores_per_pixel_show_the_pixel_threshold_whatever_the_image_threshold_is(evaluation):
+    def mark() -> str:
+        return evaluation.script("return document.querySelector('#color-legend .legend-mark').style.left")
+
+    pixel_threshold, (low, high) = calibration().pixel_threshold, COLOR_RANGE
+    text = f"Anomaly score per pixel; the line is the pixel threshold, {pixel_threshold:g}"
+    assert evaluation.text("#color-legend .small") == text
+    assert mark() == f"{100 * (pixel_threshold - low) / (high - low):g}%"
+    evaluation.choose("threshold-value", "13")
+    assert evaluation.text("#color-legend .small") == text
+    assert mark() == f"{100 * (pixel_threshold - low) / (high - low):g}%"
+    evaluation.one(".picture-card").click()
+    assert evaluation.text("#viewer .legend-box .small") == text
+    facts = evaluation.text("#viewer-side .facts")
+    assert "image threshold13" in facts
+    evaluation.press("\ue00c")
 
 
 def test_borders_and_words_show_what_was_decided(evaluation):

@@ -116,6 +116,11 @@ def test_a_sweep_folder_gives_its_runs_in_the_order_of_their_numbers(tmp_path, r
     assert [row.name for row in compared([tmp_path / "sweep", sweep / "seed-2"]).rows] == ["two", "ten"]
 
 
+UNKNOWN = (
+    "it has no evaluation.json and no note of a failure: it is at work or was killed; type its whole command again"
+)
+
+
 def test_an_unfinished_run_is_listed_with_its_reason_and_does_not_stop_the_others(tmp_path, runs):
     sweep = tmp_path / "sweep"
     shutil.copytree(runs[0], sweep / "0")
@@ -125,8 +130,8 @@ def test_an_unfinished_run_is_listed_with_its_reason_and_does_not_stop_the_other
     comparison = compared([sweep, tmp_path / "nowhere"])
     assert [row.name for row in comparison.rows] == ["cable"]
     assert [(one.folder.name, one.reason) for one in comparison.unusable] == [
-        ("1", "it has no evaluation.json: it did not finish; run `usad run` there again to see why"),
-        ("2", "it has no evaluation.json: it did not finish; run `usad run` there again to see why"),
+        ("1", UNKNOWN),
+        ("2", UNKNOWN),
         ("nowhere", "there is no such folder"),
     ]
     assert f"not in the table: {tmp_path / 'nowhere'}: there is no such folder" in comparison_notes(comparison)
@@ -316,6 +321,19 @@ def test_csv_has_the_interval_of_a_difference_and_names_the_best(runs, tmp_path)
     assert [row["run"] for row in rows] == ["cable (cable/run)", "cable (better/run)", "best"]
     assert rows[2]["image_auroc"] == rows[1]["run"]
     assert float(rows[1]["image_auroc_low"]) <= float(rows[1]["image_auroc_high"])
+
+
+def test_the_csv_calls_the_figure_that_peeks_at_the_test_labels_so_and_the_json_as_ever(runs, tmp_path):
+    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    comparison = compared([runs[0], better], baseline=runs[0])
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(comparison))))
+    assert not {"f1", "f1_difference", "f1_low", "f1_high"} & rows[0].keys()
+    figures = [row.figures["f1"] for row in comparison.rows]
+    assert [float(row["oracle_f1"]) for row in rows[:2]] == figures
+    assert float(rows[1]["oracle_f1_difference"]) == pytest.approx(figures[1] - figures[0])
+    assert rows[2]["oracle_f1"] == rows[1]["run"]  # the best
+    assert float(rows[1]["oracle_f1_low"]) <= float(rows[1]["oracle_f1_high"])
+    assert comparison_json(comparison)["rows"][0]["figures"]["f1"] == figures[0]
 
 
 def test_csv_has_folders_repeats_and_settings_in_its_last_columns(sweep):

@@ -95,6 +95,19 @@ def test_the_csv_has_a_row_per_group_and_empty_cells_for_absent_figures():
     assert {row["resolution"] for row in rows} == {"original"}
 
 
+def test_figures_that_peek_at_the_test_labels_say_so_in_the_csv():
+    evaluation = copy.deepcopy(EVALUATION)
+    peeking = {"f1": 0.9, "precision": 0.8, "recall": 0.7, "optimal_threshold": 3.5}
+    evaluation["metrics"] |= peeking | {"deployed_f1": 0.6}
+    evaluation["intervals"]["f1"] = [0.85, 0.95]
+    rows = list(csv.DictReader(io.StringIO(evaluation_csv(evaluation))))
+    assert not {*peeking, "f1_low", "f1_high"} & rows[0].keys()
+    figures = {name: rows[0][f"oracle_{name}"] for name in ("f1", "precision", "recall", "threshold")}
+    assert figures == {"f1": "0.9", "precision": "0.8", "recall": "0.7", "threshold": "3.5"}
+    assert (rows[0]["oracle_f1_low"], rows[0]["oracle_f1_high"], rows[1]["oracle_f1"]) == ("0.85", "0.95", "")
+    assert rows[0]["deployed_f1"] == "0.6"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [("misses", 2, "2"), ("deployed_threshold", 12.3456, "12.35"), ("f1", 0.5, "0.500"), ("f1", None, "–")],

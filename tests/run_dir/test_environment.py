@@ -73,7 +73,7 @@ def test_another_number_format_than_that_of_the_calibration_is_told_once_per_run
         say_if_calibrated_otherwise(Path("run"), calibrated="bfloat16", now="float32")
     assert [record.getMessage() for record in caplog.records] == [
         "run was calibrated in bfloat16 and now computes in float32: scores differ a little, but the threshold does not follow "
-        "them; use runtime.precision=bfloat16 (in Python, precision='bfloat16'), or calibrate again"
+        "them; use runtime.precision=bfloat16 (in Python, precision='bfloat16'), or `usad calibrate overwrite=true`"
     ]
     say_if_calibrated_otherwise(Path("another run"), calibrated="bfloat16", now="float32")
     forget_what_was_said()

@@ -6,11 +6,19 @@ Torch is never imported here; each command's module is imported when it runs, so
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from us_anomaly.cli.arguments import expand_categories, is_sweep, not_an_option, prepared
+from us_anomaly.cli.arguments import (
+    asked_help,
+    beyond_ascii,
+    expand_categories,
+    is_sweep,
+    not_an_option,
+    prepared,
+    without_settings,
+)
 from us_anomaly.cli.commands import ALIASES, COMMANDS, overview, suggestion
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
 from us_anomaly.cli.execution import TASKS, failures, faults, jobs
@@ -125,10 +133,28 @@ def _run_application(name: str, arguments: Sequence[str]) -> None:
     task = hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(TASKS[name])
     refuse_code(arguments)
     refuse_hidden(arguments)
+    if asked_help(arguments):
+        _show_help_of_command(name, arguments, task)
+        return
     given = prepared(name, arguments)
     name_jobs([argument for argument in given if "=" in argument and not argument.startswith("-")])
     with _arguments(given):
         task()
+
+
+def _show_help_of_command(name: str, arguments: Sequence[str], show: Callable[[], object]) -> None:
+    """Show the help with the settings that are typed, or without where they are wrong, which is said."""
+    try:
+        with _arguments(prepared(name, arguments)):
+            show()
+    except Exception as error:
+        worded = _worded(error, arguments)
+        flags = without_settings(arguments)
+        if worded is None or len(flags) == len(arguments):
+            raise
+        print(f"usad: the help without what is typed: {one_line(worded)}", file=sys.stderr)
+        with _arguments(flags):
+            show()
 
 
 def _worded(error: Exception, arguments: Sequence[str]) -> Exception | None:
@@ -136,6 +162,8 @@ def _worded(error: Exception, arguments: Sequence[str]) -> Exception | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    if (unquoted := beyond_ascii(error, arguments)) is not None:
+        return unquoted
     if isinstance(error, UsadError | HydraException | OmegaConfBaseException):
         return error
     if hasattr(error, "problem_mark"):  # an error of the YAML reader, which OmegaConf brings along

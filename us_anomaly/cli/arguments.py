@@ -4,6 +4,7 @@ And what is said of those over which Hydra itself fails.
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -35,11 +36,15 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
         DataError: There is no such category.
     """
     flags, others = _divided(arguments)
+    if "--hydra-help" in asked_help(flags):  # its configuration has no settings of ours
+        return flags
     keys = [argument.partition("=")[0] for argument in others if "=" in argument]
     for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
         print(f"usad: `{key}` is given {keys.count(key)} times; the last one counts", file=sys.stderr)
     if name == "compare":
         return [*flags, *named_runs(others)]
+    if asked_help(flags):
+        return [*flags, *(other for other in with_remembered(others) if not is_sweep(flags) or not _is_swept(other))]
     return expand_categories(name, [*flags, *with_remembered(others)])
 
 
@@ -53,6 +58,40 @@ def not_an_option(error: BaseException, arguments: Sequence[str]) -> SettingsErr
         if options and not set(value.split(",")) <= set(options):
             return SettingsError(f"`{argument}` must name one of {', '.join(options)}; leave it out for the default")
     return None
+
+
+def beyond_ascii(error: BaseException, arguments: Sequence[str]) -> SettingsError | None:
+    """Return what to say where Hydra fails over a letter that it reads only in quotes; None otherwise."""
+    override = str(getattr(error, "override", None) or "")
+    key, sign, value = override.partition("=")
+    said = str(error.__cause__ or error.__context__)
+    if not re.search(r"token recognition error at: '[^\x00-\x7f]", said) or not sign or not key.isascii():
+        return None
+    if value[0] in "[{" or ("," in value and is_sweep(arguments)):
+        cured = re.sub(r"[^][{}:,]*[^][{}:,\x00-\x7f][^][{}:,]*", lambda found: quoted(found[0]), value)
+    else:
+        cured = quoted(value)
+    return SettingsError(
+        f"`{override}` holds letters beyond ASCII, which Hydra reads only in quotes: type {shlex.quote(f'{key}={cured}')}"
+    )
+
+
+def asked_help(arguments: Sequence[str]) -> list[str]:
+    """Return which flags of help there are, unabbreviated."""
+    asked = []
+    for argument in arguments:
+        meant = [flag for flag in _LONG if argument.startswith("--") and flag.startswith(argument)]
+        asked += ["--help"] if argument == "-h" else meant if meant in (["--help"], ["--hydra-help"]) else []
+    return asked
+
+
+def without_settings(arguments: Sequence[str]) -> list[str]:
+    """Return the flags and their values alone.
+
+    Raises:
+        SettingsError: Two flags ask for different things.
+    """
+    return _divided(arguments)[0]
 
 
 def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -2,14 +2,17 @@
 
 import importlib
 import logging
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from us_anomaly.cli.commands import COMMANDS
 from us_anomaly.cli.configuration import to_settings
 from us_anomaly.cli.messages import as_text
-from us_anomaly.cli.remembered import remember, renew_paths
-from us_anomaly.errors import UsadError
+from us_anomaly.cli.remembered import missing_data, remember, renew_paths
+from us_anomaly.errors import SettingsError, UsadError
+from us_anomaly.reporting.comparison_unfinished import FAILED
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
 from us_anomaly.run_dir.environment import forget_what_was_said
@@ -40,11 +43,11 @@ def execute(name: str, config: Any) -> None:
     if is_sweep:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
         overrides = [override for override in typed if not override.startswith("run_dir=")]
-        overrides.append(f"run_dir={config.run_dir}")
+        overrides.append(f"run_dir={as_text(config.run_dir)}")
     forget_what_was_said()
     try:
         with interruptible(), explained():
-            settings = to_settings(config)
+            settings = _settings(config, typed)
             resolved = list(HydraConfig.get().overrides.task)
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
@@ -53,6 +56,7 @@ def execute(name: str, config: Any) -> None:
                 locked(run_dir, command=" ".join(["usad", name, *overrides])),
                 working_in(f"run_dir={as_text(settings.run_dir)}"),
                 recorded(run_dir, command=name, texts=texts),
+                _failure_in_log(shlex.join(["usad", name, *overrides])),
             ):
                 before = run_dir.notes()
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
@@ -69,6 +73,44 @@ def execute(name: str, config: Any) -> None:
             failures.append(f"{config.run_dir} ({' '.join(typed)}): {error}")
             raise
         faults.append(error)  # not raised, because Hydra would print a line of its own
+
+
+def _settings(config: Any, typed: Sequence[str]) -> Any:
+    """Return the typed settings.
+
+    Raises:
+        SettingsError: A value is missing, out of range or of another type.
+    """
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        return to_settings(config)
+    except SettingsError as error:
+        cause = error.__cause__
+        if not isinstance(cause, MissingMandatoryValue) or getattr(cause, "full_key", None) != "data.root":
+            raise
+        try:
+            run_dir = config.run_dir
+        except OmegaConfBaseException:  # told once data.root is set
+            raise error from cause
+        raise missing_data(typed, run_dir=run_dir) or error from cause
+
+
+@contextmanager
+def _failure_in_log(command: str) -> Iterator[None]:
+    """Within it, what ends a command is written into the log of its run directory, where `usad compare` finds it.
+
+    The console is told elsewhere, once.
+    """
+    try:
+        with explained():
+            yield
+    except (UsadError, KeyboardInterrupt) as error:
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, FAILED, (command, error), None)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+        raise
 
 
 def _as_typed(overrides: Any) -> list[str]:

@@ -3,7 +3,7 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from us_anomaly.errors import UsadError
 
@@ -62,11 +62,23 @@ def _several_values(override: str) -> str:
             f"`{override}` has a comma: `{key}` takes one file, folder or glob; if the comma is in its name, "
             f"{_way_to_quote(override)}"
         )
+    if (with_point := _with_point(override)) is not None:
+        return (
+            f"`{override}` has a comma: numbers have a point, {with_point}; if several values are meant, add -m to run one job "
+            "for each"
+        )
     as_list = f"write a list as {key}=[a,b], " if is_list(key) else ""
     return (
         f"`{override}` has several values; add -m to run one job for each, {as_list}or, if it is one text, "
         f"{_way_to_quote(override)}"
     )
+
+
+def _with_point(override: str) -> str | None:
+    """Return an override with a point where a number has a decimal comma; None where that cannot be what was meant."""
+    key, _, value = override.partition("=")
+    is_number = re.fullmatch(r"[+-]?\d+,\d+(e[+-]?\d+)?", value, re.IGNORECASE | re.ASCII) is not None
+    return f"{key}={value.replace(',', '.')}" if is_number and takes_fraction(key) else None
 
 
 def _where_else(text: str) -> str:
@@ -85,18 +97,25 @@ def _not_parsed(override: str, text: str) -> str:
     """Return what to say about an argument that Hydra cannot read."""
     key, sign, _ = override.partition("=")
     if not sign:
-        meant = (
-            f"; did you mean inference.input={override}, or data.root={override}?" if Path(override).exists() else ""
-        )
-        return (
-            f"`{override}` is not key=value{meant or '; no spaces around `=`, and quotes around a value that has some'}"
-        )
+        return f"`{override}` is not key=value; {_meant_by(override)}"
     if re.search(r"\[\d+\]", key):
         dotted = re.sub(r"\[(\d+)\]", r".\1", key)
         return f"`{override}` is not key=value: the place in a list is written with a dot, {dotted}=..."
     reason = text.replace(f"Error parsing override '{override}'", "").strip().splitlines()[0]
     shown = "" if reason.startswith("Lexer") else f" ({reason})"
     return f"`{override}` is not key=value{shown}; {_way_to_quote(override)}"
+
+
+def _meant_by(text: str) -> str:
+    """Return what to say about a text without a key: where it is a path, a question about the key that was probably meant."""
+    from us_anomaly.data.listing import exists
+    from us_anomaly.run_dir import RunDir
+
+    if not exists(Path(text)):
+        return "no spaces around `=`, and quotes around a value that has some"
+    if RunDir(Path(text)).is_known:
+        return f"did you mean run_dir={text}?"
+    return f"did you mean inference.input={text}, or data.root={text}?"
 
 
 def _way_to_quote(override: str) -> str:
@@ -147,6 +166,12 @@ def known_keys() -> list[str]:
 def is_list(key: str) -> bool:
     """Return whether a setting takes a list."""
     return getattr(_types_of_keys().get(key), "__origin__", None) is list
+
+
+def takes_fraction(key: str) -> bool:
+    """Return whether a setting takes a number with a fraction, perhaps among other things."""
+    kind = _types_of_keys().get(key)
+    return kind is Any or float in (kind, *get_args(kind))
 
 
 def similar_key(full_key: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from us_anomaly.cli.configuration import config_dir
 from us_anomaly.cli.messages import NO_CONSTANT, as_text
-from us_anomaly.errors import ArtifactError
+from us_anomaly.errors import ArtifactError, SettingsError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
 
@@ -29,6 +29,8 @@ OF_ONE_COMMAND = (
     "hydra",
 )
 """Settings, and groups of them, that are never taken over."""
+NAMING_DATA = ("data", "data.root")
+"""Settings that make a command a whole one: where one is typed, nothing is taken over."""
 _OPTION = re.compile(rf"{NO_CONSTANT}[a-zA-Z_][\w-]*(/[\w-]+)*", re.IGNORECASE)
 _INTERPOLATION = re.compile(r"[^\[{]*\$\{.*")
 """A value that holds an interpolation and is no list or mapping."""
@@ -86,7 +88,8 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
     """Return settings, preceded by those that the run directory was made with, where they name one and no data set.
 
     What is typed takes the place of what is remembered: a value of one value, an option of a group (`backbone=`) of the group
-    with its values, an experiment of everything but the data set. Says on stderr what was taken over, and what not.
+    with its values, an experiment of everything but the data set. Says on stderr what was taken over, and what not; where a
+    data set is named, which settings of the detector are lost by that.
 
     Args:
         arguments: Settings as typed, without flags.
@@ -96,7 +99,10 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
     """
     typed = {_key(argument) for argument in arguments}
     run_dir = _run_dir(arguments)
-    if run_dir is None or typed & {"data", "data.root"} or not run_dir.made_with.is_file():
+    if run_dir is None or not run_dir.made_with.is_file():
+        return list(arguments)
+    if typed & set(NAMING_DATA):
+        _tell_what_is_lost(run_dir, typed)
         return list(arguments)
     command, overrides = _read(run_dir.made_with)
     wanted = [override for override in overrides if not _is_replaced(override, typed)]
@@ -106,6 +112,56 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
     said += f"; not taken over, type it again if you want it: {_shown(left)}" if left else ""
     print(f"usad: settings of {run_dir.root}, as its `usad {_printable(command)}` had them: {said}", file=sys.stderr)
     return [*taken, *arguments]
+
+
+def _tell_what_is_lost(run_dir: RunDir, typed: set[str]) -> None:
+    """Say which settings of the detector a command that names its data set leaves behind."""
+    kept = [override for override in _of_detector(run_dir) if _key(override).partition(".")[0] != "data"]
+    lost = [override for override in kept if not _is_replaced(override, typed)]
+    if lost:
+        print(
+            f"usad: {run_dir.root} was made with {_shown(lost)}, which this command, as it names its data, does not take over: "
+            f"leave {' and '.join(f'{key}=' for key in NAMING_DATA if key in typed)} out to take them, or type them",
+            file=sys.stderr,
+        )
+
+
+def missing_data(arguments: Sequence[str], *, run_dir: str) -> SettingsError | None:
+    """Return what to say where `data.root` is not set, though the run directory knows it or has seen it; None otherwise.
+
+    Args:
+        arguments: Settings as typed, without flags.
+        run_dir: The run directory, if none is typed.
+    """
+    typed = {_key(argument) for argument in arguments}
+    named = _run_dir(arguments)
+    known = named or _at(run_dir)
+    if known is None or "data.root" in typed:
+        return None
+    if "data.root" in map(_key, _of_detector(known)):
+        ways = ["leave data= out"] if "data" in typed else []
+        ways += [] if named else [f"add {_shown([f'run_dir={as_text(str(known.root))}'])}"]
+        where = "data= is typed" if named else "it is not named alone"
+        return SettingsError(
+            f"`data.root` is not set: {known.root} remembers it, but takes nothing over where {where}: {' and '.join(ways)}, or "
+            "add data.root=..."
+        )
+    begun = sorted(known.root.glob(".hydra/*/overrides.yaml"), key=lambda path: path.stat().st_mtime)
+    if begun and not known.made_with.is_file():
+        return SettingsError(
+            f"`data.root` is not set, and {known.root} does not remember it, for no command has finished there yet: type the "
+            f"whole command again; {begun[-1]} has its settings"
+        )
+    return None
+
+
+def _of_detector(run_dir: RunDir) -> list[str]:
+    """Return the settings of the detector and its data that a run directory remembers; none where that cannot be read."""
+    try:
+        _, overrides = _read(run_dir.made_with) if run_dir.made_with.is_file() else ("", [])
+    except ArtifactError:  # told to the one who wants what it remembers
+        return []
+    return [override for override in overrides if _is_of_detector(override)]
 
 
 def _shown(overrides: Sequence[str]) -> str:
@@ -145,8 +201,12 @@ def _run_dir(arguments: Sequence[str]) -> RunDir | None:
         value = OverridesParser.create().parse_override(named[-1]).value()
     except HydraException:  # told when the command is composed
         return None
+    return _at(value) if isinstance(value, str) and value else None
+
+
+def _at(run_dir: str) -> RunDir | None:
     try:
-        return RunDir(Path(value).expanduser()) if isinstance(value, str) and value else None
+        return RunDir(Path(run_dir).expanduser())
     except RuntimeError:  # the home of nobody, told with the settings
         return None
 

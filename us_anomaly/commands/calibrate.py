@@ -17,9 +17,10 @@ from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import write_json
+from us_anomaly.run_dir.atomic import read_json, write_json
+from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.scoring.calibration import Calibration, MapsOf, calibrate
-from us_anomaly.scoring.calibration_file import load_calibration
+from us_anomaly.scoring.calibration_file import calibrated_precision, load_calibration
 from us_anomaly.scoring.picture_level import MIN_PICTURES
 from us_anomaly.scoring.raw_maps import RawMaps
 from us_anomaly.scoring.threshold_support import threshold_doubt
@@ -58,6 +59,11 @@ def run(settings: Settings) -> None:
         anew=settings.overwrite,  # as the message about another number format advises
     )
     calibration = load_calibration(run_dir.calibration)
+    say_if_calibrated_otherwise(
+        run_dir.root,
+        calibrated=calibrated_precision(read_json(run_dir.calibration)),
+        now=choose_compute(settings.runtime).precision,
+    )
     _tell_doubts(calibration, settings.calibration)
     scales = settings.scales if settings.scoring.per_position else []
     _summarize(calibration, run_dir, {size: run_dir.position_statistics(size) for size in scales})
@@ -143,11 +149,14 @@ def _summarize(calibration: Calibration, run_dir: RunDir, positions: dict[int, P
     origin = (
         f"{calibration.num_normal} normal and {calibration.num_anomalous} anomalous pictures ({calibration.reference})"
     )
+    threshold = f"{calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {origin}"
+    if calibration.threshold_rule == "number":  # no picture has a part in it
+        threshold = f"{calibration.image_threshold:.10g}, as given"
     show_summary(
         Summary(
             command="calibrate",
             facts=[
-                ("threshold", f"{calibration.image_threshold:.4g} by {calibration.threshold_rule}, from {origin}"),
+                ("threshold", threshold),
                 ("colours", "{:.4g} (blue) to {:.4g} (red)".format(*calibration.color_range)),
                 *([("agreement of normal maps", agreement(positions))] if positions else []),
                 *([("errors follow the picture's level", levels)] if levels else []),

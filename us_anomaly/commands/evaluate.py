@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from rich.console import Console
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import track_evaluation
-from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.sample import Sample, of_split
 from us_anomaly.reporting.progress import Watched, progress
 from us_anomaly.reporting.summary import Summary, print_table, show_summary
@@ -120,17 +120,23 @@ def pixel_source(images: list[ScoredImage], settings: Settings, problems: DataPr
     """Return maps and masks of the images whose maps were saved, at the resolution of the settings."""
     root = _data_root(settings)
     category = getattr(settings.data, "category", None)
-    at_network_size = settings.evaluation.resolution is MapResolution.network
-    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     return PixelSource(
         images=[image for image in images if image.map_path is not None],
         run_dir=Path(settings.run_dir),
         data_root=root,
         max_image_pixels=settings.data.max_image_pixels,
-        network_size=functools.cache(pipeline.size_of) if at_network_size else None,
+        network_size=_network_size(settings) if settings.evaluation.resolution is MapResolution.network else None,
         saturation=find_saturation_table([root / category] if category else [root]),
         problems=problems,
     )
+
+
+def _network_size(settings: Settings) -> Callable[[tuple[int, int]], tuple[int, int]]:
+    """Return what tells the size that the network sees of a picture of some height and width."""
+    from us_anomaly.data.augmentation import build_transforms  # torchvision takes seconds, and is rarely needed here
+
+    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
+    return functools.cache(pipeline.size_of)
 
 
 def _data_root(settings: Settings) -> Path:

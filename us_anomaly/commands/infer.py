@@ -5,7 +5,9 @@ import itertools
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,7 +15,7 @@ from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.listing import exists, some
-from us_anomaly.data.sources import find_images
+from us_anomaly.data.sources import find_inputs
 from us_anomaly.errors import DataError
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
@@ -74,7 +76,7 @@ def _summarize(run_dir: RunDir) -> None:
 def score_input(settings: Settings, what: str) -> None:
     """Score a file, a folder or a glob; results go to a folder of their own in the run directory."""
     Recipes(settings, with_data=False).predictions  # noqa: B018 (refuses a detector that is not the one in force)
-    paths = find_images(what)
+    paths = find_inputs(what)
     base = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     run_dir = RunDir(settings.run_dir)
     masks = _known_masks(settings, run_dir)
@@ -130,9 +132,13 @@ def _known_masks(settings: Settings, run_dir: RunDir) -> dict[Path, Path]:
 
 
 def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:
-    """Print decision, score and threshold of each picture, and the strongest regions of anomalous ones."""
+    """Print decision, score and threshold of the first pictures, the most anomalous before all, and how many are anomalous.
+
+    Of anomalous ones, the strongest regions are told too.
+    """
     console = Console(highlight=False, soft_wrap=True)
-    for record, (_, _, regions) in list(zip(scored.records, scored.regions, strict=True))[:MAX_EXPLAINED]:
+    pictures = sorted(zip(scored.records, scored.regions, strict=True), key=lambda picture: _most_anomalous(picture[0]))
+    for record, (_, _, regions) in pictures[:MAX_EXPLAINED]:
         prediction = record["prediction"]
         verdict = "ANOMALOUS" if prediction["is_anomalous"] else "normal"
         console.print(
@@ -147,10 +153,26 @@ def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:
                 f"y={region.top}, {region.width}x{region.height} px; {region.area_px} px above the pixel threshold "
                 f"({calibration.pixel_threshold:.4g})"
             )
-    if len(scored.records) > MAX_EXPLAINED:
-        console.print(f"and {len(scored.records) - MAX_EXPLAINED} more")
+    verdicts = [bool(record["prediction"]["is_anomalous"]) for record, _ in pictures]
+    if num_more := len(verdicts[MAX_EXPLAINED:]):
+        num_anomalous = sum(verdicts[MAX_EXPLAINED:])
+        console.print(f"and {num_more} more" + (f", {num_anomalous} of them anomalous" if num_anomalous else ""))
     console.print(f"Predictions: {target.predictions}", markup=False)
     console.print(f"Panels: {target.panels}", markup=False)
+    console.print(_total(verdicts))
+
+
+def _most_anomalous(record: dict[str, Any]) -> tuple[bool, float]:
+    """Return by what records are sorted so that anomalous ones come first, and the highest score first of each kind."""
+    prediction = record["prediction"]
+    return not prediction["is_anomalous"], -prediction["anomaly_score"]
+
+
+def _total(verdicts: Sequence[bool]) -> str:
+    """Say how many pictures are anomalous."""
+    if len(verdicts) == 1:
+        return f"the picture is {'anomalous' if verdicts[0] else 'normal'}"
+    return f"{sum(verdicts)} of {len(verdicts)} pictures {'is' if sum(verdicts) == 1 else 'are'} anomalous"
 
 
 def _absolute(what: str) -> Path:

@@ -1,7 +1,6 @@
 """The list of pictures behind a split: which of them were left out, and how the list has changed since."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from us_anomaly.data.sample import Sample, parse_labels
 from us_anomaly.errors import ArtifactError, ResourceError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
-from us_anomaly.run_dir.faults import cannot_read
 from us_anomaly.run_dir.format_version import check_format
-from us_anomaly.run_dir.provenance import content_hash
 
 FORMAT_VERSION = 1
 """Of `bad_images.json`."""
@@ -45,30 +42,6 @@ def read_left_out(path: Path) -> list[str]:
         ) from error
 
 
-def hash_of_masks(root: Path, samples: Iterable[Sample]) -> str | None:
-    """Return a hash of the masks of pictures below `root`, byte by byte; None where they have none.
-
-    Raises:
-        ResourceError: A mask cannot be read.
-    """
-    masks = sorted({sample.mask_path for sample in samples if sample.mask_path is not None})
-    digest = hashlib.sha256()
-    for mask in masks:
-        path = root / mask
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            digest.update(f"{mask}/{file.name}\n{_hash_if_there(file)}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest() if masks else None
-
-
-def _hash_if_there(path: Path) -> str:
-    if not path.is_file():  # told by whoever reads it
-        return "missing"
-    try:
-        return content_hash(path)
-    except OSError as error:
-        raise cannot_read(path, error) from error
-
-
 def what_changed(run_dir: RunDir, samples: Iterable[Sample]) -> str:
     """Say in words how the pictures of now differ from those that were divided.
 
@@ -93,10 +66,11 @@ def what_changed(run_dir: RunDir, samples: Iterable[Sample]) -> str:
         ("new", [name for name in now if name not in then and name not in left_out]),
         ("with another label, mask or group", relabelled),
     )
-    return "; ".join(_counted(kind, names) for kind, names in kinds if names)
+    return "; ".join(counted(kind, names) for kind, names in kinds if names)
 
 
-def _counted(kind: str, names: list[str]) -> str:
+def counted(kind: str, names: list[str]) -> str:
+    """Say how many there are of a kind, and the first."""
     return f"1 {kind}: {names[0]}" if len(names) == 1 else f"{len(names)} {kind}, the first {names[0]}"
 
 

@@ -7,12 +7,13 @@ configuration other than the one in force is refused and never silently mixed.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from us_anomaly.commands.named_files import hash_of_teacher, hash_of_weights
-from us_anomaly.commands.picture_list import hash_of_masks, what_changed
+from us_anomaly.commands.picture_contents import PictureContents, files_of, mask_files
+from us_anomaly.commands.picture_list import counted, what_changed
 from us_anomaly.commands.stage import read_split
 from us_anomaly.data.sample import Sample, dump_labels, parse_labels
 from us_anomaly.data.sources import read_samples
@@ -20,8 +21,12 @@ from us_anomaly.errors import ArtifactError, DataError, ResourceError, WeightsEr
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import (
-    CONTENT_OF_MASKS,
+    CONTENTS,
     LIST_OF_PICTURES,
+    REFERENCE_PICTURES,
+    SCORED_PICTURES,
+    TEST_MASKS,
+    TRAINING_PICTURES,
     Recipe,
     content_hash,
     recorded_file,
@@ -64,6 +69,7 @@ class Recipes:
         self.settings = settings
         self._with_data = with_data
         self.run_dir = RunDir(settings.run_dir)
+        self.root = Path(settings.data.root)
 
     @functools.cached_property
     def samples(self) -> list[Sample]:
@@ -81,14 +87,48 @@ class Recipes:
         if self.settings.data.group_pattern is None:  # splits from before there was the setting stay up to date
             without += ("group_pattern",)
         data = flat("data", self.settings.data, without=without)
-        data["data.root"] = str(Path(self.settings.data.root).resolve())
+        data["data.root"] = str(self.root.resolve())
         listing = hashlib.sha256(dump_labels(self.samples).encode("utf-8", "surrogateescape")).hexdigest()
+        names = files_of(self.samples, self.root)
         return Recipe(
             command="split",
             settings={**data, **flat("split", self.settings.split), "seed": self.settings.seed},
-            inputs={LIST_OF_PICTURES: listing},
-            explain={LIST_OF_PICTURES: lambda: what_changed(self.run_dir, self.samples)},
+            inputs={LIST_OF_PICTURES: listing, **self._digest(CONTENTS, names)},
+            explain={
+                LIST_OF_PICTURES: lambda: what_changed(self.run_dir, self.samples),
+                CONTENTS: lambda: _replaced(self.contents.changed(names)),
+            },
         )
+
+    @functools.cached_property
+    def contents(self) -> PictureContents:
+        """What pictures and masks hold."""
+        return PictureContents(self.run_dir, self.root, is_there=self._with_data)
+
+    def _digest(self, input_name: str, names: Sequence[str]) -> dict[str, str]:
+        """Return the hash of some files of the data set by the name of the input; nothing where it is not known."""
+        digest = self.contents.digest(names)
+        return {} if digest is None else {input_name: digest}
+
+    @functools.cached_property
+    def _training_pictures(self) -> dict[str, str]:
+        """What a training sees of the data set: its pictures, and not how others are divided."""
+        self.split_hash  # noqa: B018 (refuses a split that is not the one in force)
+        return self._digest(TRAINING_PICTURES, [sample.filename for sample in read_split(self.run_dir, "train")])
+
+    @functools.cached_property
+    def _reference_pictures(self) -> dict[str, str]:
+        """The pictures of validation."""
+        return self._digest(REFERENCE_PICTURES, [sample.filename for sample in read_split(self.run_dir, "val")])
+
+    @property
+    def _scored(self) -> list[Sample]:
+        """The pictures that `usad infer` scores."""
+        return [sample for sample in read_split(self.run_dir) if sample.split in self.settings.inference.splits]
+
+    def _with_training_pictures(self, **inputs: str) -> dict[str, Any]:
+        """Return the inputs of what learns from the training pictures, and what older notes mention in their place."""
+        return {"inputs": inputs | self._training_pictures, "before": {"split.jsonl": self.split_hash}}
 
     @functools.cached_property
     def split_hash(self) -> str:
@@ -145,7 +185,7 @@ class Recipes:
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
                 "seed": self.settings.seed,
             },
-            inputs={**self._weights(self.run_dir.backbone), "split.jsonl": self.split_hash},
+            **self._with_training_pictures(**self._weights(self.run_dir.backbone)),
         )
 
     @functools.cache  # noqa: B019 (lives as long as one stage)
@@ -164,8 +204,9 @@ class Recipes:
             inputs |= self._checked(self.run_dir.backbone, self.backbone)
         if teacher.start_from is not None:
             inputs |= self._named_teacher("start_from", teacher.start_from, patch_size)
+        learned: dict[str, Any] = {"inputs": inputs}
         if "train" in teacher.image_sources():
-            inputs["split.jsonl"] = self.split_hash
+            learned = self._with_training_pictures(**inputs)
         decisive = {
             **flat("teacher", teacher, without=NOT_DECISIVE),
             **flat("backbone", self.settings.backbone),
@@ -176,7 +217,7 @@ class Recipes:
         decisive = _without_what_is_off(decisive)
         if self.settings.finetuning.enabled:
             decisive["finetuning.enabled"] = True
-        return Recipe(command=command, settings=decisive, inputs=inputs, when_absent=OFF)
+        return Recipe(command=command, settings=decisive, when_absent=OFF, **learned)
 
     def _named_teacher(self, key: str, name: str, patch_size: int) -> dict[str, str]:
         artifact = self.run_dir.teacher(patch_size)
@@ -192,15 +233,14 @@ class Recipes:
                 "teacher.whitening_floor": self.settings.teacher.whitening_floor,
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
-            inputs={
-                "split.jsonl": self.split_hash,
-                **self._checked(self.run_dir.teacher(patch_size), self.teacher(patch_size)),
-            },
+            **self._with_training_pictures(**self._checked(self.run_dir.teacher(patch_size), self.teacher(patch_size))),
         )
 
     @functools.cache  # noqa: B019
     def students(self, patch_size: int) -> Recipe:
         """Return what decides the students of one patch size."""
+        validates = self.settings.students.validate_every_steps is not None
+        validation = {"split.jsonl": self.split_hash, **self._reference_pictures} if validates else {}
         return Recipe(
             command="train-students",
             settings={
@@ -211,8 +251,10 @@ class Recipes:
             inputs={
                 **self.statistics(patch_size).inputs,
                 **self._checked(self.run_dir.teacher_statistics(patch_size), self.statistics(patch_size)),
+                **validation,
             },
             when_absent=OFF,
+            before=self.statistics(patch_size).before,
         )
 
     @functools.cache  # noqa: B019
@@ -231,12 +273,13 @@ class Recipes:
                 **self._checked(self.run_dir.students(patch_size), self.students(patch_size)),
             },
             when_absent=OFF,
+            before=self.statistics(patch_size).before,
         )
 
     @functools.cached_property
     def calibration(self) -> Recipe:
         """What decides `calibration.json`."""
-        inputs: dict[str, str] = {}
+        inputs = {"split.jsonl": self.split_hash, **self._reference_pictures}
         for patch_size in self.settings.scales:
             positions = self.position_statistics(patch_size)
             inputs |= positions.inputs  # the networks, which make the maps with positions or without
@@ -263,6 +306,7 @@ class Recipes:
             inputs={
                 "split.jsonl": self.split_hash,
                 **self._checked(self.run_dir.calibration, self.calibration),
+                **self._digest(SCORED_PICTURES, [sample.filename for sample in self._scored]),
             },
         )
 
@@ -276,10 +320,9 @@ class Recipes:
         )
 
     def _masks(self) -> dict[str, str]:
-        """Return the content hash of the test masks, where there are any: they are corrected in place."""
-        samples = read_split(self.run_dir, "test")
-        found = hash_of_masks(Path(self.settings.data.root), samples)
-        return {} if found is None else {CONTENT_OF_MASKS: found}
+        """Return the hash of the test masks, where there are any: they are corrected in place."""
+        masks = [name for sample in read_split(self.run_dir, "test") for name in mask_files(sample, self.root)]
+        return self._digest(TEST_MASKS, masks) if masks else {}
 
     @functools.cached_property
     def report(self) -> Recipe:
@@ -300,6 +343,11 @@ class Recipes:
         """Return the content hash of an up-to-date artifact by its name in the run directory."""
         name = artifact.relative_to(self.run_dir.root).as_posix()
         return {name: require(self.run_dir, artifact, recipe)}
+
+
+def _replaced(names: list[str]) -> str:
+    """Say which files were replaced in their place; nothing where none was."""
+    return counted("of other content", names) if names else ""
 
 
 def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from us_anomaly.data.read_ahead import read_ahead
 from us_anomaly.detector import Detector, Prediction
 from us_anomaly.errors import BadImageError, DataError
 from us_anomaly.reporting.heatmaps import colorize, write_heatmap
-from us_anomaly.reporting.panel import panel, reduction, write_panel
+from us_anomaly.reporting.panel import Decision, panel, reduction, write_panel
 from us_anomaly.reporting.predictions_table import predictions_csv
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
@@ -225,6 +225,11 @@ def _write_panel(
         ),
         mask=mask if mask is not None and mask.shape == pixels.shape[:2] else None,
         regions=regions,
+        decision=Decision(
+            is_anomalous=prediction.is_anomalous,
+            score=prediction.anomaly_score,
+            threshold=calibration.image_threshold,
+        ),
     )
     write_panel(path, picture)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from us_anomaly.commands.picture_contents import files_of
 from us_anomaly.commands.picture_list import write_left_out
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
@@ -39,6 +40,7 @@ def run(settings: Settings) -> None:
 
     def build() -> None:
         write_text(run_dir.split, dump_labels(divide(settings, recipes.samples)))
+        recipes.contents.note_split(files_of(recipes.samples, recipes.root))
 
     make(run_dir.split, recipes.split, build, settings=settings, is_precious=True)
     print_table(_table(read_split(run_dir)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from us_anomaly.data.listing import (
     contents,
     is_image,
-    list_images,
+    look_through,
     refuse_hidden_defect,
     refuse_outside,
     relative,
@@ -16,6 +16,7 @@ from us_anomaly.data.listing import (
     without_suffix,
 )
 from us_anomaly.data.mask_lookup import MaskIndex
+from us_anomaly.data.other_files import warn_about_others
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.data.table import NORMAL_TYPES
 from us_anomaly.errors import DataError, SettingsError
@@ -39,7 +40,9 @@ def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outsi
     if normal not in kinds:
         raise DataError(_nothing_usable(root, images=images, masks=masks, normal=normal))
     refuse_hidden_defect(image_folder, kinds, normal)
-    pictures = {kind: list_images(image_folder / kind) for kind in kinds}
+    listings = {kind: look_through(image_folder / kind) for kind in kinds}
+    pictures = {kind: listing.pictures for kind, listing in listings.items()}
+    warn_about_others([path for listing in listings.values() for path in listing.others], root=root)
     if not any(pictures.values()):
         raise DataError(f"data.root={root}: no pictures in {image_folder} (its folders: {some(kinds)})")
     mask_of = _find_masks(root, image_folder, root / masks, pictures, normal=normal)

@@ -2,31 +2,70 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from us_anomaly.data.images import IMAGE_SUFFIXES
 from us_anomaly.data.sample import NORMAL_TYPE
 from us_anomaly.errors import DataError
+from us_anomaly.run_dir import RunDir
 
 MAX_NAMED = 20
+_NO_PICTURES = (
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".md", ".rst", ".html", ".htm", ".log", ".ini", ".cfg",
+    ".toml", ".db", ".py", ".ipynb", ".sh", ".xls", ".xlsx", ".ods", ".doc", ".docx", ".pt", ".pth", ".safetensors",
+)  # fmt: skip
+"""Endings, in lower case, of files that nobody takes for pictures."""
+_NO_PICTURES_BY_NAME = ("readme", "license", "licence")
+
+
+@dataclass(slots=True)
+class Listing:
+    """What there is below a folder."""
+
+    pictures: list[Path] = field(default_factory=list)
+    """Files whose names look like pictures."""
+    others: list[Path] = field(default_factory=list)
+    """Other files that somebody may take for pictures: of other formats, or without a suffix."""
+    results: list[Path] = field(default_factory=list)
+    """Folders of results that were left out."""
+
+    def extend(self, other: "Listing") -> None:
+        """Take over what another listing holds."""
+        self.pictures += other.pictures
+        self.others += other.others
+        self.results += other.results
+
+    def in_order(self) -> "Listing":
+        """Return it with each path once, sorted by paths with forward slashes."""
+        return Listing(*(sorted(set(paths), key=Path.as_posix) for paths in (self.pictures, self.others, self.results)))
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return all pictures below `folder`, sorted by their path with forward slashes.
+    """Return all pictures below `folder`, sorted by their path with forward slashes; as `look_through`."""
+    return look_through(folder).pictures
+
+
+def look_through(folder: Path, *, without_results: bool = False) -> Listing:
+    """Return what there is below `folder`, sorted by paths with forward slashes.
 
     Links to folders are followed, but every folder on the disk is visited once, so that circles end. Real
     folders come before links to them. Names that begin with a dot and `__MACOSX` are left out. A missing
     folder holds no pictures.
+
+    Args:
+        folder: Where to look.
+        without_results: Leave out folders below it in which `holds_results` finds the results of commands.
     """
-    found: list[Path] = []
+    found = Listing()
     visited: set[str] = set()
     links = [folder]
     while links:
         linked = [link for link in links if os.path.realpath(link) not in visited]
         links = []
         for start in sorted(linked):
-            _walk(start, visited, found, links)
-    return sorted(found, key=lambda path: path.as_posix())
+            _walk(start, visited, found, links, without_results=without_results)
+    return found.in_order()
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -52,6 +91,18 @@ def exists(path: Path) -> bool:
 def is_image(path: Path) -> bool:
     """Return whether the name looks like a picture's."""
     return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def may_be_picture(path: Path) -> bool:
+    """Return whether somebody may take a file for a picture although its name does not look like one that is read."""
+    is_plain = path.suffix.lower() in _NO_PICTURES or path.name.lower() in _NO_PICTURES_BY_NAME
+    return not is_plain and is_visible(path.name) and os.path.isfile(path)  # noqa: PTH113 (which never raises)
+
+
+def holds_results(folder: Path) -> bool:
+    """Return whether commands write into `folder`: a run directory, or one of its folders of results."""
+    above = RunDir(folder.parent)
+    return RunDir(folder).is_known or (folder in (*above.result_folders, above.report, above.inputs) and above.is_known)
 
 
 def refuse_outside(root: Path, paths: Iterable[str], *, allow_outside_root: bool) -> None:
@@ -142,8 +193,8 @@ def _real(path: str, real_folders: dict[str, str]) -> str:
     return os.path.realpath(real) if os.path.islink(real) else real  # noqa: PTH114
 
 
-def _walk(folder: Path, visited: set[str], found: list[Path], links: list[Path]) -> None:
-    """Collect pictures below `folder` without following links to folders, which are collected in `links`."""
+def _walk(folder: Path, visited: set[str], found: Listing, links: list[Path], *, without_results: bool) -> None:
+    """Collect what is below `folder` without following links to folders, which are collected in `links`."""
     pending = [folder]
     while pending:
         current = pending.pop()
@@ -157,7 +208,11 @@ def _walk(folder: Path, visited: set[str], found: list[Path], links: list[Path])
                 continue
             if not _is_folder(entry):
                 if is_image(path):
-                    found.append(path)
+                    found.pictures.append(path)
+                elif may_be_picture(path):
+                    found.others.append(path)
+            elif without_results and holds_results(path):
+                found.results.append(path)
             elif entry.is_symlink():
                 links.append(path)
             else:

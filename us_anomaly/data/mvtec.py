@@ -6,6 +6,7 @@ from us_anomaly.data.categories import category_folder
 from us_anomaly.data.listing import (
     contents,
     list_images,
+    look_through,
     refuse_hidden_defect,
     refuse_outside,
     relative,
@@ -14,6 +15,7 @@ from us_anomaly.data.listing import (
     without_suffix,
 )
 from us_anomaly.data.mask_lookup import MaskIndex
+from us_anomaly.data.other_files import warn_about_others
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.errors import DataError
 
@@ -51,11 +53,14 @@ def read_mvtec(
         )
     index = MaskIndex(root, folder / "ground_truth")
     samples = []
+    others = []
     for name, split in _FOLDERS:
         kinds = subfolders(folder / name)
         refuse_hidden_defect(folder / name, kinds, normal)
         for kind in kinds:
-            for path in list_images(folder / name / kind):
+            listing = look_through(folder / name / kind)
+            others += listing.others
+            for path in listing.pictures:
                 key = without_suffix(path.relative_to(folder / name))
                 samples.append(
                     Sample(
@@ -66,6 +71,7 @@ def read_mvtec(
                         split=split,
                     )
                 )
+    warn_about_others(others, root=root)
     if not samples:
         raise DataError(f"data.root={root}: no pictures in the folders train, validation and test of {folder}")
     index.warn_about_unused()

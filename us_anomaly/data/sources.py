@@ -1,6 +1,7 @@
 """Where pictures come from: the data set that the settings describe, or what a user points at."""
 
 import glob
+import itertools
 import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -11,8 +12,18 @@ from us_anomaly.data.demo import read_demo
 from us_anomaly.data.folder import read_folder
 from us_anomaly.data.grouping import grouped
 from us_anomaly.data.kolektor_sdd import read_kolektor_sdd
-from us_anomaly.data.listing import contents, exists, is_image, list_images, some
+from us_anomaly.data.listing import (
+    Listing,
+    contents,
+    exists,
+    holds_results,
+    is_image,
+    look_through,
+    may_be_picture,
+    some,
+)
 from us_anomaly.data.mvtec import incomplete_categories, mvtec_categories, read_mvtec
+from us_anomaly.data.other_files import FORMATS, MAX_OTHERS_NAMED, others_in_words
 from us_anomaly.data.sample import Sample
 from us_anomaly.data.table import read_table
 from us_anomaly.data.visa import read_visa, visa_categories
@@ -109,34 +120,77 @@ def find_images(path_or_glob: str, *, key: str = "inference.input") -> list[Path
     Raises:
         DataError: It matches no picture.
     """
+    found = _look_for(path_or_glob, without_results=False)
+    _refuse_nothing(found, path_or_glob, key=key)
+    return found.pictures
+
+
+def find_inputs(path_or_glob: str) -> list[Path]:
+    """Return the pictures that `inference.input` means, as `find_images`, without the results of commands below a folder.
+
+    What is left out is told: folders of results, and files that may be pictures of formats that are not read.
+
+    Raises:
+        DataError: It matches no picture.
+    """
+    found = _look_for(path_or_glob, without_results=True)
+    if found.results:
+        holds = "it holds" if len(found.results) == 1 else "they hold"
+        named = some([path.as_posix() for path in found.results], limit=MAX_OTHERS_NAMED)
+        log.warning("left out, because %s results of usad: %s", holds, named)
+    if found.others and found.pictures:  # else the error tells them
+        log.warning("%s", others_in_words(found.others, base=_fixed_part(Path(path_or_glob))))
+    _refuse_nothing(found, path_or_glob, key="inference.input")
+    return found.pictures
+
+
+def _refuse_nothing(found: Listing, path_or_glob: str, *, key: str) -> None:
+    if found.pictures:
+        return
     path = Path(path_or_glob)
     if path_or_glob and exists(path):
-        if not path.is_dir():
-            return [path]
-        found = list_images(path)
-        if not found:
-            raise DataError(f"{key}={path_or_glob}: no pictures in this folder, {contents(path)}")
-        return found
-    found = _matching(path) if path_or_glob else []  # Path("") would be the current folder
-    if not found:
-        raise DataError(f"{key}={path_or_glob}: no such file or folder, and no picture matches it")
-    return sorted(set(found), key=lambda match: match.as_posix())
+        formats = f"; pictures are {FORMATS} by their names" if found.others else ""
+        raise DataError(f"{key}={path_or_glob}: no pictures in this folder, {contents(path)}{formats}")
+    others = f"; {others_in_words(found.others, base=_fixed_part(path))}" if found.others else ""
+    raise DataError(f"{key}={path_or_glob}: no such file or folder, and no picture matches it{others}")
 
 
-def _matching(pattern: Path) -> list[Path]:
-    """Return the pictures that match, and those in folders that match."""
-    if "**" not in pattern.parts:
-        found = []
-        for match in map(Path, glob.glob(str(pattern))):  # noqa: PTH207 (Path.glob takes no absolute patterns)
-            found += list_images(match) if match.is_dir() else [match] if is_image(match) else []
+def _look_for(path_or_glob: str, *, without_results: bool) -> Listing:
+    """Return what a file name, a folder or a glob pattern means, sorted."""
+    path = Path(path_or_glob)
+    if path_or_glob and exists(path):
+        return look_through(path, without_results=without_results) if path.is_dir() else Listing(pictures=[path])
+    found = Listing()
+    if not path_or_glob:  # Path("") would be the current folder
         return found
-    fixed = pattern.parts[: pattern.parts.index("**")]  # glob would follow links in circles for hours
+    fixed = path.parts[: path.parts.index("**")] if "**" in path.parts else path.parts
+    rest = path.parts[len(fixed) :]  # not left to glob, which would follow links in circles for hours
     base = Path(*fixed)
-    folders = [Path(match) for match in glob.glob(str(base))]  # noqa: PTH207
-    rest = pattern.parts[len(fixed) :]
-    return [
-        path for folder in folders for path in list_images(folder) if _matches(path.relative_to(folder).parts, rest)
-    ]
+    for match in map(Path, glob.glob(str(base))):  # noqa: PTH207 (Path.glob takes no absolute patterns)
+        if match.is_dir() and without_results and glob.has_magic(base.name) and holds_results(match):
+            found.results.append(match)
+        elif match.is_dir():
+            below = look_through(match, without_results=without_results)
+            found.extend(_those_that_match(below, match, rest) if rest else below)
+        elif not rest and is_image(match):
+            found.pictures.append(match)
+        elif not rest and may_be_picture(match):
+            found.others.append(match)
+    return found.in_order()
+
+
+def _those_that_match(below: Listing, folder: Path, rest: Sequence[str]) -> Listing:
+    """Return the files below a folder that match the rest of a pattern, with all folders that were left out."""
+    pictures, others = (
+        [path for path in paths if _matches(path.relative_to(folder).parts, rest)]
+        for paths in (below.pictures, below.others)
+    )
+    return Listing(pictures=pictures, others=others, results=below.results)
+
+
+def _fixed_part(path: Path) -> Path:
+    """Return a folder itself, or the folder in which a glob pattern looks."""
+    return path if exists(path) else Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

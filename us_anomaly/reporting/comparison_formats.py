@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from us_anomaly.reporting.comparison_cells import (
 )
 from us_anomaly.reporting.comparison_rows import Difference
 from us_anomaly.reporting.comparison_settings import as_typed
+from us_anomaly.reporting.tables import IN_CSV
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -33,15 +34,16 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Return CSV: a row per run, then means and best; absent figures are empty cells.
+    """Return CSV: a row per run, then means and best; absent figures are empty cells, peeking ones are called `oracle_...`.
 
     With a baseline, three more columns per figure: difference and the ends of its interval. The last columns are the run
     directory, the one that it repeats if there is such a row, and each setting in which the runs differ.
     """
     buffer = io.StringIO()
-    columns = ["run", "resolution", *comparison.columns]
+    names = list(_csv_figures(dict.fromkeys(comparison.columns)))
+    columns = ["run", "resolution", *names]
     if comparison.baseline is not None:
-        columns += [f"{name}_{part}" for name in comparison.columns for part in ("difference", "low", "high")]
+        columns += [f"{name}_{part}" for name in names for part in ("difference", "low", "high")]
     columns.append("run_dir")
     if any(row.repeats for row in comparison.rows):
         columns.append("repeats")
@@ -50,15 +52,16 @@ def comparison_csv(comparison: Comparison) -> str:
     for row in comparison.rows:
         told = {"run": row.name, "resolution": row.resolution, "run_dir": row.folder}
         told |= {"repeats": row.repeats} if row.repeats else {}
-        writer.writerow(told | row.figures | _csv_differences(row.differences) | _csv_settings(row.settings))
+        figures = _csv_figures(row.figures)
+        writer.writerow(told | figures | _csv_differences(row.differences) | _csv_settings(row.settings))
     for mean in comparison.seed_means + comparison.means:
         settings = _csv_settings(mean.settings)
         gains = _csv_differences(mean.differences)
-        writer.writerow({"run": mean.called("mean"), **mean.figures, **gains, **settings})
+        writer.writerow({"run": mean.called("mean"), **_csv_figures(mean.figures), **gains, **settings})
         for what, figures in (("smallest", mean.smallest), ("largest", mean.largest)):
             if figures:
-                writer.writerow({"run": mean.called(what), **figures, **settings})
-    writer.writerow({"run": "best", **{name: "; ".join(best) for name, best in comparison.best.items()}})
+                writer.writerow({"run": mean.called(what), **_csv_figures(figures), **settings})
+    writer.writerow({"run": "best", **_csv_figures({name: "; ".join(best) for name, best in comparison.best.items()})})
     return buffer.getvalue()
 
 
@@ -88,9 +91,14 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
 
 
+def _csv_figures(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Name figures as the columns of CSV are."""
+    return {IN_CSV.get(name, name): cell for name, cell in cells.items()}
+
+
 def _csv_differences(differences: dict[str, Difference]) -> dict[str, float]:
     cells = {}
-    for name, difference in differences.items():
+    for name, difference in _csv_figures(differences).items():
         cells[f"{name}_difference"] = difference.value
         if difference.interval is not None:
             cells[f"{name}_low"], cells[f"{name}_high"] = difference.interval

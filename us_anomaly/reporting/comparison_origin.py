@@ -13,10 +13,10 @@ from us_anomaly.errors import ArtifactError, UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.layout import is_inside
-from us_anomaly.run_dir.provenance import CONTENT_OF_MASKS, LIST_OF_PICTURES, content_hash
+from us_anomaly.run_dir.provenance import LIST_OF_PICTURES, OF_THE_DATA_SET, content_hash
 from us_anomaly.settings import NAMED_FILES
 
-_FROM_OUTSIDE = (LIST_OF_PICTURES, CONTENT_OF_MASKS, *NAMED_FILES)
+_FROM_OUTSIDE = (*OF_THE_DATA_SET, *NAMED_FILES)
 """Inputs that no stage makes, as the notes call them."""
 _NOT_DECISIVE = ("inference.", "evaluation.bootstrap_samples")
 """Settings in the notes that change no figure: which pictures are written, how intervals are resampled."""

@@ -1,10 +1,11 @@
-"""One picture explained: original, heatmap, uncertainty and, if known, the mask, side by side under their names.
+"""One picture explained: what was decided, and original, heatmap, uncertainty and, if known, the mask side by side.
 
 Shapes: H W pixels.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,29 @@ from us_anomaly.scoring.regions import Region
 
 MAX_SIDE_PX = 640
 CAPTION_PX = 26
+HEADING_PX = 24
 GAP_PX = 8
 BACKGROUND = (250, 250, 250)
 INK = (40, 44, 52)
+LIGHT = (255, 255, 255)
+"""Lines and digits on a picture are of this colour with an edge of `INK`: one of the two stands out on any ground."""
 MASK_COLOR = (200, 30, 45)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What was decided about a picture."""
+
+    is_anomalous: bool
+    score: float
+    """Score of the image."""
+    threshold: float
+    """Threshold of image scores."""
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        verdict = "ANOMALOUS" if self.is_anomalous else "normal"
+        return f"{verdict}  score {self.score:.4g}  threshold {self.threshold:.4g}"
 
 
 def panel(
@@ -30,6 +50,7 @@ def panel(
     uncertainty: npt.NDArray[np.uint8] | None,
     mask: npt.NDArray[np.bool_] | None = None,
     regions: Sequence[Region] = (),
+    decision: Decision | None = None,
 ) -> Image.Image:
     """Return the panel of one picture.
 
@@ -39,27 +60,29 @@ def panel(
         uncertainty: The same for the predictive uncertainty.
         mask: (H, W), if the truth is known.
         regions: Boxes to draw on the heatmap, numbered from 1.
+        decision: Written above the pictures; None leaves that line out.
     """
-    factor = reduction(*image.shape[:2])
+    shape = image.shape[:2]
+    factor = reduction(*shape)
     if factor > 1:  # before anything is mixed in floating point, which takes many times the memory of the picture
-        shape = image.shape[:2]
         heatmap, uncertainty = (
             part if part is None or part.shape[:2] != shape else _shrunk(part, factor)
             for part in (heatmap, uncertainty)
         )
         image = _shrunk(image, factor)
         mask = None if mask is None else _shrunk(mask.astype(np.uint8) * 255, factor) > 0
-        regions = [_on_shrunk(region, factor) for region in regions]
-    parts = [("image", Image.fromarray(image))]
+    parts = [("image", _reduced(image))]
     if heatmap is not None:
-        parts.append(("anomaly score", _with_boxes(overlay(image, heatmap), regions)))
+        shown = _reduced(overlay(image, heatmap))
+        _draw_boxes(shown, regions, scale=max(shown.size) / max(shape))
+        parts.append(("anomaly score", shown))
     if uncertainty is not None:
-        parts.append(("uncertainty", Image.fromarray(overlay(image, uncertainty))))
+        parts.append(("uncertainty", _reduced(overlay(image, uncertainty))))
     if mask is not None:
         red = np.zeros((*mask.shape, 4), dtype=np.uint8)
         red[mask] = (*MASK_COLOR, 150)
-        parts.append(("truth", Image.fromarray(overlay(image, red))))
-    return _side_by_side([(name, _reduced(picture)) for name, picture in parts])
+        parts.append(("truth", _reduced(overlay(image, red))))
+    return _side_by_side(parts, heading=None if decision is None else str(decision))
 
 
 def write_panel(path: Path, picture: Image.Image) -> None:
@@ -77,41 +100,64 @@ def _shrunk(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]
     return np.asarray(Image.fromarray(pixels).reduce(factor))
 
 
-def _on_shrunk(region: Region, factor: int) -> Region:
-    """Return a region with the box that it has on a picture shrunk by `factor`."""
-    right, bottom = -(-(region.left + region.width) // factor), -(-(region.top + region.height) // factor)
-    left, top = region.left // factor, region.top // factor
-    return replace(region, left=left, top=top, width=right - left, height=bottom - top)
+def _draw_boxes(picture: Image.Image, regions: Sequence[Region], *, scale: float) -> None:
+    """Draw boxes around regions with their numbers; of a box that the picture cuts off, the line stays inside.
 
-
-def _with_boxes(pixels: npt.NDArray[np.uint8], regions: Sequence[Region]) -> Image.Image:
-    picture = Image.fromarray(pixels)
+    Args:
+        picture: Drawn on; it is `scale` times the size of the picture that the regions are of.
+        regions: The strongest first, which is drawn last, over the others.
+        scale: Pixels of the picture drawn on per pixel.
+    """
     draw = ImageDraw.Draw(picture)
-    line = max(1, round(max(picture.size) / 300))
-    for number, region in enumerate(regions, start=1):
-        left, top = region.left - line - 1, region.top - line - 1
-        right, bottom = region.left + region.width + line, region.top + region.height + line
+    light, dark = (max(1, round(max(picture.size) / part)) for part in (220, 320))
+    line = dark + light + dark
+    for number, region in reversed(list(enumerate(regions, start=1))):
+        left, top = (max(0, math.floor(start * scale) - line) for start in (region.left, region.top))
+        right = min(picture.width, math.ceil((region.left + region.width) * scale) + line) - 1
+        bottom = min(picture.height, math.ceil((region.top + region.height) * scale) + line) - 1
+        inset = min(dark, (right - left) // 2, (bottom - top) // 2)
         draw.rectangle((left, top, right, bottom), outline=INK, width=line)
-        draw.text((left + 2 * line, top + line), str(number), fill=INK, font=_font(max(10, 8 * line)))
+        draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=LIGHT, width=light)
+        _draw_number(picture, str(number), box=(left, top, right, bottom), line=line, edge=dark + 1)
+
+
+def _draw_number(picture: Image.Image, number: str, *, box: tuple[int, int, int, int], line: int, edge: int) -> None:
+    """Write a number above the left corner of a box, or below the box or inside it where there is no room."""
+    draw, font = ImageDraw.Draw(picture), _font(max(14, round(max(picture.size) / 26)))
+    extent = draw.textbbox((0, 0), number, font=font, anchor="ls", stroke_width=edge)
+    first, highest, last, lowest = (round(side) for side in extent)
+    left, top, _, bottom = box
+    baseline = top - 1
+    if baseline + highest < 0:
+        baseline = bottom + 2 - highest
+    if baseline + lowest > picture.height:
+        baseline, left = top + line + 1 - highest, left + line + 1
+    across = min(left, picture.width - last) - first
+    draw.text((across, baseline), number, fill=LIGHT, font=font, anchor="ls", stroke_width=edge, stroke_fill=INK)
+
+
+def _reduced(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
     return picture
 
 
-def _reduced(picture: Image.Image) -> Image.Image:
-    if max(picture.size) > MAX_SIDE_PX:
-        picture = picture.copy()
-        picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
-    return picture
-
-
-def _side_by_side(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+def _side_by_side(parts: Sequence[tuple[str, Image.Image]], *, heading: str | None) -> Image.Image:
+    """Put pictures beside each other under their names, and a heading above them all if there is one."""
+    font = _font(14)
     width = sum(picture.width + GAP_PX for _, picture in parts) + GAP_PX
-    height = max(picture.height for _, picture in parts) + CAPTION_PX + GAP_PX
+    top = 0
+    if heading is not None:
+        top, width = HEADING_PX, max(width, math.ceil(font.getlength(heading)) + 2 * GAP_PX)
+    height = top + max(picture.height for _, picture in parts) + CAPTION_PX + GAP_PX
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
+    if heading is not None:
+        draw.text((GAP_PX, 5), heading, fill=INK, font=font)
     left = GAP_PX
     for name, picture in parts:
-        draw.text((left, 5), name, fill=INK, font=_font(14))
-        sheet.paste(picture, (left, CAPTION_PX))
+        draw.text((left, top + 5), name, fill=INK, font=font)
+        sheet.paste(picture, (left, top + CAPTION_PX))
         left += picture.width + GAP_PX
     return sheet
 

@@ -9,6 +9,7 @@ from typing import Any
 from us_anomaly.data.sample import of_split, parse_labels
 from us_anomaly.errors import ArtifactError
 from us_anomaly.reporting.comparison_origin import Origin, read_origin
+from us_anomaly.reporting.comparison_unfinished import why_unfinished
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring.evaluation import FORMAT_VERSION
@@ -88,20 +89,14 @@ def collect_runs(folders: Iterable[Path], *, off: Mapping[str, Any]) -> tuple[li
 
 def _run_folders(folder: Path) -> list[Path]:
     """Return `folder` itself if it is a run, else the runs up to two levels below it, else itself to be told why."""
-    if _is_run(folder) or not folder.is_dir():
+    if RunDir(folder).is_known or not folder.is_dir():
         return [folder]
     below = [child for child in sorted(folder.iterdir(), key=_in_order) if child.is_dir()]
-    found = [child for child in below if _is_run(child)]
+    found = [child for child in below if RunDir(child).is_known]
     for child in below:
         if child not in found:
-            found += [run for run in sorted(child.iterdir(), key=_in_order) if run.is_dir() and _is_run(run)]
+            found += [run for run in sorted(child.iterdir(), key=_in_order) if run.is_dir() and RunDir(run).is_known]
     return found or [folder]
-
-
-def _is_run(folder: Path) -> bool:
-    """Tell whether a command ever worked in `folder`, even if it failed at once."""
-    run_dir = RunDir(folder)
-    return run_dir.evaluation_json.is_file() or run_dir.split.is_file() or (folder / ".hydra").is_dir()
 
 
 def _in_order(path: Path) -> tuple[list[str | float], str]:
@@ -114,8 +109,10 @@ def _read(folder: Path, *, off: Mapping[str, Any]) -> EvaluatedRun:
     path = RunDir(folder).evaluation_json
     if not folder.is_dir():
         raise ArtifactError("there is no such folder")
+    if not RunDir(folder).is_known:
+        raise ArtifactError("it is no run directory and holds none")
     if not path.is_file():
-        raise ArtifactError("it has no evaluation.json: it did not finish; run `usad run` there again to see why")
+        raise ArtifactError(why_unfinished(folder))
     evaluation = read_json(path)
     try:
         if evaluation["format_version"] != FORMAT_VERSION:

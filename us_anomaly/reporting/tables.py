@@ -24,6 +24,15 @@ _PER_TYPE = (
 )
 
 
+IN_CSV = {
+    "f1": "oracle_f1",
+    "precision": "oracle_precision",
+    "recall": "oracle_recall",
+    "optimal_threshold": "oracle_threshold",
+}
+"""Columns of CSV files whose figures peek at the test labels, and which have no headings to say so but their names."""
+
+
 def evaluation_tables(evaluation: Evaluation) -> list[Table]:
     """Return the table of all figures, and the table of defect types where there are several."""
     tables = [_overall_table(evaluation)]
@@ -62,11 +71,11 @@ def resolution_text(evaluation: Evaluation) -> str:
 
 
 def evaluation_csv(evaluation: Evaluation) -> str:
-    """Return CSV: a row for all test images, then one per defect type; absent figures are empty cells."""
+    """Return CSV: a row for all test images, then one per defect type; absent figures are empty, peeking ones `oracle_...`."""
     rows = [_csv_row("all", evaluation["counts"]["images"], evaluation, evaluation)]
     for name, one_type in evaluation["per_defect_type"].items():
         rows.append(_csv_row(name, one_type["count"], one_type, evaluation))
-    names = [name for name in LABELS if any(name in row for row in rows)]
+    names = [column for name in LABELS if any((column := IN_CSV.get(name, name)) in row for row in rows)]
     interval_names = [
         f"{name}_{end}" for name in names for end in ("low", "high") if any(f"{name}_{end}" in row for row in rows)
     ]
@@ -85,10 +94,11 @@ def _csv_row(group: str, count: int, figures: Mapping[str, Any], evaluation: Eva
         "resolution": evaluation["resolution"],
         "algorithm": evaluation["algorithm"] or "",
     }
-    row |= {name: value for name, value in figures["metrics"].items() if name in LABELS}
+    row |= {IN_CSV.get(name, name): value for name, value in figures["metrics"].items() if name in LABELS}
     for name, (low, high) in figures["intervals"].items():
         if name in LABELS:
-            row |= {f"{name}_low": low, f"{name}_high": high}
+            column = IN_CSV.get(name, name)
+            row |= {f"{column}_low": low, f"{column}_high": high}
     return row
 
 

@@ -28,6 +28,14 @@ class RunDir:
         self.root = Path(root)
 
     @property
+    def is_known(self) -> bool:
+        """Whether a command ever worked here, even if it failed at once."""
+        try:
+            return self.evaluation_json.is_file() or self.split.is_file() or (self.root / ".hydra").is_dir()
+        except OSError:  # a folder that may not be entered
+            return False
+
+    @property
     def split(self) -> Path:
         """Labels and splits of every picture."""
         return self.root / "split.jsonl"
@@ -159,6 +167,11 @@ class RunDir:
     def made_with(self) -> Path:
         """The settings of the last command that made something here."""
         return self.root / ".hydra" / "made_with.json"
+
+    @property
+    def contents(self) -> Path:
+        """Hashes of the pictures and masks, for as long as size and time of their files stay the same."""
+        return self.root / ".hydra" / "contents.json"
 
     def notes(self) -> dict[Path, int]:
         """Return the provenance notes with the times at which they were written: others, once a command has made something."""

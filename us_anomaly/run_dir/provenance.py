@@ -27,8 +27,18 @@ from us_anomaly.version import __version__
 FORMAT_VERSION = 1
 LIST_OF_PICTURES = "list of pictures"
 """Name of an input: pictures of the data set with their labels."""
-CONTENT_OF_MASKS = "content of masks"
-"""Name of an input: the masks of the test pictures, byte by byte."""
+CONTENTS = "data.root"
+"""Name of an input: pictures and masks byte by byte. They decide then, and not the folder that the setting of this name names."""
+TRAINING_PICTURES = "training pictures"
+REFERENCE_PICTURES = "pictures of the calibration"
+SCORED_PICTURES = "scored pictures"
+TEST_MASKS = "masks of the test pictures"
+_SEVERAL = (TRAINING_PICTURES, REFERENCE_PICTURES, SCORED_PICTURES, TEST_MASKS)
+OF_THE_DATA_SET = (LIST_OF_PICTURES, CONTENTS, *_SEVERAL)
+"""Names of inputs that lie outside of the run directory, by name and content."""
+_OTHER_SETTING = "it was made with "
+_NOT_ALWAYS_KNOWN = OF_THE_DATA_SET[1:]
+"""Older notes do not mention them, and where the data set is gone they may not be known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +58,8 @@ class Recipe:
     """What a setting is where `settings` leave it out, for messages; no part of what decides the artifact."""
     explain: dict[str, Callable[[], str]] = field(default_factory=dict, compare=False, repr=False)
     """How to say in words what is different about an input, for messages; no part of what decides the artifact."""
+    before: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Inputs that older notes mention in the place of others."""
 
 
 def fingerprint(recipe: Recipe) -> str:
@@ -227,9 +239,11 @@ def _other_scales(run_dir: RunDir, artifact: Path) -> str:
 
 def made_otherwise(run_dir: RunDir, artifact: Path, reason: str) -> str:
     """Say that an artifact is stale and how to keep it; what follows is how to make it anew."""
+    keep = "choose another run_dir="
+    if _OTHER_SETTING in reason:
+        keep = f"give the settings it was made with{_remembered_by(run_dir)} or another run_dir="
     return (
-        f"{artifact} was made from something else than what is in force: {reason}. To keep it, give the settings it was made "
-        f"with{_remembered_by(run_dir)} or another run_dir=; to make it anew,"
+        f"{artifact} was made from something else than what is in force: {reason}. To keep it, {keep}; to make it anew,"
     )
 
 
@@ -246,20 +260,29 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
     differences = []
     recorded = note["settings"]
     by_content = note["inputs"].keys() & recipe.inputs.keys()
+    if note["inputs"].get(CONTENTS) != recipe.inputs.get(CONTENTS):
+        by_content -= {CONTENTS}  # the folder helps to see why
     for key in sorted((recorded.keys() | recipe.settings.keys()) - by_content):
         then, now = (
             settings.get(key, recipe.when_absent.get(key, "not set")) for settings in (recorded, recipe.settings)
         )
         if then != now:
-            differences.append(f"it was made with {key}={_shown(then)}, now {key}={_shown(now)}")
+            differences.append(f"{_OTHER_SETTING}{key}={_shown(then)}, now {key}={_shown(now)}")
+    unexplained = []
     for name in sorted(note["inputs"].keys() | recipe.inputs.keys()):
-        then, now = note["inputs"].get(name), recipe.inputs.get(name)
+        then, now = note["inputs"].get(name), recipe.inputs.get(name, recipe.before.get(name))
+        if then == now or (None in (then, now) and name in _NOT_ALWAYS_KNOWN):
+            continue
         if then is None or now is None:
             differences.append(f"it was made {'without' if then is None else 'with'} {name}")
-        elif then != now:
-            words = recipe.explain[name]() if name in recipe.explain else ""
-            differences.append(f"it was made from another {name}" + (f" ({words})" if words else ""))
-    return differences
+            continue
+        words = recipe.explain[name]() if name in recipe.explain else None
+        told = f"it was made from {'other' if name in _SEVERAL else 'another'} {name}"
+        if words == "":  # something else may tell it
+            unexplained.append(told)
+        else:
+            differences.append(told + (f" ({words})" if words else ""))
+    return differences or unexplained
 
 
 def _changed(run_dir: RunDir, artifact: Path, note: dict[str, Any]) -> list[str]:

@@ -249,7 +249,8 @@ def _unidentified(path: Path) -> str:
     for magic, name in _MAGIC.items():
         if start.startswith(magic):
             return f"it begins like a {name} file but is damaged, incomplete or of an unusual kind"
-    return "it is not a PNG, JPEG, BMP, TIFF or WebP picture, whatever its name says"
+    doubted = ", whatever its name says" if path.suffix.lower() in IMAGE_SUFFIXES else ""
+    return f"it is not a PNG, JPEG, BMP, TIFF or WebP picture{doubted}"
 
 
 _lock = threading.Lock()

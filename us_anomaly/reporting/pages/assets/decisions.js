@@ -1,7 +1,8 @@
 // Decisions under a threshold: counts, precision and recall, the histogram, and the slider that moves it all.
 "use strict";
 
-// Counts and figures of predictions under a threshold: anomalous means score >= threshold.
+// Counts and figures of predictions under a threshold: anomalous means score >= threshold. A figure that needs images of a
+// kind that is not there is not-a-number, as in us_anomaly/scoring/image_metrics.py.
 usad.confusion = (predictions, threshold) => {
   const counts = { truePositives: 0, falseAlarms: 0, misses: 0, trueNegatives: 0 };
   for (const { score, anomalous } of predictions) {
@@ -9,14 +10,24 @@ usad.confusion = (predictions, threshold) => {
     else counts[anomalous ? "misses" : "trueNegatives"]++;
   }
   const { truePositives, falseAlarms, misses, trueNegatives } = counts;
+  const hasBoth = truePositives + misses > 0 && falseAlarms + trueNegatives > 0;
   return {
     ...counts,
-    precision: truePositives / (truePositives + falseAlarms),
+    precision: hasBoth ? truePositives / (truePositives + falseAlarms) : NaN,
     recall: truePositives / (truePositives + misses),
-    f1: (2 * truePositives) / (2 * truePositives + falseAlarms + misses),
+    f1: hasBoth ? (2 * truePositives) / (2 * truePositives + falseAlarms + misses) : NaN,
     falsePositiveRate: falseAlarms / (falseAlarms + trueNegatives),
     accuracy: (truePositives + trueNegatives) / predictions.length,
   };
+};
+
+// Say why figures are absent; nothing where they are all there.
+usad.whyAbsent = ({ truePositives, falseAlarms, misses, trueNegatives }) => {
+  const [hasAnomalous, hasNormal] = [truePositives + misses > 0, falseAlarms + trueNegatives > 0];
+  if (!hasAnomalous && !hasNormal) return "No image here, so no figures.";
+  if (!hasAnomalous) return "No anomalous image here, so no precision, recall and F1.";
+  if (!hasNormal) return "No normal image here, so no precision, F1 and false-positive rate.";
+  return truePositives + falseAlarms > 0 ? "" : "No image is called anomalous, so no precision.";
 };
 
 // Name of a decision, as the filter `show` has it.
@@ -93,6 +104,7 @@ usad.ThresholdPanel = class {
     usad.byId("f1").textContent = usad.share(counted.f1);
     usad.byId("false-positive-rate").textContent = usad.share(counted.falsePositiveRate);
     usad.byId("accuracy").textContent = usad.share(counted.accuracy);
+    usad.byId("absent-note").textContent = usad.whyAbsent(counted);
   }
 
   byType(predictions, types, type, onType) {

@@ -78,13 +78,13 @@ usad.onPredictions = (meaning, records) => {
       layers: layers(one, "view"),
       badges: [usad.labelBadge(one), scoreBadge(one), verdictBadge(outcome)],
       facts: [
-        ["score", usad.number(one.score, 5)],
-        ["threshold", usad.number(panel.threshold, 5)],
+        ["image score", usad.number(one.score, 5)],
+        ["image threshold", usad.number(panel.threshold, 5)],
         ["decision", one.score >= panel.threshold ? "anomalous" : "normal"],
         ["label", one.anomalous ? `anomalous (${one.type})` : "normal"],
         ["split", one.split],
       ],
-      controls: [viewerControls(), usad.colorLegend(meaning, layer(), panel.threshold)],
+      controls: [viewerControls(), usad.colorLegend(meaning, layer())],
       values: one.values,
       limits: { uncertainty: meaning.uncertaintyRange[1] }, // its picture ends there
       valuesNote: "No scores per pixel: the maps were not saved (inference.save_maps).",
@@ -123,7 +123,7 @@ usad.onPredictions = (meaning, records) => {
   const look = () => {
     gallery.refreshAll();
     viewer.redraw();
-    usad.byId("color-legend").replaceChildren(usad.colorLegend(meaning, layer(), panel.threshold));
+    usad.byId("color-legend").replaceChildren(usad.colorLegend(meaning, layer()));
   };
 
   const chosen = () => {
@@ -162,7 +162,7 @@ usad.onPredictions = (meaning, records) => {
     const moved = panel.threshold === meaning.threshold ? "" : String(panel.threshold);
     usad.writeAddress({ ...Object.fromEntries(remembered.map((id) => [id, controls[id].value])), threshold: moved });
     gallery.show(shown);
-    usad.byId("color-legend").replaceChildren(usad.colorLegend(meaning, layer(), panel.threshold));
+    usad.byId("color-legend").replaceChildren(usad.colorLegend(meaning, layer()));
   };
 
   // While the threshold moves, cards stay where they are unless the filter or the order depends on it.
@@ -200,8 +200,9 @@ usad.onPredictions = (meaning, records) => {
   update();
 };
 
-// The colours of a layer with their values and the threshold among them.
-usad.colorLegend = (meaning, layer, threshold) => {
+// The colours of a layer with their values and, among the scores per pixel, the pixel threshold: the movable threshold is one
+// of image scores, which need not be the highest of their pixels.
+usad.colorLegend = (meaning, layer) => {
   const box = usad.element("div", { class: "legend-box" });
   const range = { heatmap: meaning.colorRange, uncertainty: meaning.uncertaintyRange }[layer];
   if (!range) return box;
@@ -216,14 +217,14 @@ usad.colorLegend = (meaning, layer, threshold) => {
     scale.append(tick);
   }
   if (layer === "heatmap") {
-    const at = Math.min(1, Math.max(0, (threshold - low) / (high - low)));
+    const at = Math.min(1, Math.max(0, (meaning.pixelThreshold - low) / (high - low)));
     const mark = usad.element("div", { class: "legend-mark" });
     mark.style.left = `${at * 100}%`;
     bar.append(mark);
   }
   const title =
     layer === "heatmap"
-      ? `Anomaly score per pixel; the line is the threshold, ${usad.number(threshold, 4)}`
+      ? `Anomaly score per pixel; the line is the pixel threshold, ${usad.number(meaning.pixelThreshold, 4)}`
       : "Predictive uncertainty per pixel: how far the students disagree";
   box.append(usad.element("span", { class: "small" }, title), usad.element("div", { class: "legend-ruler" }, bar, scale));
   return box;

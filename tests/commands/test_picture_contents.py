@@ -1,0 +1,156 @@
+"""What was made from a picture is made again when the picture is replaced in its place, and only that."""
+
+import json
+import os
+import shutil
+from importlib import import_module
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from us_anomaly.commands.picture_contents import PictureContents
+from us_anomaly.commands.recipes import Recipes
+from us_anomaly.commands.run import run as run_all
+from us_anomaly.data.sample import parse_labels
+from us_anomaly.errors import StaleArtifactError
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.provenance import state
+
+ARTIFACTS = ("p33/teacher_statistics.pt", "p33/students.pt", "calibration.json", "predictions.jsonl", "evaluation.json")
+
+
+@pytest.fixture
+def moved(compose, tiny, trained_copy, parts, tmp_path):
+    """A finished run and a copy of its data set, with the settings that name both."""
+    root = shutil.copytree(parts, tmp_path / "parts")
+    return root, trained_copy, lambda *more: compose("run", *tiny(trained_copy), f"data.root={root}", *more)
+
+
+def redraw(path):
+    Image.fromarray(np.full((48, 48, 3), 7, dtype=np.uint8)).save(path)
+
+
+def of_split(run_dir, split):
+    return next(
+        sample.filename
+        for sample in parse_labels((run_dir / "split.jsonl").read_text())
+        if sample.split == split and not sample.is_anomalous
+    )
+
+
+def times(run_dir):
+    return {name: (run_dir / name).stat().st_mtime_ns for name in ARTIFACTS}
+
+
+def remade(run_dir, before):
+    return [name for name, time in times(run_dir).items() if time != before[name]]
+
+
+def test_a_data_set_that_was_moved_is_the_same(moved):
+    _, run_dir, settings = moved
+    before = times(run_dir)
+    run_all(settings())
+    assert remade(run_dir, before) == []
+
+
+@pytest.mark.parametrize(("split", "again"), [("train", ARTIFACTS), ("val", ARTIFACTS[2:]), ("test", ARTIFACTS[3:])])
+def test_what_rests_on_a_replaced_picture_is_made_again(moved, split, again):
+    root, run_dir, settings = moved
+    name = of_split(run_dir, split)
+    redraw(root / name)
+    before = times(run_dir)
+    with pytest.raises(
+        StaleArtifactError, match=rf"split.jsonl .* made from another data.root \(1 of other content: {name}\)"
+    ):
+        run_all(settings())
+    assert remade(run_dir, before) == []
+    run_all(settings("overwrite=true"))
+    assert set(again) <= set(remade(run_dir, before))
+    assert not {"p33/teacher_statistics.pt", "p33/students.pt"} & set(remade(run_dir, before)) - set(again)
+    before = times(run_dir)
+    run_all(settings())
+    assert remade(run_dir, before) == []
+
+
+def test_defects_that_are_added_later_train_nothing_again(moved):
+    root, run_dir, settings = moved
+    (root / "images/notch").mkdir()
+    for number in range(4):
+        redraw(root / f"images/notch/{number}.png")
+    before = times(run_dir)
+    run_all(settings("overwrite=true"))
+    assert remade(run_dir, before) == ["calibration.json", "predictions.jsonl", "evaluation.json"]
+
+
+def test_what_an_older_version_noted_is_still_up_to_date(moved):
+    """Then notes told the split that students learned from, and nothing of contents."""
+    _, run_dir, settings = moved
+    for note in (run_dir / "provenance").rglob("*.json"):
+        content = json.loads(note.read_text())
+        inputs = content["inputs"]
+        for name in ("data.root", "pictures of the calibration", "scored pictures", "masks of the test pictures"):
+            inputs.pop(name, None)
+        if inputs.pop("training pictures", None):
+            inputs["split.jsonl"] = Recipes(settings()).split_hash
+        if content["command"] == "split":
+            content["settings"]["data.root"] = settings().data.root
+        note.write_text(json.dumps(content))
+    (run_dir / ".hydra/contents.json").unlink()
+    before = times(run_dir)
+    run_all(settings())
+    assert remade(run_dir, before) == []
+    note = json.loads((run_dir / "provenance/p33/students.pt.json").read_text())
+    note["inputs"]["split.jsonl"] = "another"
+    (run_dir / "provenance/p33/students.pt.json").write_text(json.dumps(note))
+    recipe = Recipes(settings()).students(33)
+    assert state(RunDir(run_dir), run_dir / "p33/students.pt", recipe)[1] == "it was made from another split.jsonl"
+
+
+def test_without_its_data_a_detector_is_believed(moved):
+    root, run_dir, settings = moved
+    shutil.rmtree(root)
+    assert Recipes(settings(), with_data=False).calibration
+    (run_dir / ".hydra/contents.json").unlink()
+    assert Recipes(settings(), with_data=False).calibration
+
+
+def test_a_file_is_read_again_only_when_its_size_or_time_changes(tmp_path, monkeypatch):
+    module = import_module("us_anomaly.commands.picture_contents")
+    read = []
+    hash_of = module.content_hash
+    monkeypatch.setattr(module, "content_hash", lambda path: read.append(path.name) or hash_of(path))
+    (tmp_path / "split.jsonl").touch()
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+
+    def digest():
+        return PictureContents(RunDir(tmp_path), tmp_path, is_there=True).digest(["a", "b"])
+
+    first = digest()
+    assert digest() == first
+    assert sorted(read) == ["a", "b"]
+    os.utime(tmp_path / "a", (1, 1))
+    assert digest() == first
+    assert sorted(read) == ["a", "a", "b"]
+    (tmp_path / "b").write_text("c")
+    assert digest() != first
+    assert PictureContents(RunDir(tmp_path), tmp_path, is_there=True).digest(["b", "a"]) != digest()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": [1]}'])
+def test_hashes_that_are_damaged_are_found_out_again(tmp_path, content):
+    (tmp_path / "split.jsonl").touch()
+    (tmp_path / "a").write_text("a")
+    expected = PictureContents(RunDir(tmp_path), tmp_path, is_there=True).digest(["a"])
+    RunDir(tmp_path).contents.write_text(content)
+    assert PictureContents(RunDir(tmp_path), tmp_path, is_there=True).digest(["a"]) == expected
+    RunDir(tmp_path).contents.write_text(content)
+    assert PictureContents(RunDir(tmp_path), tmp_path, is_there=False).digest(["a"]) is None
+
+
+def test_a_file_that_cannot_be_read_has_a_content_of_its_own(tmp_path):
+    (tmp_path / "a").mkdir()
+    contents = PictureContents(RunDir(tmp_path), tmp_path, is_there=True)
+    assert len({contents.digest([name]) for name in ("a", "gone")}) == 2
+    assert not RunDir(tmp_path).contents.exists()  # nothing was ever divided there

@@ -1,0 +1,67 @@
+"""Why a run directory has no evaluation, as the log of its last command tells it, and what to type to go on."""
+
+import re
+import shlex
+from pathlib import Path
+
+from us_anomaly.run_dir import RunDir
+
+FAILED = "`%s` failed: %s"
+"""The last record of the log of a command that failed: the command as typed, and its error."""
+_LAST_BYTES = 65_536
+_MAX_SHOWN = 500
+_RECORD = re.compile(r"^\d{4}-\d\d-\d\d [\d:]{8},\d{3} [A-Z]+ [\w.]+: ", re.MULTILINE)
+_FAILURE = re.compile(r"`(usad .+?)` failed: (\S.*)", re.DOTALL)
+_SETTING = re.compile(r"[+~]*(?!hydra)[\w.]+=.*", re.DOTALL)
+
+
+def why_unfinished(folder: Path) -> str:
+    """Return why the commands that worked in a folder left no evaluation there, and what to type."""
+    run_dir = RunDir(folder)
+    if (failure := _failure(run_dir)) is not None:
+        return failure
+    if run_dir.made_with.is_file():
+        return f"it has no evaluation.json: `usad run {shlex.quote(f'run_dir={folder.as_posix()}')}` goes on"
+    return (
+        "it has no evaluation.json and no note of a failure: it is at work or was killed; type its whole command again"
+    )
+
+
+def _failure(run_dir: RunDir) -> str | None:
+    """Return what ended the last command, and the command; None if that is not known."""
+    logs = sorted(run_dir.root.glob(".hydra/*/log.txt"), key=lambda path: path.stat().st_mtime)
+    found = _FAILURE.match(_RECORD.split(_end(logs[-1]))[-1]) if logs else None
+    if found is None or "inference.input=" in found[1]:  # a picture that was looked at: nothing of the pipeline
+        return None
+    command = _command(found[1])
+    way = f"to go on: {command}" if command else "type its whole command again to go on"
+    return f"it did not finish: {_in_one_line(found[2])}; {way}"
+
+
+def _end(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LAST_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _command(text: str) -> str | None:
+    """Return a command as it is typed in a shell; None if it is more than settings, for a log may come from anybody."""
+    try:
+        program, name, *settings = shlex.split(text)
+    except ValueError:
+        return None
+    if program != "usad" or not re.fullmatch(r"[a-z]+(-[a-z]+)*", name) or not all(map(_SETTING.fullmatch, settings)):
+        return None
+    command = shlex.join(["usad", name, *settings])
+    return command if command.isprintable() else None
+
+
+def _in_one_line(text: str) -> str:
+    """Return the first line of an error, with the next one where it announces others, and without what a terminal obeys."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    said += f" (and {len(lines) - 2} more)" if lines[0].endswith(":") and len(lines) > 2 else ""
+    return "".join(letter if letter.isprintable() else "?" for letter in said[:_MAX_SHOWN])
