@@ -1,6 +1,5 @@
 """The YAML files: all of them compose into typed settings, and every key of the settings is read."""
 
-import ast
 import dataclasses
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from composition import composed, composed_by_hydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from read_keys import keys_read
 
 from us_anomaly import settings as module
 from us_anomaly.cli import COMMANDS, TASKS, config_dir
@@ -80,42 +80,30 @@ def all_keys():
     return [entry.key for entry in explain(Settings, groups=GROUPS)]
 
 
-def test_every_key_has_its_meaning_written_down():
-    entries = explain(Settings, groups=GROUPS)
-    assert len(entries) > 80
-    assert [entry.key for entry in entries if len(entry.meaning) < 15] == []
+@pytest.mark.parametrize(
+    ("code", "read"),
+    [
+        ("def f(settings: Settings): settings.students.width", {"students", "students.width"}),
+        ("def f(given: StudentSettings | None): given.width", {"students.width"}),
+        ("def f(settings: Settings):\n    students = settings.students\n    students.width", {"students", "students.width"}),
+        ("def f(settings: StudentSettings): getattr(settings, 'width')", {"students.width"}),
+        ("class A:\n    x: FolderData\ndef f(a: A): a.x.root", {"data.root"}),
+        ("class A:\n    def __init__(self, x: Settings): self.y = x\n    def f(self): self.y.seed", {"seed"}),
+        ("class TeacherSettings:\n    def f(self): self.width\n    def g(self): self.epochs", set()),
+        ("class TeacherSettings:\n    def f(self): self.width\ndef g(x: TeacherSettings): x.f()", {"teacher.f", "teacher.width"}),
+        ("def f(console: Console): console.width", set()),
+        ("def f(network: Network): network.students.width", set()),
+        ("def f(settings: StudentSettings): settings.width = flat('students', settings)", set()),
+    ],
+)  # fmt: skip
+def test_a_key_is_read_where_an_attribute_of_its_group_is(code, read):
+    nested = [f"class Settings:\n    {field.name}: {field.type.__name__}" for field in dataclasses.fields(Settings)]
+    assert keys_read([*nested, code]) == read
 
 
-def names_read_outside_of_the_settings():
-    """The names of all attributes that the code reads, also by getattr with a fixed name."""
-    names = set()
-    for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] == "settings":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                names.add(node.attr)
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
-                names |= {argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant)}
-    return names
-
-
-def methods_of_settings():
-    """Names of the methods of settings, with the fields that each of them reads."""
-    methods = {}
-    for path in (PACKAGE / "settings").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name != "__post_init__":
-                read = {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
-                methods[node.name] = read
-    return methods
-
-
-def test_every_key_is_read_outside_of_the_settings():
-    outside = names_read_outside_of_the_settings()
-    through_methods = set().union(*(read for name, read in methods_of_settings().items() if name in outside))
-    unread = {key for key in all_keys() if key.rpartition(".")[2] not in outside | through_methods}
-    assert unread == set()
+def test_every_key_is_read():
+    read = keys_read(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
+    assert [key for key in all_keys() if key not in read] == []
 
 
 def test_no_yaml_file_names_code():

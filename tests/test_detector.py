@@ -337,9 +337,10 @@ def test_a_run_directory_can_be_moved_and_loaded_without_its_data(trained, detec
 
 
 def test_a_calibration_of_before_there_was_a_border_scores_every_position_as_then(trained_copy):
-    content = read_json(trained_copy / "calibration.json")
+    path = trained_copy / "calibration.json"
+    content = read_json(path)
     assert content["scoring"].pop("border_px") == 16
-    assert read_calibration(content)[1].border_px == 0
+    assert read_calibration(content, path=path)[1].border_px == 0
     assert "border_px" not in content["scoring"]  # what was read is left as it is
 
 

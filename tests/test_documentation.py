@@ -8,7 +8,8 @@ from us_anomaly.settings.documentation import attribute_docstrings, explain
 
 def test_every_key_has_a_meaning() -> None:
     keys = explain(settings.Settings, groups=settings.GROUPS)
-    assert [key.key for key in keys if not key.meaning] == []
+    assert len(keys) > 80
+    assert [key.key for key in keys if len(key.meaning) < 15] == []
 
 
 def test_keys_of_every_layout_are_explained_once() -> None:

@@ -10,7 +10,7 @@ from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
-from us_anomaly.run_dir.provenance import require_consistent
+from us_anomaly.run_dir.staleness import require_consistent
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.calibration_file import calibrated_precision, read_calibration
 from us_anomaly.scoring.position_statistics import load_position_statistics
@@ -65,7 +65,7 @@ def load(
     """
     directory = RunDir(run_dir)
     content = read_json(_existing(directory.calibration, "calibrate"))
-    calibration, scoring, transforms = read_calibration(content)
+    calibration, scoring, transforms = read_calibration(content, path=directory.calibration)
     parts = [
         path
         for size in calibration.statistics
@@ -88,7 +88,8 @@ def load(
         log_level="warning",
     )
     compute = choose_compute(runtime)
-    say_if_calibrated_otherwise(directory.root, calibrated=calibrated_precision(content), now=compute.precision)
+    calibrated = calibrated_precision(content, path=directory.calibration)
+    say_if_calibrated_otherwise(directory.root, calibrated=calibrated, now=compute.precision)
     return detector_of(
         directory,
         list(calibration.statistics),

@@ -180,7 +180,7 @@ def test_a_single_training_picture_cannot_be_held_out(copy, compose, tiny, monke
     ("changed", "reason"),
     [
         ("finetuning.learning_rate=0.02", "finetuning.learning_rate=0.01, now finetuning.learning_rate=0.02"),
-        ("backbone.layers=[2]", r"backbone.layers=\[1, 2\], now backbone.layers=\[2\]"),
+        ("backbone.layers=[2]", r"backbone.layers=\[1,2\], now backbone.layers=\[2\]"),
     ],
 )
 def test_a_stale_backbone_is_neither_replaced_nor_distilled(copy, compose, tiny, changed, reason):

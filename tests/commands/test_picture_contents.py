@@ -15,7 +15,7 @@ from us_anomaly.commands.run import run as run_all
 from us_anomaly.data.sample import parse_labels
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import state
+from us_anomaly.run_dir.staleness import state
 
 ARTIFACTS = ("p33/teacher_statistics.pt", "p33/students.pt", "calibration.json", "predictions.jsonl", "evaluation.json")
 
@@ -92,7 +92,7 @@ def test_what_an_older_version_noted_is_still_up_to_date(moved):
         for name in ("data.root", "pictures of the calibration", "scored pictures", "masks of the test pictures"):
             inputs.pop(name, None)
         if inputs.pop("training pictures", None):
-            inputs["split.jsonl"] = Recipes(settings()).split_hash
+            inputs["split.jsonl"] = Recipes(settings()).data.split_hash
         if content["command"] == "split":
             content["settings"]["data.root"] = settings().data.root
         note.write_text(json.dumps(content))

@@ -242,7 +242,7 @@ def test_everything_needs_the_split_first(compose, tiny, tmp_path, command):
     [
         ("split", "seed=1", "split.jsonl was made from something else .*: it was made with seed=0, now seed=1"),
         ("split", "split.ratios=60-30-10", "it was made with split.ratios=70-15-15, now split.ratios=60-30-10"),
-        ("distill-teacher", "backbone.layers=[2]", r"backbone.layers=\[1, 2\], now backbone.layers=\[2\]"),
+        ("distill-teacher", "backbone.layers=[2]", r"backbone.layers=\[1,2\], now backbone.layers=\[2\]"),
         ("distill-teacher", "teacher.descriptor_dim=9", "teacher.descriptor_dim=8, now teacher.descriptor_dim=9"),
         ("distill-teacher", "teacher.compactness_weight=0", "teacher.compactness_weight=1.0, now .*=0.0"),
         ("train-students", "students.num_students=3", "students.num_students=2, now students.num_students=3"),
@@ -279,8 +279,12 @@ def test_a_precious_artifact_is_not_replaced_by_one_of_other_settings(
             "calibration.json .*calibration.quantile=0.99, now calibration.quantile=0.5",
         ),
         ("infer", "scoring.image_score=quantile", "calibration.json .*scoring.image_score=max, now"),
-        ("infer", "image_size=64", "now augmentation.evaluation="),
-        ("evaluate", "inference.splits=[test]", r"predictions.jsonl .*inference.splits=\['val', 'test'\], now"),
+        (
+            "infer",
+            "image_size=64",
+            r"evaluation.0.params.size=\[48,48\], now .*evaluation.0.params.size=\[64,64\]",
+        ),
+        ("evaluate", "inference.splits=[test]", r"predictions.jsonl .*inference.splits=\[val,test\], now"),
     ],
 )
 def test_an_input_made_with_other_settings_is_refused_with_the_ways_out(
@@ -519,14 +523,16 @@ def test_a_mask_that_is_corrected_makes_another_evaluation(compose, tiny, traine
     root = shutil.copytree(parts, tmp_path / "parts")
     settings = compose("run", *tiny(trained_copy), f"data.root={root}", "overwrite=true")
     run("split", settings)
-    before = Recipes(settings)._masks()
+    before = Recipes(settings).data.test_masks
     assert list(before) == ["masks of the test pictures"]
     for mask in (root / "masks/cut").iterdir():
         mask.write_bytes(mask.read_bytes() + b" ")
-    assert Recipes(settings)._masks() != before
+    assert Recipes(settings).data.test_masks != before
     for mask in (root / "masks/cut").iterdir():
         mask.unlink()
-    assert list(Recipes(settings)._masks()) == ["masks of the test pictures"]  # who reads them tells that they are gone
+    assert list(Recipes(settings).data.test_masks) == [
+        "masks of the test pictures"
+    ]  # who reads them tells that they are gone
 
 
 def test_what_only_the_last_stages_would_refuse_is_refused_first(compose, tiny, trained_copy, tmp_path):

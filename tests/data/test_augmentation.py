@@ -89,12 +89,6 @@ def test_building_a_list_leaves_the_random_state_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_determinism_is_told() -> None:
-    assert default_pipeline("evaluation").is_deterministic
-    assert not default_pipeline("students").is_deterministic
-    assert not default_pipeline("teacher").is_deterministic
-
-
 @pytest.mark.parametrize("patch_size", [17, 33, 65])
 def test_rotated_patches_hold_no_pixel_from_outside_of_the_picture(patch_size: int) -> None:
     entries = default_list("teacher", image_size=96)
@@ -351,4 +345,4 @@ def test_every_name_on_offer_works_and_draws_random_numbers_only_if_it_says_so(n
     assert results[0].shape[0] == 3
     untouched = torch.equal(before, torch.get_rng_state())
     same = all(torch.equal(results[0], result) for result in results)
-    assert (untouched and same) == (name in DETERMINISTIC) == pipeline.is_deterministic
+    assert (untouched and same) == (name in DETERMINISTIC)

@@ -33,14 +33,17 @@ def build(paths: list[Path], folder: Path, **options: object) -> ImageCache:
     return ImageCache(paths, folder=folder, **options)  # type: ignore[arg-type]
 
 
+def lie_in_one_tensor(cache: ImageCache) -> bool:
+    return len({picture.untyped_storage().data_ptr() for picture in cache}) == 1
+
+
 def test_pictures_of_one_size_are_one_tensor_in_order(tmp_path: Path) -> None:
     paths = draw_pictures(tmp_path, sizes=[(30, 40), (50, 20), (24, 20)])
-    cache = build(paths, tmp_path)
+    cache = build(paths, tmp_path / "cache")
     assert len(cache) == 3
-    assert cache.stacked is not None
-    assert cache.stacked.shape == (3, 3, 24, 20)
-    assert cache.stacked.dtype == torch.uint8
-    assert not cache.is_mapped
+    assert lie_in_one_tensor(cache)
+    assert [(picture.shape, picture.dtype) for picture in cache] == [((3, 24, 20), torch.uint8)] * 3
+    assert not (tmp_path / "cache").exists()  # only a file needs the folder
     assert (cache[2].permute(1, 2, 0).numpy() == np.asarray(Image.open(paths[2]))).all()
 
 
@@ -49,19 +52,21 @@ def test_the_mapped_file_holds_the_same_pictures_as_the_memory(
     tmp_path: Path, entries: list[TransformSettings]
 ) -> None:
     paths = draw_pictures(tmp_path, sizes=[(30, 40), (50, 20), (24, 20), (9, 11)])
-    in_memory = build(paths, tmp_path, pipeline=pipeline_of(entries))
+    in_memory = build(paths, tmp_path / "none", pipeline=pipeline_of(entries))
     mapped = build(paths, tmp_path / "cache", pipeline=pipeline_of(entries), memory_budget_bytes=0)
-    assert mapped.is_mapped
+    assert (tmp_path / "cache").exists()
+    assert not (tmp_path / "none").exists()
     assert len(mapped) == len(in_memory) == 4
-    assert (mapped.stacked is None) == (in_memory.stacked is None) == (entries is not RESIZED)
+    assert lie_in_one_tensor(mapped)
+    assert lie_in_one_tensor(in_memory) == (entries is RESIZED)
     for index in range(4):
         assert torch.equal(mapped[index], in_memory[index])
 
 
 def test_pictures_of_many_sizes_move_to_the_file_when_they_outgrow_the_budget(tmp_path: Path) -> None:
     paths = draw_pictures(tmp_path, sizes=[(4, 4), (4, 4), (60, 60), (5, 5)])
-    cache = build(paths, tmp_path, pipeline=pipeline_of([TO_FLOAT]), memory_budget_bytes=5000)
-    assert cache.is_mapped
+    cache = build(paths, tmp_path / "cache", pipeline=pipeline_of([TO_FLOAT]), memory_budget_bytes=5000)
+    assert (tmp_path / "cache").exists()
     assert [tuple(cache[index].shape) for index in range(4)] == [(3, 4, 4), (3, 4, 4), (3, 60, 60), (3, 5, 5)]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from us_anomaly.data.images import BadImage, check_images, find_duplicates, inspect_images, keep_good
+from us_anomaly.data.images import BadImage, find_duplicates, inspect_images, keep_good
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import DataError
 from us_anomaly.settings import OnBadImage
@@ -34,11 +34,19 @@ def save_mask(path: Path, *, size: tuple[int, int] = (6, 5), marked: int = 3, va
     Image.fromarray(mask).save(path)
 
 
+def checked(
+    root: Path, samples: list[Sample], *, on_bad_image: OnBadImage, max_pixels: int = LIMIT, num_workers: int = 1
+) -> tuple[list[Sample], list[BadImage]]:
+    """Look at the samples and divide them."""
+    inspections = inspect_images(root, samples, max_pixels=max_pixels, num_workers=num_workers)
+    return keep_good(inspections, on_bad_image=on_bad_image)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1, 4])
 def test_error_lists_every_bad_file_at_once_with_the_count_first(root: Path, num_workers: int) -> None:
     samples = [sample(name) for name in ("a.png", "broken.png", "b.png", "empty.png", "none.png")]
     with pytest.raises(DataError) as caught:
-        check_images(root, samples, on_bad_image=OnBadImage.error, max_pixels=LIMIT, num_workers=num_workers)
+        checked(root, samples, on_bad_image=OnBadImage.error, num_workers=num_workers)
     assert str(caught.value).splitlines() == [
         "3 pictures cannot be used (repair or remove them, or leave them out with data.on_bad_image=skip):",
         "  broken.png: it begins like a PNG file but is damaged, incomplete or of an unusual kind",
@@ -50,7 +58,7 @@ def test_error_lists_every_bad_file_at_once_with_the_count_first(root: Path, num
 @pytest.mark.parametrize("num_workers", [0, 4])
 def test_skip_returns_good_samples_in_order_and_the_bad_with_reasons(root: Path, num_workers: int) -> None:
     samples = [sample(name) for name in ("c.png", "empty.png", "a.png", "b.png")]
-    good, bad = check_images(root, samples, on_bad_image=OnBadImage.skip, max_pixels=LIMIT, num_workers=num_workers)
+    good, bad = checked(root, samples, on_bad_image=OnBadImage.skip, num_workers=num_workers)
     assert [one.filename for one in good] == ["c.png", "a.png", "b.png"]
     assert bad == [BadImage(filename="empty.png", reason="it is empty")]
 
@@ -58,7 +66,7 @@ def test_skip_returns_good_samples_in_order_and_the_bad_with_reasons(root: Path,
 def test_only_twenty_bad_files_are_named(root: Path) -> None:
     samples = [sample("a.png")] + [sample(f"none{number:02d}.png") for number in range(23)]
     with pytest.raises(DataError) as caught:
-        check_images(root, samples, on_bad_image=OnBadImage.error, max_pixels=LIMIT, num_workers=1)
+        checked(root, samples, on_bad_image=OnBadImage.error)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("23 pictures cannot be used")
     assert len(lines) == 22
@@ -67,21 +75,21 @@ def test_only_twenty_bad_files_are_named(root: Path) -> None:
 
 def test_skip_with_nothing_left_is_an_error(root: Path) -> None:
     with pytest.raises(DataError, match=r"1 picture cannot be used \(none is left\):\n  empty\.png: it is empty"):
-        check_images(root, [sample("empty.png")], on_bad_image=OnBadImage.skip, max_pixels=LIMIT, num_workers=1)
+        checked(root, [sample("empty.png")], on_bad_image=OnBadImage.skip)
 
 
 def test_a_bad_mask_makes_its_sample_bad_and_is_named(root: Path) -> None:
     samples = [sample("a.png", mask="empty.png"), sample("b.png")]
-    good, bad = check_images(root, samples, on_bad_image=OnBadImage.skip, max_pixels=LIMIT, num_workers=1)
+    good, bad = checked(root, samples, on_bad_image=OnBadImage.skip)
     assert [one.filename for one in good] == ["b.png"]
     assert bad == [BadImage(filename="a.png", reason=f"its mask {root / 'empty.png'}: it is empty")]
 
 
 def test_pictures_over_the_limit_are_bad(root: Path) -> None:
-    _, bad = check_images(root, [sample("a.png")], on_bad_image=OnBadImage.skip, max_pixels=30, num_workers=1)
+    _, bad = checked(root, [sample("a.png")], on_bad_image=OnBadImage.skip, max_pixels=30)
     assert bad == []
     with pytest.raises(DataError, match=r"5 x 6 pixels are more than data.max_image_pixels=29 allows"):
-        check_images(root, [sample("a.png")], on_bad_image=OnBadImage.error, max_pixels=29, num_workers=1)
+        checked(root, [sample("a.png")], on_bad_image=OnBadImage.error, max_pixels=29)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +106,7 @@ def test_odd_masks_are_told_once_with_count_and_example(
     save_mask(root / "mask.png", **mask)
     samples = [sample(name, mask="mask.png", anomalous=anomalous) for name in ("a.png", "b.png")]
     with caplog.at_level(logging.WARNING):
-        good, _ = check_images(root, samples, on_bad_image=OnBadImage.error, max_pixels=LIMIT, num_workers=1)
+        good, _ = checked(root, samples, on_bad_image=OnBadImage.error)
     assert len(good) == 2
     assert caplog.messages == [f"{remark}: 2, for example that of a.png"]
 
@@ -107,13 +115,7 @@ def test_a_mask_that_is_not_binary_is_told(root: Path, caplog: pytest.LogCapture
     grey = np.arange(30, dtype=np.uint8).reshape(6, 5) * 8
     Image.fromarray(grey).save(root / "mask.png")
     with caplog.at_level(logging.WARNING):
-        check_images(
-            root,
-            [sample("a.png", mask="mask.png")],
-            on_bad_image=OnBadImage.error,
-            max_pixels=LIMIT,
-            num_workers=1,
-        )
+        checked(root, [sample("a.png", mask="mask.png")], on_bad_image=OnBadImage.error)
     assert caplog.messages == ["masks that are not binary, cut at half of their range: 1, for example that of a.png"]
 
 
@@ -122,7 +124,7 @@ def test_good_masks_are_not_remarked_upon(root: Path, caplog: pytest.LogCaptureF
     save_mask(root / "blank.png", marked=0)
     samples = [sample("a.png", mask="mask.png"), sample("b.png", mask="blank.png", anomalous=False)]
     with caplog.at_level(logging.WARNING):
-        check_images(root, samples, on_bad_image=OnBadImage.error, max_pixels=LIMIT, num_workers=1)
+        checked(root, samples, on_bad_image=OnBadImage.error)
     assert caplog.messages == []
 
 

@@ -5,8 +5,8 @@ import pytest
 from compared_runs import OFF, write_run
 
 from us_anomaly.reporting.comparison import compare
-from us_anomaly.reporting.comparison_settings import as_typed
 from us_anomaly.reporting.run_collection import collect_runs
+from us_anomaly.settings.plain import typed
 
 
 def compared(folders):
@@ -22,11 +22,19 @@ def names(folders):
 
 
 @pytest.mark.parametrize(
-    ("value", "typed"),
-    [(None, "null"), (True, "true"), (0.5, "0.5"), (1e-05, "1e-05"), ([33, 65], "[33,65]"), ("builtin", "builtin")],
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (0.5, "0.5"),
+        (1e-05, "1e-05"),
+        ([33, 65], "[33,65]"),
+        ("builtin", "builtin"),
+        ({"train": 1, "a": [True]}, "{train:1,a:[true]}"),
+    ],
 )
-def test_settings_are_shown_as_they_are_typed(value, typed):
-    assert as_typed(value) == typed
+def test_settings_are_shown_as_they_are_typed(value, text):
+    assert typed(value) == text
 
 
 def test_rows_are_called_after_the_settings_in_which_they_differ(tmp_path):

@@ -11,11 +11,9 @@ from us_anomaly.run_dir.provenance import (
     content_hash,
     fingerprint,
     record,
-    require,
-    require_consistent,
-    state,
     withdraw,
 )
+from us_anomaly.run_dir.staleness import require, require_consistent, state
 from us_anomaly.version import __version__
 
 RECIPE = Recipe(command="calibrate", settings={"scales": [33], "seed": 0}, inputs={"p33/students.pt": "abc"})
@@ -101,7 +99,7 @@ def test_another_setting_makes_it_stale_and_is_named_with_both_values(run_dir):
         require(run_dir, run_dir.calibration, now)
     assert str(caught.value) == (
         f"{run_dir.calibration} was made from something else than what is in force: it was made with scales=[33], now "
-        "scales=[17, 33]; it was made with x=not set, now x=true; it was made with y=not set, now y=null. To keep it, give "
+        "scales=[17,33]; it was made with x=not set, now x=true; it was made with y=not set, now y=null. To keep it, give "
         "the settings it was made with or another run_dir=; to make it anew, run `usad calibrate` with the settings in force and "
         "overwrite=true"
     )
@@ -230,3 +228,21 @@ def test_an_artifact_that_was_not_completed_is_not_consistent(run_dir):
     run_dir.calibration.unlink()
     with pytest.raises(MissingArtifactError, match=r"calibration\.json does not exist: run `usad run`"):
         require_consistent(run_dir, run_dir.calibration, parts=[])
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ([{"n": "A", "s": [1]}], [{"n": "A", "s": [2]}], "t.0.s=[1], now t.0.s=[2]"),
+        ([{"n": "A"}, {"n": "B"}], [{"n": "A"}, {"n": "C"}], "t.1.n=B, now t.1.n=C"),
+        ([{"n": "A"}], [{"n": "A"}, {"n": "B"}], "t=[{n:A}], now t=[{n:A},{n:B}]"),
+        ([{"n": "A"}], [{"m": "A"}], "t.0={n:A}, now t.0={m:A}"),
+        ({"a": 1, "b": 2}, {"a": 1, "b": None}, "t.b=2, now t.b=null"),
+        ([1, 2], [1, 3], "t=[1,2], now t=[1,3]"),
+        ([], [{"n": "A"}], "t=[], now t=[{n:A}]"),
+    ],
+)
+def test_of_long_settings_what_differs_is_told(run_dir, then, now, said):
+    record(run_dir, run_dir.calibration, dataclasses.replace(RECIPE, settings={"t": then}), seconds=0.0)
+    condition, reason = state(run_dir, run_dir.calibration, dataclasses.replace(RECIPE, settings={"t": now}))
+    assert (condition, reason) == ("stale", f"it was made with {said}")

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import plain_scores
@@ -10,11 +11,13 @@ import torch
 from us_anomaly.errors import ArtifactError, DataError
 from us_anomaly.scoring import calibration as module
 from us_anomaly.scoring.anomaly_map import MapStatistics
-from us_anomaly.scoring.calibration import Calibration, MapGatherer, calibrate
+from us_anomaly.scoring.calibration import MapGatherer, calibrate
+from us_anomaly.scoring.calibration_file import read_numbers
 from us_anomaly.scoring.raw_maps import Grid, RawMaps
 from us_anomaly.settings import CalibrationSettings, Normalization
 
 SCORING = plain_scores.scoring()
+FILE = Path("run/calibration.json")
 
 
 def settings(**changed):
@@ -214,7 +217,7 @@ def test_maps_without_spread_have_a_colour_range_that_is_not_empty():
 def test_a_calibration_survives_json():
     result = calibrated(NORMAL_PEAKS, [4.0])
     text = json.dumps(result.to_json(), allow_nan=False)
-    again = Calibration.from_json(json.loads(text))
+    again = read_numbers(json.loads(text), path=FILE)
     assert again == result
     assert isinstance(again.statistics[33]["error"], MapStatistics)
 
@@ -223,11 +226,13 @@ def test_a_calibration_survives_json():
 def test_a_calibration_without_one_of_its_parts_is_refused(damage):
     content = calibrated(NORMAL_PEAKS, []).to_json()
     del content[damage]
-    with pytest.raises(ArtifactError, match=r"calibration.json does not follow its schema .*run `usad calibrate`"):
-        Calibration.from_json(content)
+    with pytest.raises(
+        ArtifactError, match=r"^run/calibration\.json does not follow its schema .*run `usad calibrate`"
+    ):
+        read_numbers(content, path=FILE)
 
 
 def test_an_unknown_part_is_refused():
     content = calibrated(NORMAL_PEAKS, []).to_json() | {"unknown": 1}
-    with pytest.raises(ArtifactError, match=r"calibration.json does not follow its schema"):
-        Calibration.from_json(content)
+    with pytest.raises(ArtifactError, match=r"^run/calibration\.json does not follow its schema"):
+        read_numbers(content, path=FILE)

@@ -1,6 +1,7 @@
 """What a run of mutation testing over calibration and thresholds found untested."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from plain_scores import calibration, scoring
 
 from us_anomaly.errors import ArtifactError
-from us_anomaly.scoring.calibration import Calibration, _color_range, _score_scale, calibrate
+from us_anomaly.scoring.calibration import _color_range, _score_scale, calibrate
+from us_anomaly.scoring.calibration_file import calibrated_precision, read_numbers
 from us_anomaly.scoring.raw_maps import Grid, RawMaps
 from us_anomaly.scoring.thresholds import choose_threshold
 from us_anomaly.settings import CalibrationSettings, Normalization
@@ -16,6 +18,7 @@ from us_anomaly.settings import CalibrationSettings, Normalization
 CALIBRATION = CalibrationSettings(
     threshold="f1", max_false_positive_rate=0.1, min_recall=0.9, quantile=0.9, pixel_quantile=0.995
 )
+FILE = Path("run/calibration.json")
 
 
 def picture(peak: float):
@@ -106,9 +109,9 @@ def content() -> dict:
 )
 def test_what_a_calibration_cannot_hold_is_named(key, value, reason):
     with pytest.raises(ArtifactError) as caught:
-        Calibration.from_json(content() | {key: value})
+        read_numbers(content() | {key: value}, path=FILE)
     assert str(caught.value) == (
-        f"calibration.json does not follow its schema ({ValueError(reason)!r}); delete it and run `usad calibrate`"
+        f"run/calibration.json does not follow its schema ({ValueError(reason)!r}); delete it and run `usad calibrate`"
     )
 
 
@@ -116,11 +119,19 @@ def test_statistics_that_are_no_numbers_are_named():
     damaged = content()
     damaged["statistics"][33]["error"]["mean"] = "0"
     with pytest.raises(ArtifactError, match="mean must be a finite number, got '0'"):
-        Calibration.from_json(damaged)
+        read_numbers(damaged, path=FILE)
 
 
 def test_another_format_names_the_file_and_the_command():
     with pytest.raises(
-        ArtifactError, match=r"^calibration\.json has format version 0, .* `usad calibrate overwrite=true`$"
+        ArtifactError, match=r"^run/calibration\.json has format version 0, .* `usad calibrate overwrite=true`$"
     ):
-        Calibration.from_json(content() | {"format_version": 0})
+        read_numbers(content() | {"format_version": 0}, path=FILE)
+
+
+def test_a_number_format_that_is_none_is_named_with_the_file():
+    with pytest.raises(ArtifactError) as caught:
+        calibrated_precision({"precision": "int8"}, path=FILE)
+    assert str(caught.value) == (
+        "run/calibration.json does not follow its schema (precision 'int8'); delete it and run `usad calibrate`"
+    )

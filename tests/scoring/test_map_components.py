@@ -447,4 +447,4 @@ def test_a_calibration_of_before_there_were_components_is_read(trained_copy):
     path = RunDir(trained_copy).calibration
     content = read_json(path)
     del content["scoring"]["position_components"]
-    assert read_calibration(content)[1].position_components == 0
+    assert read_calibration(content, path=path)[1].position_components == 0

@@ -20,14 +20,15 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring import picture_level
 from us_anomaly.scoring.anomaly_map import combine, image_score
-from us_anomaly.scoring.calibration import Calibration, calibrate
-from us_anomaly.scoring.calibration_file import read_calibration
+from us_anomaly.scoring.calibration import calibrate
+from us_anomaly.scoring.calibration_file import read_calibration, read_numbers
 from us_anomaly.scoring.picture_level import LevelGatherer, PictureLevel
 from us_anomaly.scoring.raw_maps import Grid, RawMaps
 from us_anomaly.scoring.sampling import evenly_drawn
 from us_anomaly.settings import CalibrationSettings, ImageScore, Normalization
 
 GRID = Grid(40, 40, 2)
+FILE = Path("run/calibration.json")
 RULE = CalibrationSettings(
     threshold="quantile", max_false_positive_rate=0.01, min_recall=0.99, quantile=0.99, pixel_quantile=0.995
 )
@@ -257,7 +258,7 @@ def test_pictures_are_not_changed_by_being_scored():
 
 def test_levels_survive_json():
     result = calibrated(scoring(per_picture=True))
-    again = Calibration.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
+    again = read_numbers(json.loads(json.dumps(result.to_json(), allow_nan=False)), path=FILE)
     assert again == result
     assert isinstance(again.statistics[33]["error"].level, PictureLevel)
 
@@ -283,7 +284,7 @@ def test_a_damaged_level_is_refused(damage):
     else:
         level |= damage
     with pytest.raises(ArtifactError, match=r"calibration.json does not follow its schema .*run `usad calibrate`"):
-        Calibration.from_json(content)
+        read_numbers(content, path=FILE)
 
 
 def test_settings_that_want_levels_and_numbers_without_them_do_not_go_together():
@@ -299,9 +300,11 @@ def test_settings_that_want_levels_and_numbers_without_them_do_not_go_together()
         "image_score": "max",
         "image_score_fraction": 0.1,
     }
-    read_calibration({"calibration": plain, "scoring": values, "transforms": []})  # as it was before the setting
-    with pytest.raises(ArtifactError, match="no level was measured"):
-        read_calibration({"calibration": plain, "scoring": values | {"per_picture": True}, "transforms": []})
+    read_calibration(
+        {"calibration": plain, "scoring": values, "transforms": []}, path=FILE
+    )  # as it was before the setting
+    with pytest.raises(ArtifactError, match=r"^run/calibration\.json does not .*no level was measured"):
+        read_calibration({"calibration": plain, "scoring": values | {"per_picture": True}, "transforms": []}, path=FILE)
 
 
 # --- the command and the detector --------------------------------------------------------------------------------

@@ -128,15 +128,6 @@ def test_covariance_of_blocks_is_that_of_the_whole_also_where_the_mean_is_huge()
     np.testing.assert_allclose(moments.covariance, np.cov(values.T, bias=True), rtol=1e-6)
 
 
-def test_merged_moments_have_the_covariance_of_all_values():
-    values = np.random.default_rng(0).normal(5, 2, size=(30, 3))
-    first, second = RunningMoments(with_covariance=True), RunningMoments(with_covariance=True)
-    first.update(torch.from_numpy(values[:20]))
-    second.update(torch.from_numpy(values[20:]))
-    first.merge(second)
-    np.testing.assert_allclose(first.covariance, np.cov(values.T, bias=True), rtol=1e-10)
-
-
 def test_whitened_descriptors_are_uncorrelated_with_unit_variance(teacher):
     images = pictures(3)
     statistics = teacher_statistics(teacher, images, positions=StudentPositions.dense, compute=CPU, whitening_floor=0.0)

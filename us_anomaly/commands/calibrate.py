@@ -61,7 +61,7 @@ def run(settings: Settings) -> None:
     calibration = load_calibration(run_dir.calibration)
     say_if_calibrated_otherwise(
         run_dir.root,
-        calibrated=calibrated_precision(read_json(run_dir.calibration)),
+        calibrated=calibrated_precision(read_json(run_dir.calibration), path=run_dir.calibration),
         now=choose_compute(settings.runtime).precision,
     )
     _tell_doubts(calibration, settings.calibration)

@@ -16,7 +16,7 @@ def build_detector(settings: Settings, calibration: Calibration | None) -> Detec
     detector = detector_of_scales(settings, settings.scales, scoring=settings.scoring, calibration=calibration)
     if calibration is not None:
         run_dir = RunDir(settings.run_dir)
-        calibrated = calibrated_precision(read_json(run_dir.calibration))
+        calibrated = calibrated_precision(read_json(run_dir.calibration), path=run_dir.calibration)
         say_if_calibrated_otherwise(run_dir.root, calibrated=calibrated, now=detector.compute.precision)
     return detector
 

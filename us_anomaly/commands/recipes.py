@@ -4,34 +4,18 @@ Every command checks its inputs with these recipes before it reads them, so that
 configuration other than the one in force is refused and never silently mixed.
 """
 
-import dataclasses
 import functools
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from us_anomaly.commands.data_inputs import DataInputs
 from us_anomaly.commands.named_files import hash_of_teacher, hash_of_weights
-from us_anomaly.commands.picture_contents import PictureContents, files_of, mask_files
-from us_anomaly.commands.picture_list import counted, what_changed
-from us_anomaly.commands.stage import read_split
-from us_anomaly.data.sample import Sample, dump_labels, parse_labels
-from us_anomaly.data.sources import read_samples
-from us_anomaly.errors import ArtifactError, DataError, ResourceError, WeightsError
+from us_anomaly.errors import DataError, ResourceError, WeightsError
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import (
-    CONTENTS,
-    LIST_OF_PICTURES,
-    REFERENCE_PICTURES,
-    SCORED_PICTURES,
-    TEST_MASKS,
-    TRAINING_PICTURES,
-    Recipe,
-    content_hash,
-    recorded_file,
-    require,
-)
+from us_anomaly.run_dir.provenance import Recipe, recorded_file
+from us_anomaly.run_dir.staleness import require
 from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, Settings
 from us_anomaly.settings.plain import flat, plain
 
@@ -48,7 +32,6 @@ OFF = {
     "students.patience": None,
     **{f"scoring.{name}": value for name, value in SCORING_OFF.items()},
 }
-_SPLIT_AGAIN = "delete it and run `usad split`"
 
 
 class Recipes:
@@ -69,90 +52,16 @@ class Recipes:
         self.settings = settings
         self._with_data = with_data
         self.run_dir = RunDir(settings.run_dir)
-        self.root = Path(settings.data.root)
-
-    @functools.cached_property
-    def samples(self) -> list[Sample]:
-        """The pictures of the data set as they lie on disk now.
-
-        Raises:
-            DataError: The data set cannot be used.
-        """
-        return read_samples(self.settings.data)
-
-    @functools.cached_property
-    def split(self) -> Recipe:
-        """What decides `split.jsonl`: settings, seed, and which pictures with which labels there are."""
-        without: tuple[str, ...] = ("name", "max_image_pixels", "allow_outside_root")
-        if self.settings.data.group_pattern is None:  # splits from before there was the setting stay up to date
-            without += ("group_pattern",)
-        data = flat("data", self.settings.data, without=without)
-        data["data.root"] = str(self.root.resolve())
-        listing = hashlib.sha256(dump_labels(self.samples).encode("utf-8", "surrogateescape")).hexdigest()
-        names = files_of(self.samples, self.root)
-        return Recipe(
-            command="split",
-            settings={**data, **flat("split", self.settings.split), "seed": self.settings.seed},
-            inputs={LIST_OF_PICTURES: listing, **self._digest(CONTENTS, names)},
-            explain={
-                LIST_OF_PICTURES: lambda: what_changed(self.run_dir, self.samples),
-                CONTENTS: lambda: _replaced(self.contents.changed(names)),
-            },
-        )
-
-    @functools.cached_property
-    def contents(self) -> PictureContents:
-        """What pictures and masks hold."""
-        return PictureContents(self.run_dir, self.root, is_there=self._with_data)
-
-    def _digest(self, input_name: str, names: Sequence[str]) -> dict[str, str]:
-        """Return the hash of some files of the data set by the name of the input; nothing where it is not known."""
-        digest = self.contents.digest(names)
-        return {} if digest is None else {input_name: digest}
-
-    @functools.cached_property
-    def _training_pictures(self) -> dict[str, str]:
-        """What a training sees of the data set: its pictures, and not how others are divided."""
-        self.split_hash  # noqa: B018 (refuses a split that is not the one in force)
-        return self._digest(TRAINING_PICTURES, [sample.filename for sample in read_split(self.run_dir, "train")])
-
-    @functools.cached_property
-    def _reference_pictures(self) -> dict[str, str]:
-        """The pictures of validation."""
-        return self._digest(REFERENCE_PICTURES, [sample.filename for sample in read_split(self.run_dir, "val")])
+        self.data = DataInputs(settings, is_there=with_data)
 
     @property
-    def _scored(self) -> list[Sample]:
-        """The pictures that `usad infer` scores."""
-        return [sample for sample in read_split(self.run_dir) if sample.split in self.settings.inference.splits]
+    def split(self) -> Recipe:
+        """What decides `split.jsonl`."""
+        return self.data.split
 
     def _with_training_pictures(self, **inputs: str) -> dict[str, Any]:
         """Return the inputs of what learns from the training pictures, and what older notes mention in their place."""
-        return {"inputs": inputs | self._training_pictures, "before": {"split.jsonl": self.split_hash}}
-
-    @functools.cached_property
-    def split_hash(self) -> str:
-        """Content hash of `split.jsonl`, which must be up to date and name pictures of the data set only.
-
-        Raises:
-            MissingArtifactError, StaleArtifactError: It is not up to date.
-            ArtifactError: It names something else. So what it says is never followed out of `data.root`.
-        """
-        if not self._with_data and self.run_dir.split.exists():
-            return content_hash(self.run_dir.split)
-        found = require(self.run_dir, self.run_dir.split, self.split)
-        known = {dataclasses.replace(sample, split=None) for sample in self.samples}
-        try:
-            labels = parse_labels(self.run_dir.split.read_text(encoding="utf-8"))
-            strangers = [label.filename for label in labels if dataclasses.replace(label, split=None) not in known]
-        except TypeError as error:  # a list where a name should be
-            raise ArtifactError(f"{self.run_dir.split} holds labels of no picture ({error}); {_SPLIT_AGAIN}") from error
-        if strangers:
-            raise ArtifactError(
-                f"{self.run_dir.split} names {len(strangers)} pictures that the data set does not hold as it says, for example "
-                f"{strangers[0]}; {_SPLIT_AGAIN}"
-            )
-        return found
+        return {"inputs": inputs | self.data.training_pictures, "before": {"split.jsonl": self.data.split_hash}}
 
     def _weights(self, artifact: Path) -> dict[str, str]:
         """Return the content hash of the backbone's weights where they come from a file of the user's."""
@@ -240,7 +149,7 @@ class Recipes:
     def students(self, patch_size: int) -> Recipe:
         """Return what decides the students of one patch size."""
         validates = self.settings.students.validate_every_steps is not None
-        validation = {"split.jsonl": self.split_hash, **self._reference_pictures} if validates else {}
+        validation = {"split.jsonl": self.data.split_hash, **self.data.reference_pictures} if validates else {}
         return Recipe(
             command="train-students",
             settings={
@@ -279,7 +188,7 @@ class Recipes:
     @functools.cached_property
     def calibration(self) -> Recipe:
         """What decides `calibration.json`."""
-        inputs = {"split.jsonl": self.split_hash, **self._reference_pictures}
+        inputs = {"split.jsonl": self.data.split_hash, **self.data.reference_pictures}
         for patch_size in self.settings.scales:
             positions = self.position_statistics(patch_size)
             inputs |= positions.inputs  # the networks, which make the maps with positions or without
@@ -304,9 +213,9 @@ class Recipes:
             command="infer",
             settings=flat("inference", self.settings.inference, without=("input",)),
             inputs={
-                "split.jsonl": self.split_hash,
+                "split.jsonl": self.data.split_hash,
                 **self._checked(self.run_dir.calibration, self.calibration),
-                **self._digest(SCORED_PICTURES, [sample.filename for sample in self._scored]),
+                **self.data.scored_pictures,
             },
         )
 
@@ -316,13 +225,8 @@ class Recipes:
         return Recipe(
             command="evaluate",
             settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed},
-            inputs={**self._checked(self.run_dir.predictions, self.predictions), **self._masks()},
+            inputs={**self._checked(self.run_dir.predictions, self.predictions), **self.data.test_masks},
         )
-
-    def _masks(self) -> dict[str, str]:
-        """Return the hash of the test masks, where there are any: they are corrected in place."""
-        masks = [name for sample in read_split(self.run_dir, "test") for name in mask_files(sample, self.root)]
-        return self._digest(TEST_MASKS, masks) if masks else {}
 
     @functools.cached_property
     def report(self) -> Recipe:
@@ -331,7 +235,7 @@ class Recipes:
             command="report",
             settings={},
             inputs={
-                "split.jsonl": self.split_hash,
+                "split.jsonl": self.data.split_hash,
                 **self._checked(self.run_dir.calibration, self.calibration),
                 **self._checked(self.run_dir.predictions, self.predictions),
                 **self._checked(self.run_dir.evaluation_json, self.evaluation),
@@ -343,11 +247,6 @@ class Recipes:
         """Return the content hash of an up-to-date artifact by its name in the run directory."""
         name = artifact.relative_to(self.run_dir.root).as_posix()
         return {name: require(self.run_dir, artifact, recipe)}
-
-
-def _replaced(names: list[str]) -> str:
-    """Say which files were replaced in their place; nothing where none was."""
-    return counted("of other content", names) if names else ""
 
 
 def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:

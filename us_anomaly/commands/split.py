@@ -39,8 +39,8 @@ def run(settings: Settings) -> None:
     recipes = Recipes(settings)
 
     def build() -> None:
-        write_text(run_dir.split, dump_labels(divide(settings, recipes.samples)))
-        recipes.contents.note_split(files_of(recipes.samples, recipes.root))
+        write_text(run_dir.split, dump_labels(divide(settings, recipes.data.samples)))
+        recipes.data.contents.note_split(files_of(recipes.data.samples, recipes.data.root))
 
     make(run_dir.split, recipes.split, build, settings=settings, is_precious=True)
     print_table(_table(read_split(run_dir)))

@@ -8,7 +8,8 @@ from pathlib import Path
 from us_anomaly.data.sample import Sample, Split, of_split, parse_labels
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import Recipe, made_otherwise, record, state
+from us_anomaly.run_dir.provenance import Recipe, record
+from us_anomaly.run_dir.staleness import made_otherwise, state
 from us_anomaly.settings import Settings
 from us_anomaly.settings.plain import flat
 

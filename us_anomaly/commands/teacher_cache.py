@@ -29,7 +29,8 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_folder, read_tensors, write_bytes
 from us_anomaly.run_dir.faults import in_one_line
-from us_anomaly.run_dir.provenance import Recipe, fingerprint, record, state
+from us_anomaly.run_dir.provenance import Recipe, fingerprint, record
+from us_anomaly.run_dir.staleness import state
 from us_anomaly.settings import NAMED_FILES, Settings
 from us_anomaly.settings.plain import flat
 from us_anomaly.version import __version__

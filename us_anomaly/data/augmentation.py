@@ -44,21 +44,17 @@ MOVES_PIXELS = LEAVES_GAPS | {
 class Pipeline:
     """A built transform list. Make one with `build_transforms`."""
 
-    def __init__(
-        self, head: Sequence[v2.Transform], tail: Sequence[v2.Transform], *, key: str, is_deterministic: bool
-    ) -> None:
+    def __init__(self, head: Sequence[v2.Transform], tail: Sequence[v2.Transform], *, key: str) -> None:
         """Hold the two parts.
 
         Args:
             head: Deterministic, from bytes to bytes; its result may be cached.
             tail: The rest.
             key: Where the list stands in the configuration.
-            is_deterministic: Whether the tail draws no random numbers either.
         """
         self._head = list(head)
         self._tail = list(tail)
         self._key = key
-        self.is_deterministic = is_deterministic
 
     def prefix(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Apply the deterministic head: uint8 (H, W, 3) -> uint8 tensor (3, H', W').
@@ -153,7 +149,7 @@ def build_transforms(entries: Sequence[TransformSettings], *, key: str, patch_si
     head = 0
     while head < len(entries) and not randomness[head] and entries[head].name not in END_OF_BYTES:
         head += 1
-    pipeline = Pipeline(transforms[:head], transforms[head:], key=key, is_deterministic=not any(randomness))
+    pipeline = Pipeline(transforms[:head], transforms[head:], key=key)
     _try_out(pipeline, key=key, patch_size=patch_size)
     if any(entry.name in LEAVES_GAPS for entry in entries):
         _check_corners(entries, key=key, patch_size=patch_size)
@@ -199,7 +195,7 @@ def _check_corners(entries: Sequence[TransformSettings], *, key: str, patch_size
         entry = TransformSettings(name=entry.name, params=parameters)
         movers.append(make_transform(entry, key=f"{key}[{index}]", patch_size=patch_size))
     white = torch.full((3, PROBE_SIZE_PX, PROBE_SIZE_PX), 255, dtype=torch.uint8)
-    geometry = Pipeline([], movers, key=key, is_deterministic=False)
+    geometry = Pipeline([], movers, key=key)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         complete = all(int(geometry.suffix(white).min()) >= WHITE for _ in range(PROBE_DRAWS))

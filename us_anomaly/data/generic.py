@@ -32,11 +32,6 @@ class PictureSource(Protocol):
         ...
 
 
-def draw_batch(source: PictureSource, rng: np.random.Generator, *, count: int) -> Picture:
-    """Return `count` pictures of a source, shape (count, side, side, 3)."""
-    return np.stack([source.draw(rng) for _ in range(count)])
-
-
 class GenericPictures:
     """The built-in sources `generic`, `photographs`, `procedural`: packaged photographs, drawn pictures, recoloured, mixed."""
 
@@ -74,10 +69,6 @@ class GenericPictures:
         """Return the next picture, shape (side_px, side_px, 3); `rng` decides everything."""
         picture = self._draw_one(rng)
         return mix(picture, self._draw_one(rng), rng) if rng.random() < MIX_FRACTION else picture
-
-    def draw_batch(self, rng: np.random.Generator, count: int) -> Picture:
-        """Return the next `count` pictures, shape (count, side_px, side_px, 3)."""
-        return draw_batch(self, rng, count=count)
 
     def _draw_one(self, rng: np.random.Generator) -> Picture:
         if rng.random() >= self.photograph_fraction:
@@ -125,10 +116,6 @@ class FolderPictures:
         photograph = self._read(int(rng.integers(len(self._paths))))
         return recolour_lightly(multi_scale_crop(photograph, rng, side_px=self.side_px), rng)
 
-    def draw_batch(self, rng: np.random.Generator, count: int) -> Picture:
-        """Return the next `count` pictures, shape (count, side_px, side_px, 3)."""
-        return draw_batch(self, rng, count=count)
-
     def _read(self, index: int) -> Image.Image:
         photograph = self._kept.pop(index, None)
         if photograph is None:
@@ -166,7 +153,3 @@ class MixedPictures:
         """Return the next picture of a source drawn by weight; `rng` decides everything."""
         chosen = int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))
         return self._sources[chosen].draw(rng)
-
-    def draw_batch(self, rng: np.random.Generator, count: int) -> Picture:
-        """Return the next `count` pictures, shape (count, side, side, 3)."""
-        return draw_batch(self, rng, count=count)

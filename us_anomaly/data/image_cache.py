@@ -58,7 +58,6 @@ class ImageCache:
             return pipeline.prefix(read_image(path, max_pixels=max_pixels))
 
         pictures = _reported(_map(load, paths, num_workers=num_workers), on_progress)
-        self.is_mapped = False
         self._images: torch.Tensor | list[torch.Tensor] = []
         kept: list[torch.Tensor] = []
         taken = 0
@@ -80,11 +79,6 @@ class ImageCache:
         """Return one picture, uint8 (3, H, W); a view that must not be written to."""
         return self._images[index]
 
-    @property
-    def stacked(self) -> torch.Tensor | None:
-        """All pictures as one uint8 tensor (N, 3, H, W), without copying; None if their sizes differ."""
-        return self._images if isinstance(self._images, torch.Tensor) else None
-
     def _map_file(self, pictures: Iterable[torch.Tensor], folder: Path) -> torch.Tensor | list[torch.Tensor]:
         """Write the pictures one after another into a temporary file and map it into memory."""
         try:
@@ -103,7 +97,6 @@ class ImageCache:
             Path(name).unlink(missing_ok=True)
             raise
         _remove_when_unused(self, Path(name))
-        self.is_mapped = True
         if len(set(shapes)) == 1:
             return whole.view(len(shapes), *shapes[0])
         ends = itertools.accumulate(shape.numel() for shape in shapes)

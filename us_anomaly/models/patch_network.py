@@ -59,15 +59,7 @@ class PatchNetwork(nn.Module):
     position of a whole image.
     """
 
-    def __init__(
-        self,
-        patch_size: int,
-        *,
-        descriptor_dim: int,
-        width: float = 1.0,
-        extra_layers: int = 0,
-        in_channels: int = 3,
-    ) -> None:
+    def __init__(self, patch_size: int, *, descriptor_dim: int, width: float = 1.0, extra_layers: int = 0) -> None:
         """Build a network with freshly drawn weights.
 
         Args:
@@ -75,7 +67,6 @@ class PatchNetwork(nn.Module):
             descriptor_dim: Length D of the descriptor.
             width: Multiplies the channels of every hidden layer (rounded to a multiple of 8, at least 8).
             extra_layers: 1x1 convolutions before the one that gives the descriptor, as wide as what they get.
-            in_channels: Channels of the picture.
 
         Raises:
             SettingsError: There is no architecture for `patch_size`, or one cannot have so many extra layers.
@@ -91,7 +82,7 @@ class PatchNetwork(nn.Module):
         self.width = width
         self.extra_layers = extra_layers
         self.layers = nn.ModuleList()
-        channels = in_channels
+        channels = 3  # of the picture
         *hidden, last = ARCHITECTURES[patch_size]
         for layer in (*hidden, *[SAME] * extra_layers, last):
             if not isinstance(layer, Conv):

@@ -16,8 +16,8 @@ from us_anomaly.reporting.comparison_cells import (
     figure_lines,
 )
 from us_anomaly.reporting.comparison_rows import Difference
-from us_anomaly.reporting.comparison_settings import as_typed
 from us_anomaly.reporting.tables import IN_CSV
+from us_anomaly.settings.plain import typed
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -81,7 +81,7 @@ def _markdown_table(comparison: Comparison, lines: Sequence[Line]) -> str:
         ["---", *("---:" for _ in comparison.columns), "---"],
     ]
     for line in lines:
-        settings = ", ".join(f"{key}={as_typed(value)}" for key, value in line.settings.items())
+        settings = ", ".join(f"{key}={typed(value)}" for key, value in line.settings.items())
         rows.append([line.name, *line.cells, settings])
     shown = rows if comparison.settings else [row[:-1] for row in rows]
     return "".join("| " + " | ".join(_escaped(cell) for cell in row) + " |\n" for row in shown)
@@ -106,7 +106,7 @@ def _csv_differences(differences: dict[str, Difference]) -> dict[str, float]:
 
 
 def _csv_settings(settings: dict[str, Any]) -> dict[str, str]:
-    return {key: as_typed(value) for key, value in settings.items()}
+    return {key: typed(value) for key, value in settings.items()}
 
 
 WRITERS: dict[str, Callable[[Comparison], str | dict[str, Any]]] = {

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from us_anomaly.reporting.comparison_rows import Difference, Row
-from us_anomaly.reporting.comparison_settings import SEED, Distinction, as_typed
+from us_anomaly.reporting.comparison_settings import SEED, Distinction
 from us_anomaly.reporting.metric_names import LOWER_IS_BETTER
 from us_anomaly.scoring.bootstrap import central_interval
 from us_anomaly.scoring.ranking import FloatArray
+from us_anomaly.settings.plain import typed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +37,7 @@ class Measured:
         """Equal for rows that were made alike, whatever the seed and the data; unknown settings are like no others."""
         if not self.are_settings_known:
             return self.row.folder
-        return frozenset((key, as_typed(value)) for key, value in self.settings.items())
+        return frozenset((key, typed(value)) for key, value in self.settings.items())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +132,7 @@ def _told_apart(means: Sequence[Mean]) -> list[Mean]:
     """Give means of one name all of their settings."""
     names = [mean.of for mean in means]
     return [
-        replace(mean, of=f"{mean.of} ({', '.join(f'{key}={as_typed(value)}' for key, value in mean.settings.items())})")
+        replace(mean, of=f"{mean.of} ({', '.join(f'{key}={typed(value)}' for key, value in mean.settings.items())})")
         if names.count(mean.of) > 1
         else mean
         for mean in means

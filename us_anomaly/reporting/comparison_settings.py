@@ -1,6 +1,5 @@
 """The settings in which compared runs differ, and what they make of the runs: labels, data sets, and runs that are the same."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from us_anomaly.reporting.comparison_origin import Origin
 from us_anomaly.reporting.run_collection import EvaluatedRun
 from us_anomaly.settings import NAMED_FILES
+from us_anomaly.settings.plain import typed
 
 SEED = "seed"
 _NAME_THE_DATA = ("data.root", "data.category")
@@ -16,11 +16,6 @@ _MOST_IN_LABEL = 3
 _LONGEST_IN_LABEL = 24
 _SAY_LITTLE_ALONE = ("enabled", "file", "images", "layers", "layout", "mode", "name", "positions", "table", "weights")
 """Last parts of keys that nobody would understand without the first."""
-
-
-def as_typed(value: Any) -> str:
-    """Return a setting as it is typed on the command line."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +62,7 @@ def distinction(runs: Sequence[EvaluatedRun]) -> Distinction:
 def _has_same(key: str, origin: Origin, other: Origin) -> bool:
     """Tell whether two runs agree in a setting; of one that names a file, by the content of the file."""
     values = origin.settings[key], other.settings[key]
-    are_typed_alike = as_typed(values[0]) == as_typed(values[1])
+    are_typed_alike = typed(values[0]) == typed(values[1])
     if are_typed_alike or None in values:
         return are_typed_alike
     common = {file for file in origin.files.keys() & other.files.keys() if file.partition(" ")[0] == key}
@@ -111,7 +106,7 @@ def _name_in_label(key: str, ends: Sequence[str]) -> str:
 
 def _short(value: Any) -> str:
     """Return the end of a path that is too long for a label, and everything else as it is typed."""
-    text = as_typed(value)
+    text = typed(value)
     is_path = isinstance(value, str) and "/" in value
     return f"…{text[1 - _LONGEST_IN_LABEL :]}" if is_path and len(text) > _LONGEST_IN_LABEL else text
 

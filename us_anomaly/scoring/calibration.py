@@ -6,15 +6,12 @@ Shapes: H W pixels of the network's input.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from us_anomaly.errors import ArtifactError
-from us_anomaly.run_dir.format_version import check_format
 from us_anomaly.scoring.anomaly_map import MapStatistics, combine, image_score
 from us_anomaly.scoring.picture_level import LevelGatherer, PictureLevel
 from us_anomaly.scoring.raw_maps import MAP_KINDS, Grid, RawMaps
@@ -70,60 +67,6 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `calibration.json`."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Calibration":
-        """Read the content of `calibration.json`.
-
-        Raises:
-            ArtifactError: It does not follow the schema, or is of another format version.
-        """
-        try:
-            check_format(Path("calibration.json"), content["format_version"], reads=FORMAT_VERSION, command="calibrate")
-            values = {key: value for key, value in content.items() if key != "format_version"}
-            values["statistics"] = {
-                int(patch_size): {kind: _map_statistics(numbers) for kind, numbers in kinds.items()}
-                for patch_size, kinds in content["statistics"].items()
-            }
-            if any(set(kinds) != set(MAP_KINDS) for kinds in values["statistics"].values()):
-                raise ValueError(f"statistics must be those of {' and '.join(MAP_KINDS)} for each patch size")
-            for key in ("image_threshold", "score_scale", "pixel_threshold"):
-                values[key] = _number(key, content[key])
-            if values["score_scale"] <= 0:
-                raise ValueError("score_scale must be above 0")
-            for key in ("color_range", "uncertainty_color_range"):
-                low, high = (_number(key, number) for number in content[key])
-                if low >= high:
-                    raise ValueError(f"{key} must rise")
-                values[key] = (low, high)
-            return cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(
-                f"calibration.json does not follow its schema ({error!r}); delete it and run `usad calibrate`"
-            ) from error
-
-
-def _map_statistics(content: dict[str, Any]) -> MapStatistics:
-    """Read the statistics of one kind of map; older files know nothing of levels."""
-    numbers = {name: _number(name, number) for name, number in content.items() if name != "level"}
-    level = content.get("level")
-    return MapStatistics(
-        **numbers,
-        level=None
-        if level is None
-        else PictureLevel(**{name: _number(name, number) for name, number in level.items()}),
-    )
-
-
-def _number(name: str, value: object) -> float:
-    """Return a finite number, as JSON knows it.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    return float(value)
 
 
 class MapGatherer:

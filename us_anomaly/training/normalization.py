@@ -92,13 +92,6 @@ class RunningMoments:
         products = centred.T @ centred if self._with_covariance else self._products
         self._merge(values.shape[0], mean, centred.square().sum(dim=0), products)
 
-    def merge(self, other: "RunningMoments") -> None:
-        """Add all values that `other` has seen."""
-        if self.count == 0:
-            self._origin = other._origin
-        if other.count:
-            self._merge(other.count, (other._origin - self._origin) + other._mean, other._squares, other._products)
-
     def _merge(self, count: int, mean: Tensor, squares: Tensor, products: Tensor) -> None:
         """Add `count` values of a mean (D,), counted from the origin, with sums of squares (D,) and products around it."""
         total = self.count + count

@@ -8,7 +8,6 @@ from us_anomaly.data.images.decoding import IMAGE_SUFFIXES, image_size, read_ima
 from us_anomaly.data.images.inspection import (
     BadImage,
     Inspection,
-    check_images,
     find_duplicates,
     inspect_images,
     keep_good,
@@ -20,7 +19,6 @@ __all__ = [
     "BadImage",
     "Inspection",
     "Mask",
-    "check_images",
     "find_duplicates",
     "image_size",
     "inspect_images",

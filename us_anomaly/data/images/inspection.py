@@ -93,18 +93,6 @@ def _warn_about_brightness(levels: dict[float, list[str]]) -> None:
     )
 
 
-def check_images(
-    root: Path, samples: Sequence[Sample], *, on_bad_image: OnBadImage, max_pixels: int, num_workers: int
-) -> tuple[list[Sample], list[BadImage]]:
-    """Decode every picture and mask; return the samples that can be used, and the others with the reasons.
-
-    Raises:
-        DataError: As `keep_good`.
-    """
-    inspections = inspect_images(root, samples, max_pixels=max_pixels, num_workers=num_workers)
-    return keep_good(inspections, on_bad_image=on_bad_image)
-
-
 def find_duplicates(inspections: Iterable[Inspection]) -> list[list[str]]:
     """Return groups of filenames that show the very same picture, groups and names sorted."""
     by_content = defaultdict(list)

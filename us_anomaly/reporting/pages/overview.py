@@ -15,6 +15,7 @@ from us_anomaly.reporting.pages.figures import Figure, Scores, image_figures, ov
 from us_anomaly.reporting.pages.source import ReportSource
 from us_anomaly.reporting.tables import evaluation_notes, resolution_text
 from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.settings.plain import typed
 
 HEADLINES = (
     "image_auroc",
@@ -80,7 +81,7 @@ def overview(source: ReportSource) -> dict[str, Any]:
         "stages": stages,
         "total_duration": duration_text(sum(seconds for _, seconds, _ in _notes(source))),
         "configuration": {
-            group: {key: _value_text(value) for key, value in values.items()}
+            group: {key: typed(value) for key, value in values.items()}
             for group, values in source.configuration.items()
         },
         "threshold": evaluation["threshold"],
@@ -221,22 +222,6 @@ def _stages(source: ReportSource) -> list[Stage]:
         )
         for name, seconds, made_at in notes
     ]
-
-
-def _value_text(value: Any) -> str:
-    """Return a setting as it is typed."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case list():
-            return "[" + ", ".join(_value_text(item) for item in value) + "]"
-        case dict():
-            return "{" + ", ".join(f"{key}: {_value_text(item)}" for key, item in value.items()) + "}"
-        case float():
-            return f"{value:g}"
-    return str(value)
 
 
 def _files(source: ReportSource) -> list[tuple[str, str]]:
