@@ -90,7 +90,10 @@ def score(settings: Settings, pictures: Sequence[Picture], target: RunDir, *, ex
             raise DataError(f"nothing was scored: {some(scored.unreadable)}")
         text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in scored.records)
         write_text(staging.predictions, text)
-        write_text(staging.predictions_csv, predictions_csv(scored.records))
+        write_text(
+            staging.predictions_csv,
+            predictions_csv(scored.records, threshold=detector.require_calibration().image_threshold),
+        )
         write_json(staging.regions, to_coco(scored.regions, description="regions at or above the pixel threshold"))
         publish(staging, target)
     return scored
