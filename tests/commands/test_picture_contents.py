@@ -61,7 +61,7 @@ def test_what_rests_on_a_replaced_picture_is_made_again(moved, split, again):
     redraw(root / name)
     before = times(run_dir)
     with pytest.raises(
-        StaleArtifactError, match=rf"split.jsonl .* made from another data.root \(1 of other content: {name}\)"
+        StaleArtifactError, match=rf"split.jsonl .* made from another content of data.root \(1 replaced: {name}\)"
     ):
         run_all(settings())
     assert remade(run_dir, before) == []

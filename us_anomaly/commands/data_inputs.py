@@ -139,4 +139,4 @@ class DataInputs:
 
 def _replaced(names: list[str]) -> str:
     """Say which files were replaced in their place; nothing where none was."""
-    return counted("of other content", names) if names else ""
+    return counted("replaced", names) if names else ""

@@ -154,12 +154,18 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
             differences.append(f"it was made {'without' if then is None else 'with'} {name}")
             continue
         words = recipe.explain[name]() if name in recipe.explain else None
-        told = f"it was made from {'other' if name in SEVERAL else 'another'} {name}"
+        told = f"it was made from {_another(name)}"
         if words == "":  # something else may tell it
             unexplained.append(told)
         else:
             differences.append(told + (f" ({words})" if words else ""))
     return differences or unexplained
+
+
+def _another(name: str) -> str:
+    if name == CONTENTS:
+        return f"another content of {name}"
+    return f"{'other' if name in SEVERAL else 'another'} {name}"
 
 
 def _apart(key: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
