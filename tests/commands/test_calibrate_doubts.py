@@ -7,6 +7,7 @@ import pytest
 from us_anomaly.commands import calibrate
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.scoring import threshold_support
+from us_anomaly.scoring.calibration_file import read_numbers
 
 WAYS_OUT = (
     "give validation more (split.ratios, or split.validation_fraction where the data set has its own split), or set a number: "
@@ -78,3 +79,26 @@ def test_a_number_is_not_said_to_come_from_pictures(calibrated, capsys, threshol
 def test_a_number_format_that_changes_nothing_any_more_is_told(calibrated, caplog):
     calibrated("runtime.precision=bfloat16")
     assert "was calibrated in float32 and now computes in bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        ("-1000", "2 of 2 normal ones would be called anomalous, 3 of 3 anomalous ones found"),
+        ("1e9", "0 of 2 normal ones would be called anomalous, 0 of 3 anomalous ones found"),
+    ],
+)
+def test_what_the_threshold_makes_of_validation_is_told(calibrated, trained_copy, capsys, threshold, said):
+    calibrated(f"calibration.threshold={threshold}")
+    numbers = read_json(trained_copy / "calibration.json")["calibration"]
+    assert f"{numbers['num_false_positives']} of 2 normal" in said
+    assert f"{numbers['num_found']} of 3 anomalous" in said
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_of_a_file_that_did_not_count_nothing_is_told(trained_copy):
+    content = read_json(trained_copy / "calibration.json")
+    del content["calibration"]["num_false_positives"], content["calibration"]["num_found"]
+    numbers = read_numbers(content["calibration"], path=trained_copy / "calibration.json")
+    assert numbers.num_found is None
+    assert calibrate._decided(numbers) == ""

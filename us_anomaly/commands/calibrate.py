@@ -157,6 +157,7 @@ def _summarize(calibration: Calibration, run_dir: RunDir, positions: dict[int, P
             command="calibrate",
             facts=[
                 ("threshold", threshold),
+                *([("of these pictures", decided)] if (decided := _decided(calibration)) else []),
                 ("colours", "{:.4g} (blue) to {:.4g} (red)".format(*calibration.color_range)),
                 *([("agreement of normal maps", agreement(positions))] if positions else []),
                 *([("errors follow the picture's level", levels)] if levels else []),
@@ -165,6 +166,16 @@ def _summarize(calibration: Calibration, run_dir: RunDir, positions: dict[int, P
             next_command="infer",
         )
     )
+
+
+def _decided(calibration: Calibration) -> str:
+    """Say what the threshold makes of the pictures that it was chosen on; nothing if that was not counted."""
+    if calibration.num_false_positives is None or calibration.num_found is None:
+        return ""
+    said = f"{calibration.num_false_positives} of {calibration.num_normal} normal ones would be called anomalous"
+    if calibration.num_anomalous:
+        said += f", {calibration.num_found} of {calibration.num_anomalous} anomalous ones found"
+    return said
 
 
 def _slopes(calibration: Calibration) -> str:

@@ -55,6 +55,10 @@ class Calibration:
     """Scores shown as the two ends of the heatmap's colours."""
     uncertainty_color_range: tuple[float, float]
     """The same for the uncertainty map."""
+    num_false_positives: int | None = None
+    """How many of the reference normals lie at or above the threshold; older files do not say."""
+    num_found: int | None = None
+    """How many of the anomalous validation pictures do."""
 
     def decide(self, score: float) -> bool:
         """Return whether a picture of this score is anomalous."""
@@ -202,6 +206,8 @@ def calibrate(
         pixel_threshold=float(np.quantile(pixel_scores, settings.pixel_quantile)),
         color_range=_color_range(pixel_scores),
         uncertainty_color_range=_color_range(doubt_scores),
+        num_false_positives=sum(score >= threshold.value for score in scores),
+        num_found=sum(score >= threshold.value for score in anomalous),
     )
 
 
