@@ -318,3 +318,18 @@ def test_a_damaged_mask_costs_the_panel_its_mask_and_nothing_else(infer_input, p
     assert len(lines_of(target)) == len(list((root / "images/cut").iterdir()))
     assert (target / "panels/000.png").exists()
     assert "the panel of 000 is drawn without its mask: " in caplog.text
+
+
+def test_links_that_lead_back_to_themselves_are_pictures_that_cannot_be_read(infer_input, photos):
+    (photos / "one.png").symlink_to("two.png")
+    (photos / "two.png").symlink_to("one.png")
+    with pytest.raises(DataError, match=r"one.png: it is a link that leads back to itself"):
+        infer_input(photos)
+
+
+def test_results_behind_a_link_are_left_out_too(infer_input, photos, caplog):
+    target = infer_input(photos / "a.png")
+    (photos / "linked").symlink_to(target / "heatmaps")
+    infer_input(photos)
+    assert len(lines_of(target / "inference/photos")) == 3
+    assert "because it holds results of usad" in caplog.text

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from us_anomaly.commands.picture_contents import PictureContents
+from us_anomaly.commands import split
+from us_anomaly.commands.picture_contents import PictureContents, mask_files
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.run import run as run_all
-from us_anomaly.data.sample import parse_labels
+from us_anomaly.data.sample import Sample, parse_labels
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.staleness import state
@@ -23,7 +24,7 @@ ARTIFACTS = ("p33/teacher_statistics.pt", "p33/students.pt", "calibration.json",
 @pytest.fixture
 def moved(compose, tiny, trained_copy, parts, tmp_path):
     """A finished run and a copy of its data set, with the settings that name both."""
-    root = shutil.copytree(parts, tmp_path / "parts")
+    root = shutil.copytree(parts, tmp_path / "parts", copy_function=shutil.copyfile)  # with other times
     return root, trained_copy, lambda *more: compose("run", *tiny(trained_copy), f"data.root={root}", *more)
 
 
@@ -108,11 +109,64 @@ def test_what_an_older_version_noted_is_still_up_to_date(moved):
 
 
 def test_without_its_data_a_detector_is_believed(moved):
+    """Also after a command saw a replaced picture, and was refused."""
     root, run_dir, settings = moved
+    redraw(root / of_split(run_dir, "train"))
+    with pytest.raises(StaleArtifactError, match="1 replaced"):
+        run_all(settings())
+    assert Recipes(settings(), with_data=False).calibration
     shutil.rmtree(root)
     assert Recipes(settings(), with_data=False).calibration
     (run_dir / ".hydra/contents.json").unlink()
     assert Recipes(settings(), with_data=False).calibration
+
+
+def test_another_data_set_of_the_same_names_sizes_and_times_is_another(tmp_path):
+    for root, content in (("one", "a"), ("two", "b")):
+        (tmp_path / root).mkdir()
+        (tmp_path / root / "x.bmp").write_text(content)
+        os.utime(tmp_path / root / "x.bmp", (1, 1))
+    (tmp_path / "split.jsonl").touch()
+    digests = [
+        PictureContents(RunDir(tmp_path), tmp_path / root, is_there=True).digest(["x.bmp"]) for root in ("one", "two")
+    ]
+    assert digests[0] != digests[1]
+
+
+def test_of_a_folder_of_masks_only_the_masks_count(tmp_path):
+    sample = Sample(filename="a.png", is_anomalous=True, mask_path="masks/a")
+    assert mask_files(sample, tmp_path) == ["masks/a"]
+    folder = tmp_path / "masks/a"
+    (folder / "sub").mkdir(parents=True)
+    assert mask_files(sample, tmp_path) == ["masks/a"]
+    for name in ("1.png", "0.PNG", ".DS_Store", "._0.png", "Thumbs.db"):
+        (folder / name).touch()
+    assert mask_files(sample, tmp_path) == ["masks/a/0.PNG", "masks/a/1.png"]
+
+
+def test_a_file_whose_name_is_no_text_can_be_remembered(tmp_path):
+    (tmp_path / "split.jsonl").touch()
+    name = os.fsdecode(b"\xff.png")
+    contents = PictureContents(RunDir(tmp_path), tmp_path, is_there=True)
+    contents.note_split([name])
+    again = PictureContents(RunDir(tmp_path), tmp_path, is_there=False)
+    assert again.digest([name]) == contents.digest([name]) is not None
+    assert again.changed([name]) == []
+
+
+def test_a_replaced_mask_of_validation_draws_the_report_again(moved):
+    root, run_dir, settings = moved
+    name = next(
+        sample.mask_path
+        for sample in parse_labels((run_dir / "split.jsonl").read_text())
+        if sample.split == "val" and sample.mask_path
+    )
+    Image.fromarray(np.full((48, 48), 255, dtype=np.uint8)).save(root / name)
+    split.run(settings("overwrite=true"))
+    before, drawn = times(run_dir), (run_dir / "report/index.html").stat().st_mtime_ns
+    run_all(settings())
+    assert remade(run_dir, before) == []
+    assert (run_dir / "report/index.html").stat().st_mtime_ns != drawn
 
 
 def test_a_file_is_read_again_only_when_its_size_or_time_changes(tmp_path, monkeypatch):
@@ -138,7 +192,7 @@ def test_a_file_is_read_again_only_when_its_size_or_time_changes(tmp_path, monke
     assert PictureContents(RunDir(tmp_path), tmp_path, is_there=True).digest(["b", "a"]) != digest()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": [1]}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": ["1"]}', '{"a": ["1", "2", "3", "4"]}'])
 def test_hashes_that_are_damaged_are_found_out_again(tmp_path, content):
     (tmp_path / "split.jsonl").touch()
     (tmp_path / "a").write_text("a")

@@ -22,7 +22,7 @@ def failure(command, reason):
 
 
 def test_the_reason_and_the_command_are_told(tmp_path):
-    command = "usad run data=mvtec 'data.root=\"a, b\"' ++seed=1 run_dir=runs/x"
+    command = f"usad run data=mvtec 'data.root=\"a, b\"' ++seed=1 run_dir={tmp_path}"
     assert logged(tmp_path, failure(command, "the disk is full")) == (
         f"it did not finish: the disk is full; to go on: {command}"
     )
@@ -30,10 +30,10 @@ def test_the_reason_and_the_command_are_told(tmp_path):
 
 def test_of_many_broken_pictures_the_first_is_told_and_how_many_follow(tmp_path):
     told = logged(
-        tmp_path, failure("usad run data.root=x", "pictures cannot be used:\n  a.png: no PNG\n  b.png\n  c.png")
+        tmp_path, failure(f"usad run run_dir={tmp_path}", "pictures cannot be used:\n  a.png: no PNG\n  b.png\n  c.png")
     )
     assert told == (
-        "it did not finish: pictures cannot be used: a.png: no PNG (and 2 more); to go on: usad run data.root=x"
+        f"it did not finish: pictures cannot be used: a.png: no PNG (and 2 more); to go on: usad run run_dir={tmp_path}"
     )
 
 
@@ -62,8 +62,13 @@ def test_a_run_directory_that_remembers_its_settings_needs_no_more(tmp_path):
         "usad run data.root=\x1b[31m",
         "usad run 'data.root=x",
         "usad run; data.root=x",
+        "usad run run_dir={folder} overwrite=true",
+        "usad run run_dir={folder} cache_dir=/etc",
+        "usad run run_dir={folder} +data.allow_outside_root=true",
+        "usad run run_dir={folder} tracking.directory=/etc",
+        "usad run run_dir={folder}/precious",
     ],
 )
 def test_no_command_is_offered_that_a_stranger_may_have_written(tmp_path, command):
-    told = logged(tmp_path, failure(command, "a\x1b[31m\x07b"))
+    told = logged(tmp_path, failure(command.replace("{folder}", str(tmp_path)), "a\x1b[31m\x07b"))
     assert told == "it did not finish: a?[31m?b; type its whole command again to go on"

@@ -17,6 +17,7 @@ from us_anomaly.run_dir.provenance import (
     CONTENTS,
     LIST_OF_PICTURES,
     REFERENCE_PICTURES,
+    SCORED_MASKS,
     SCORED_PICTURES,
     TEST_MASKS,
     TRAINING_PICTURES,
@@ -103,8 +104,7 @@ class DataInputs:
     @functools.cached_property
     def scored_pictures(self) -> dict[str, str]:
         """The pictures that `usad infer` scores."""
-        samples = [sample for sample in read_split(self.run_dir) if sample.split in self.settings.inference.splits]
-        return self._digest(SCORED_PICTURES, [sample.filename for sample in samples])
+        return self._digest(SCORED_PICTURES, [sample.filename for sample in self._scored])
 
     @functools.cached_property
     def split_hash(self) -> str:
@@ -133,8 +133,20 @@ class DataInputs:
     @functools.cached_property
     def test_masks(self) -> dict[str, str]:
         """The masks of the test pictures, where there are any."""
-        masks = [name for sample in read_split(self.run_dir, "test") for name in mask_files(sample, self.root)]
-        return self._digest(TEST_MASKS, masks) if masks else {}
+        return self._masks(TEST_MASKS, read_split(self.run_dir, "test"))
+
+    @functools.cached_property
+    def scored_masks(self) -> dict[str, str]:
+        """The masks of the pictures that `usad infer` scores, where there are any."""
+        return self._masks(SCORED_MASKS, self._scored)
+
+    def _masks(self, input_name: str, samples: Sequence[Sample]) -> dict[str, str]:
+        names = [name for sample in samples for name in mask_files(sample, self.root)]
+        return self._digest(input_name, names) if names else {}
+
+    @property
+    def _scored(self) -> list[Sample]:
+        return [sample for sample in read_split(self.run_dir) if sample.split in self.settings.inference.splits]
 
 
 def _replaced(names: list[str]) -> str:

@@ -85,7 +85,7 @@ def score_input(settings: Settings, what: str) -> None:
             path=path,
             name=path.absolute().relative_to(base).as_posix(),
             is_anomalous=None,
-            mask=masks.get(path.resolve()),
+            mask=masks.get(os.path.realpath(path)),
         )
         for path in paths
     ]
@@ -118,13 +118,13 @@ def score_input(settings: Settings, what: str) -> None:
         )
 
 
-def _known_masks(settings: Settings, run_dir: RunDir) -> dict[Path, Path]:
+def _known_masks(settings: Settings, run_dir: RunDir) -> dict[str, Path]:
     """Return the masks of the data set by picture, so that a panel can show the truth; none where the data set is gone."""
     root = Path(settings.data.root)
     if not run_dir.split.exists() or not root.is_dir():
         return {}
     masks = {
-        (root / sample.filename).resolve(): root / sample.mask_path
+        os.path.realpath(root / sample.filename): root / sample.mask_path
         for sample in read_split(run_dir)
         if sample.mask_path is not None
     }
@@ -178,7 +178,7 @@ def _total(verdicts: Sequence[bool]) -> str:
 def _absolute(what: str) -> Path:
     """Return a file, a folder or a glob as a path that means the same from every folder."""
     path = Path(what)
-    return path.resolve() if exists(path) else path.absolute()
+    return Path(os.path.realpath(path)) if exists(path) else path.absolute()
 
 
 def _results_of(run_dir: RunDir, source: Path) -> RunDir:

@@ -1,7 +1,7 @@
 """What pictures and masks of a data set hold, byte by byte, so that a file that was replaced in its place is noticed.
 
-A file is read once for as long as its size and time stay as they are: the run directory remembers its hash. A copy of the data
-set elsewhere, or files with other times, are read again and found to be the same.
+A file is read once for as long as it is the same file of the same size and times: the run directory remembers its hash. A copy
+of the data set elsewhere, or files with other times, are read again and found to be the same.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from us_anomaly.data.images.masks import is_mask_picture
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import ArtifactError, ResourceError
 from us_anomaly.run_dir import RunDir
@@ -24,10 +25,8 @@ MAX_THREADS = 8
 class Content:
     """What is known of one file."""
 
-    size: int
-    """Bytes."""
-    time_ns: int
-    """When it was written."""
+    state: str
+    """Its size, its times and its number on the disk."""
     hash: str
     """Of its content."""
     hash_at_split: str | None = None
@@ -58,20 +57,26 @@ class PictureContents:
         """
         if self._is_there:
             self._look_at(names)
-        if not all(name in self._known for name in names):
+        keys = [_key(name) for name in names]
+        if not all(key in self._known for key in keys):
             return None
-        lines = (f"{name}\n{self._known[name].hash}\n" for name in names)
-        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        contents = [self._known[key] for key in keys]
+        # without its data a detector rests on what the data set was divided with, whatever was seen of it later
+        hashes = [one.hash if self._is_there else one.hash_at_split or one.hash for one in contents]
+        return hashlib.sha256(
+            "".join(f"{key}\n{one}\n" for key, one in zip(keys, hashes, strict=True)).encode()
+        ).hexdigest()
 
     def note_split(self, names: Sequence[str]) -> None:
         """Remember that the data set was divided with these files as they are now, and forget all others."""
         self._look_at(names)
-        self._known = {name: replace(self._known[name], hash_at_split=self._known[name].hash) for name in names}
+        known = {_key(name): self._known[_key(name)] for name in names}
+        self._known = {key: replace(content, hash_at_split=content.hash) for key, content in known.items()}
         self._remember()
 
     def changed(self, names: Iterable[str]) -> list[str]:
         """Return the files that are not what they were when the data set was divided."""
-        known = {name: self._known[name] for name in names if name in self._known}
+        known = {name: self._known[_key(name)] for name in names if _key(name) in self._known}
         return [name for name, content in known.items() if content.hash_at_split not in (None, content.hash)]
 
     def _look_at(self, names: Sequence[str]) -> None:
@@ -79,22 +84,20 @@ class PictureContents:
         unknown = [
             name
             for name, state in found.items()
-            if name not in self._known or (self._known[name].size, self._known[name].time_ns) != state
+            if _key(name) not in self._known or self._known[_key(name)].state != state
         ]
         if not unknown:
             return
         with ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool:
             hashes = list(pool.map(lambda name: _hash(self._root / name), unknown))
-        looked_at = {
-            name: Content(*found[name], digest, self._known[name].hash_at_split if name in self._known else None)
-            for name, digest in zip(unknown, hashes, strict=True)
-        }
-        self._known |= looked_at
+        for name, digest in zip(unknown, hashes, strict=True):
+            before = self._known.get(_key(name))
+            self._known[_key(name)] = Content(found[name], digest, before.hash_at_split if before else None)
         if self._run_dir.split.exists():  # nothing is left where a data set was never divided
             self._remember()
 
     def _remember(self) -> None:
-        entries = {name: [one.size, one.time_ns, one.hash, one.hash_at_split] for name, one in self._known.items()}
+        entries = {key: [one.state, one.hash, one.hash_at_split] for key, one in self._known.items()}
         write_json(self._run_dir.contents, entries)
 
 
@@ -111,9 +114,11 @@ def mask_files(sample: Sample, root: Path) -> list[str]:
     if sample.mask_path is None:
         return []
     path = root / sample.mask_path
-    if not path.is_dir():
-        return [sample.mask_path]
-    return [f"{sample.mask_path}/{file.name}" for file in sorted(path.iterdir())]
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else []
+    except OSError:  # told by whoever reads it
+        files = []
+    return [f"{sample.mask_path}/{file.name}" for file in files if is_mask_picture(file)] or [sample.mask_path]
 
 
 def _read(path: Path) -> dict[str, Content]:
@@ -124,12 +129,17 @@ def _read(path: Path) -> dict[str, Content]:
         return {}
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _key(name: str) -> str:
+    """Return a name as text that can be written, whatever bytes a file is called by."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _state(path: Path) -> str:
     try:
         status = path.stat()
     except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def _hash(path: Path) -> str:

@@ -239,6 +239,7 @@ class Recipes:
                 **self._checked(self.run_dir.calibration, self.calibration),
                 **self._checked(self.run_dir.predictions, self.predictions),
                 **self._checked(self.run_dir.evaluation_json, self.evaluation),
+                **self.data.scored_masks,
                 "version of the pages": pages_hash(),
             },
         )

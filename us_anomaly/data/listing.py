@@ -101,6 +101,7 @@ def may_be_picture(path: Path) -> bool:
 
 def holds_results(folder: Path) -> bool:
     """Return whether commands write into `folder`: a run directory, or one of its folders of results."""
+    folder = Path(os.path.realpath(folder))
     above = RunDir(folder.parent)
     return RunDir(folder).is_known or (folder in (*above.result_folders, above.report, above.inputs) and above.is_known)
 

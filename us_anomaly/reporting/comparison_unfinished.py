@@ -1,5 +1,6 @@
 """Why a run directory has no evaluation, as the log of its last command tells it, and what to type to go on."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,8 @@ _LAST_BYTES = 65_536
 _MAX_SHOWN = 500
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\d [\d:]{8},\d{3} [A-Z]+ [\w.]+: ", re.MULTILINE)
 _FAILURE = re.compile(r"`(usad .+?)` failed: (\S.*)", re.DOTALL)
+_NEVER_OFFERED = ("overwrite", "cache_dir", "data.allow_outside_root", "tracking")
+"""Settings, and groups of them, with which a stranger's command could do harm."""
 _SETTING = re.compile(r"[+~]*(?!hydra)[\w.]+=.*", re.DOTALL)
 
 
@@ -33,7 +36,7 @@ def _failure(run_dir: RunDir) -> str | None:
     found = _FAILURE.match(_RECORD.split(_end(logs[-1]))[-1]) if logs else None
     if found is None or "inference.input=" in found[1]:  # a picture that was looked at: nothing of the pipeline
         return None
-    command = _command(found[1])
+    command = _command(found[1], of=run_dir.root)
     way = f"to go on: {command}" if command else "type its whole command again to go on"
     return f"it did not finish: {_in_one_line(found[2])}; {way}"
 
@@ -47,13 +50,17 @@ def _end(path: Path) -> str:
         return ""
 
 
-def _command(text: str) -> str | None:
-    """Return a command as it is typed in a shell; None if it is more than settings, for a log may come from anybody."""
+def _command(text: str, *, of: Path) -> str | None:
+    """Return a command of a folder as it is typed in a shell; None if it does more: a log may come from anybody."""
     try:
         program, name, *settings = shlex.split(text)
     except ValueError:
         return None
     if program != "usad" or not re.fullmatch(r"[a-z]+(-[a-z]+)*", name) or not all(map(_SETTING.fullmatch, settings)):
+        return None
+    keys = {setting.partition("=")[0].lstrip("+~"): setting.partition("=")[2] for setting in settings}
+    elsewhere = os.path.realpath(keys.get("run_dir", "").strip("\"'")) != os.path.realpath(of)
+    if elsewhere or any(key == own or key.startswith(f"{own}.") for key in keys for own in _NEVER_OFFERED):
         return None
     command = shlex.join(["usad", name, *settings])
     return command if command.isprintable() else None

@@ -30,7 +30,8 @@ TRAINING_PICTURES = "training pictures"
 REFERENCE_PICTURES = "pictures of the calibration"
 SCORED_PICTURES = "scored pictures"
 TEST_MASKS = "masks of the test pictures"
-SEVERAL = (TRAINING_PICTURES, REFERENCE_PICTURES, SCORED_PICTURES, TEST_MASKS)
+SCORED_MASKS = "masks of the scored pictures"
+SEVERAL = (TRAINING_PICTURES, REFERENCE_PICTURES, SCORED_PICTURES, TEST_MASKS, SCORED_MASKS)
 OF_THE_DATA_SET = (LIST_OF_PICTURES, CONTENTS, *SEVERAL)
 """Names of inputs that lie outside of the run directory, by name and content."""
 

@@ -137,7 +137,7 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
     differences = []
     recorded = note["settings"]
     by_content = note["inputs"].keys() & recipe.inputs.keys()
-    if note["inputs"].get(CONTENTS) != recipe.inputs.get(CONTENTS):
+    if note["inputs"].get(CONTENTS) != recipe.inputs.get(CONTENTS) and not recipe.explain.get(CONTENTS, str)():
         by_content -= {CONTENTS}  # the folder helps to see why
     for key in sorted((recorded.keys() | recipe.settings.keys()) - by_content):
         then, now = (

@@ -78,14 +78,18 @@ def _united(folder: Path, max_pixels: int) -> NDArray[np.bool_]:
     return union
 
 
+def is_mask_picture(path: Path) -> bool:
+    """Return whether a file in a folder of masks is one, by its name."""
+    return not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def mask_pictures(folder: Path) -> list[Path]:
     """Return the mask pictures of a folder, sorted.
 
     Raises:
         BadImageError: There is none.
     """
-    files = (path for path in folder.iterdir() if not path.name.startswith("."))
-    pictures = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    pictures = sorted(path for path in folder.iterdir() if is_mask_picture(path))
     if not pictures:
         raise BadImageError(f"{folder}: a folder of masks without any picture in it")
     return pictures
