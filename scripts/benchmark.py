@@ -90,9 +90,8 @@ def main() -> None:
         chosen = {name: each for name, each in chosen.items() if name.startswith(tuple(arguments.only))}
         if not chosen:
             parser.error(f"no measurement begins with {' or '.join(arguments.only)}: {', '.join(measurements(plan))}")
-    known = measurements(
-        Plan(threads=arguments.threads, quick=False)
-    )  # a word may hold for the long measurements alone
+    # a word may hold for the long measurements alone
+    known = measurements(Plan(threads=arguments.threads, quick=False))
     for word in arguments.without:
         if not any(word in name for name in known):
             parser.error(f"no measurement holds {word}: {', '.join(measurements(plan))}")

@@ -20,7 +20,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.scoring.calibration import Calibration, MapsOf, calibrate
-from us_anomaly.scoring.calibration_file import calibrated_precision, load_calibration
+from us_anomaly.scoring.calibration_file import calibrated_precision, read_calibration
 from us_anomaly.scoring.picture_level import MIN_PICTURES
 from us_anomaly.scoring.raw_maps import RawMaps
 from us_anomaly.scoring.threshold_support import threshold_doubt
@@ -58,10 +58,11 @@ def run(settings: Settings) -> None:
         is_precious=False,
         anew=settings.overwrite,  # as the message about another number format advises
     )
-    calibration = load_calibration(run_dir.calibration)
+    content = read_json(run_dir.calibration)
+    calibration, _, _ = read_calibration(content, path=run_dir.calibration)
     say_if_calibrated_otherwise(
         run_dir.root,
-        calibrated=calibrated_precision(read_json(run_dir.calibration), path=run_dir.calibration),
+        calibrated=calibrated_precision(content, path=run_dir.calibration),
         now=choose_compute(settings.runtime).precision,
     )
     _tell_doubts(calibration, settings.calibration)

@@ -9,7 +9,7 @@ from pathlib import Path
 from us_anomaly.commands.picture_contents import PictureContents, files_of, mask_files
 from us_anomaly.commands.picture_list import counted, what_changed
 from us_anomaly.commands.stage import read_split
-from us_anomaly.data.sample import Sample, dump_labels, parse_labels
+from us_anomaly.data.sample import Sample, dump_labels, of_split, parse_labels
 from us_anomaly.data.sources import read_samples
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir import RunDir
@@ -94,17 +94,17 @@ class DataInputs:
     def training_pictures(self) -> dict[str, str]:
         """What a training sees of the data set: its pictures, and not how others are divided."""
         self.split_hash  # noqa: B018 (refuses a split that is not the one in force)
-        return self._digest(TRAINING_PICTURES, [sample.filename for sample in read_split(self.run_dir, "train")])
+        return self._pictures(TRAINING_PICTURES, of_split(self._divided, "train"))
 
     @functools.cached_property
     def reference_pictures(self) -> dict[str, str]:
         """The pictures of validation."""
-        return self._digest(REFERENCE_PICTURES, [sample.filename for sample in read_split(self.run_dir, "val")])
+        return self._pictures(REFERENCE_PICTURES, of_split(self._divided, "val"))
 
     @functools.cached_property
     def scored_pictures(self) -> dict[str, str]:
         """The pictures that `usad infer` scores."""
-        return self._digest(SCORED_PICTURES, [sample.filename for sample in self._scored])
+        return self._pictures(SCORED_PICTURES, self._scored)
 
     @functools.cached_property
     def split_hash(self) -> str:
@@ -133,12 +133,15 @@ class DataInputs:
     @functools.cached_property
     def test_masks(self) -> dict[str, str]:
         """The masks of the test pictures, where there are any."""
-        return self._masks(TEST_MASKS, read_split(self.run_dir, "test"))
+        return self._masks(TEST_MASKS, of_split(self._divided, "test"))
 
     @functools.cached_property
     def scored_masks(self) -> dict[str, str]:
         """The masks of the pictures that `usad infer` scores, where there are any."""
         return self._masks(SCORED_MASKS, self._scored)
+
+    def _pictures(self, input_name: str, samples: Sequence[Sample]) -> dict[str, str]:
+        return self._digest(input_name, [sample.filename for sample in samples])
 
     def _masks(self, input_name: str, samples: Sequence[Sample]) -> dict[str, str]:
         names = [name for sample in samples for name in mask_files(sample, self.root)]
@@ -146,7 +149,11 @@ class DataInputs:
 
     @property
     def _scored(self) -> list[Sample]:
-        return [sample for sample in read_split(self.run_dir) if sample.split in self.settings.inference.splits]
+        return [sample for sample in self._divided if sample.split in self.settings.inference.splits]
+
+    @functools.cached_property
+    def _divided(self) -> list[Sample]:
+        return read_split(self.run_dir)
 
 
 def _replaced(names: list[str]) -> str:

@@ -34,7 +34,7 @@ class Content:
 
 
 class PictureContents:
-    """Content hashes of the files of one data set."""
+    """Content hashes of the files of one data set, each of which an object of this class looks at once."""
 
     def __init__(self, run_dir: RunDir, root: Path, *, is_there: bool) -> None:
         """Remember what the run directory knows.
@@ -48,6 +48,7 @@ class PictureContents:
         self._root = root
         self._is_there = is_there
         self._known = _read(run_dir.contents)
+        self._looked_at: set[str] = set()
 
     def digest(self, names: Sequence[str]) -> str | None:
         """Return a hash of these files, in this order, by name and content; None where they are neither there nor known.
@@ -80,7 +81,8 @@ class PictureContents:
         return [name for name, content in known.items() if content.hash_at_split not in (None, content.hash)]
 
     def _look_at(self, names: Sequence[str]) -> None:
-        found = {name: _state(self._root / name) for name in names}
+        found = {name: _state(self._root / name) for name in names if name not in self._looked_at}
+        self._looked_at |= found.keys()
         unknown = [
             name
             for name, state in found.items()

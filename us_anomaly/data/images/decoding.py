@@ -74,18 +74,18 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
         raise BadImageError(f"a picture of PIL: it is damaged or incomplete ({error})") from error
 
 
-def white_level(path: Path, *, max_pixels: int) -> float | None:
-    """Return which value `read_image` makes white in a picture with one channel of more than 8 bits; None for others.
+def read_with_white_level(path: Path, *, max_pixels: int) -> tuple[NDArray[np.uint8], float | None]:
+    """Return a picture as `read_image`, and which value is white if it has one channel of more than 8 bits; None for others.
 
     Raises:
         BadImageError: As `read_image`.
     """
 
-    def white(opened: Opened) -> float | None:
-        image = opened[0]
-        return value_range(np.asarray(loaded(image)))[1] if is_deep_grey(image) else None
+    def read(opened: Opened) -> tuple[NDArray[np.uint8], float | None]:
+        pixels, image = _rgb(opened), opened[0]
+        return pixels, value_range(np.asarray(image))[1] if is_deep_grey(image) else None
 
-    return decode(path, white, max_pixels=max_pixels)
+    return decode(path, read, max_pixels=max_pixels)
 
 
 def image_size(path: Path, *, max_pixels: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from us_anomaly.data.images.decoding import read_image, white_level
+from us_anomaly.data.images.decoding import read_with_white_level
 from us_anomaly.data.images.masks import load_mask
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import BadImageError, DataError
@@ -105,8 +105,7 @@ def find_duplicates(inspections: Iterable[Inspection]) -> list[list[str]]:
 def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
     path = root / sample.filename
     try:
-        pixels = read_image(path, max_pixels=max_pixels)
-        white = white_level(path, max_pixels=max_pixels)
+        pixels, white = read_with_white_level(path, max_pixels=max_pixels)
     except BadImageError as error:
         return Inspection(sample=sample, reason=_without_path(error, path), content_hash=None, remarks=())
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=20)
