@@ -20,7 +20,7 @@ def write_run(
     pictures: str | None = None,
     teacher: str = "teacher",
     settings: dict[str, Any] | None = None,
-    image_size: int = 64,
+    image_size: int | list[int] = 64,
 ) -> Path:
     """Write an evaluated run.
 
@@ -32,11 +32,14 @@ def write_run(
         pictures: Hash of the list of pictures; by default each category has its own.
         teacher: Hash of the finished teacher.
         settings: What differs from the settings below.
-        image_size: Side of the network's input.
+        image_size: Side of the network's input, or its height and width.
     """
     run_dir = RunDir(folder)
     given = dict(settings or {})
-    resize = {"name": "Resize", "params": {"size": [image_size, image_size]}}
+    resize = {
+        "name": "Resize",
+        "params": {"size": image_size if isinstance(image_size, list) else [image_size, image_size]},
+    }
     flip = {"name": "RandomHorizontalFlip", "params": {"p": 0.5}}
     recipes: dict[Path, tuple[str, dict[str, Any], dict[str, str]]] = {
         run_dir.split: (

@@ -213,6 +213,11 @@ def test_one_image_size_decides_all_three_lists(compose):
     }
 
 
+def test_an_image_size_that_is_not_square_decides_all_three_lists_too(compose):
+    lists = compose("run", "data.root=x", "image_size=[128,320]").augmentation
+    assert all(entries[0].params["size"] == [128, 320] for entries in (lists.teacher, lists.students, lists.evaluation))
+
+
 def test_the_run_directory_is_called_after_the_data_set(compose):
     assert compose("run", "data.root=x", "data=mvtec").run_dir == "runs/mvtec"
     assert compose("run", "data.root=x", "data.name=bolts").run_dir == "runs/bolts"

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from us_anomaly import settings as module
-from us_anomaly.data.procedural import SMALLEST_SIDE_PX
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings import (
     BACKBONES,
@@ -35,6 +34,7 @@ def changed(settings, key, value):
     [
         ("seed", -1, "`seed` must be at least 0, got -1"),
         ("image_size", 8, "`image_size` must be at least 16, got 8"),
+        ("image_size", [64, 8], "`image_size` must be at least 16, got 8"),
         ("scales", [], "`scales` must not be empty: add for example scales=[33]"),
         ("run_dir", "", "`run_dir` must not be empty: add for example run_dir=runs/NAME"),
         ("scales", [32], "`scales` may hold 17, 33, 65, 66, 132, got 32"),
@@ -200,7 +200,6 @@ def test_uncertainty_alone_needs_several_students(settings):
 
 
 def test_pictures_that_are_drawn_have_a_smallest_side(settings):
-    assert module.MIN_DRAWN_SIDE_PX == SMALLEST_SIDE_PX
     for images, is_drawn in (("generic", True), ({"train": 1, "procedural": 1}, True), ("train", False)):
         teacher = dataclasses.replace(settings.teacher, images=images)
         assert dataclasses.replace(settings, teacher=teacher, image_size=32)
@@ -209,6 +208,29 @@ def test_pictures_that_are_drawn_have_a_smallest_side(settings):
             continue
         with pytest.raises(SettingsError, match="`image_size` must be at least 32, got 31"):
             dataclasses.replace(settings, teacher=teacher, image_size=31)
+        assert dataclasses.replace(settings, teacher=teacher, image_size=[16, 32])
+
+
+@pytest.mark.parametrize(("image_size", "sides"), [(48, (48, 48)), ([32, 96], (32, 96))])
+def test_the_size_of_the_input_is_a_square_or_height_and_width(settings, image_size, sides):
+    assert dataclasses.replace(settings, image_size=image_size).input_size() == sides
+
+
+@pytest.mark.parametrize(
+    ("image_size", "told"),
+    [([48], "[48]"), ([48, 48, 48], "[48,48,48]"), ("wide", "wide"), (48.0, "48.0"), (True, "true"), (None, "null")],
+)
+def test_any_other_size_of_the_input_is_refused(settings, image_size, told):
+    with pytest.raises(SettingsError, match="`image_size` must be the side of a square") as caught:
+        dataclasses.replace(settings, image_size=image_size)
+    assert str(caught.value).endswith(f", got {told}")
+
+
+def test_a_key_belongs_to_one_command_with_all_that_lies_below_it():
+    assert all(
+        map(module.is_of_one_command, ("run_dir", "tracking", "tracking.tracker", "tracking/a", "inference.input"))
+    )
+    assert not any(map(module.is_of_one_command, ("run_dirs", "data.root", "inference.splits", "seed")))
 
 
 def test_a_tilde_stands_for_the_home_folder_wherever_a_path_is_given(compose, monkeypatch):

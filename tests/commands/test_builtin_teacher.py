@@ -88,7 +88,11 @@ def test_larger_patches_take_the_small_teacher_at_reduced_resolution(tmp_path: P
 
 @pytest.mark.parametrize(
     ("side_px", "said"),
-    [(64, "patches of 65 and 66 pixels are larger than the whole picture (image_size=64)"), (66, None)],
+    [
+        ("64", "patches of 65 and 66 pixels are larger than the whole picture (image_size=64)"),
+        ("[65,128]", "patches of 66 pixels are larger than the whole picture (image_size=[65,128])"),
+        ("66", None),
+    ],
 )
 def test_patches_larger_than_the_picture_are_told(compose, tiny, tmp_path, caplog, side_px, said):
     overrides = ("scales=[33,65,66]", "teacher.checkpoint=builtin", "scoring.normalization=zscore")

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw_parts
 from PIL import Image
 
@@ -145,3 +146,11 @@ def test_the_demo_runs_with_its_own_pictures(compose, quick, tmp_path):
     small = ["data.num_train=8", "data.num_test_normal=2", "data.num_test_anomalous=4", "data.image_side_px=48"]
     run_all(compose("run", "data=demo", *(o for o in quick(tmp_path / "run") if not o.startswith("data")), *small))
     assert {label["defect_type"] for label in labels_of(tmp_path / "run")} > {"good"}
+
+
+def test_a_network_may_see_pictures_that_are_not_square(compose, quick, tmp_path):
+    shape = ["image_size=[40,72]", "scoring.per_position=true", "scoring.per_picture=true"]
+    run_all(compose("run", *quick(tmp_path / "run"), *shape))
+    statistics = torch.load(tmp_path / "run/p33/position_statistics.pt", weights_only=True)
+    assert statistics["error"]["mean"].shape == (40 // 4, 72 // 4)
+    assert "pixel_auroc" in evaluation_of(tmp_path / "run")["metrics"]

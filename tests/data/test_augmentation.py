@@ -27,7 +27,7 @@ TO_FLOAT = entry("ToDtype", dtype="float32", scale=True)
 
 
 def default_list(name: str, *, image_size: int = IMAGE_SIZE) -> list[TransformSettings]:
-    text = CONFIG.read_text().replace('"${image_size}"', str(image_size))
+    text = CONFIG.read_text().replace('"${usad_size:${image_size}}"', f"[{image_size}, {image_size}]")
     return [TransformSettings(**item) for item in yaml.safe_load(text)["augmentation"][name]]
 
 

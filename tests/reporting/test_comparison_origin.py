@@ -63,10 +63,16 @@ def test_the_side_of_the_networks_input_is_told_once_and_not_again_in_the_transf
     assert small["augmentation.evaluation"] == [{"name": "Resize", "params": {"size": "image_size"}}]
 
 
-def test_transform_lists_without_a_square_size_are_told_as_they_are(tmp_path):
+def test_an_input_that_is_not_square_is_told_by_height_and_width(tmp_path):
+    settings = origin_of(write_run(tmp_path / "a", image_size=[48, 64])).settings
+    assert settings["image_size"] == [48, 64]
+    assert settings["augmentation.evaluation"] == [{"name": "Resize", "params": {"size": "image_size"}}]
+
+
+def test_transform_lists_without_height_and_width_are_told_as_they_are(tmp_path):
     run = write_run(tmp_path / "a")
     note = json.loads((run / "provenance/calibration.json.json").read_text())
-    entries = [{"name": "Resize", "params": {"size": [48, 64]}}, {"name": "ToImage", "params": {}}]
+    entries = [{"name": "Resize", "params": {"size": [48]}}, {"name": "ToImage", "params": {}}]
     rewrite_note(run, "calibration.json", settings=note["settings"] | {"augmentation.evaluation": entries})
     settings = origin_of(run).settings
     assert settings["augmentation.evaluation"] == entries

@@ -23,6 +23,9 @@ def register_schemas() -> None:
     from us_anomaly import settings
 
     OmegaConf.register_new_resolver("usad_folder", lambda path: str(Path(path).expanduser()), replace=True)
+    OmegaConf.register_new_resolver(
+        "usad_size", lambda size: size if OmegaConf.is_list(size) else [size, size], replace=True
+    )
     store = ConfigStore.instance()
     store.store(name="schema", node=settings.Settings)
     store.store(name="compare_schema", node=settings.CompareSettings)

@@ -18,17 +18,8 @@ from us_anomaly.cli.messages import NO_CONSTANT, as_text
 from us_anomaly.errors import ArtifactError, SettingsError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
+from us_anomaly.settings import is_of_one_command
 
-OF_ONE_COMMAND = (
-    "run_dir",
-    "cache_dir",
-    "overwrite",
-    "inference.input",
-    "tracking",
-    "data.allow_outside_root",
-    "hydra",
-)
-"""Settings, and groups of them, that are never taken over."""
 NAMING_DATA = ("data", "data.root")
 """Settings that make a command a whole one: where one is typed, nothing is taken over."""
 _OPTION = re.compile(rf"{NO_CONSTANT}[a-zA-Z_][\w-]*(/[\w-]+)*", re.IGNORECASE)
@@ -231,7 +222,7 @@ def _damaged(path: Path) -> ArtifactError:
 
 def _is_of_one_command(override: str) -> bool:
     key = _key(override)
-    return any(key == own or key.startswith((f"{own}.", f"{own}/")) for own in OF_ONE_COMMAND)
+    return is_of_one_command(key) or re.match(r"hydra($|[./])", key) is not None
 
 
 def _is_of_detector(override: str) -> bool:

@@ -26,7 +26,7 @@ from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import REDUCED, Settings, TeacherPositions
-from us_anomaly.settings.plain import plain
+from us_anomaly.settings.plain import plain, typed
 from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_finetuned, load_teacher, weights_of
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
@@ -41,12 +41,12 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Make the teacher of every patch size, or take over the one that `teacher.checkpoint` names."""
     run_dir = RunDir(settings.run_dir)
-    if too_large := [size for size in settings.scales if size > settings.image_size]:
+    if too_large := [size for size in settings.scales if size > min(settings.input_size())]:
         log.warning(
-            "patches of %s pixels are larger than the whole picture (image_size=%d), so all of them see mirrored borders: "
+            "patches of %s pixels are larger than the whole picture (image_size=%s), so all of them see mirrored borders: "
             "leave them out of scales, or give a larger image_size",
             " and ".join(map(str, too_large)),
-            settings.image_size,
+            typed(settings.image_size),
         )
     with progress_over("patch sizes", settings.scales, enabled=settings.runtime.progress) as patch_sizes:
         for patch_size in patch_sizes:

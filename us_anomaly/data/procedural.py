@@ -11,8 +11,7 @@ from us_anomaly.data.noise import Field, log_uniform, spectral_noise
 from us_anomaly.data.photographs import Picture, to_bytes
 from us_anomaly.data.recolouring import random_colour, random_palette, recolour
 from us_anomaly.data.textures import random_texture
-
-SMALLEST_SIDE_PX = 32
+from us_anomaly.settings import MIN_DRAWN_SIDE_PX
 
 
 def coloured_texture(rng: np.random.Generator, side_px: int) -> Picture:
@@ -91,8 +90,8 @@ class ProceduralPictures:
         Raises:
             ValueError: `side_px` is under 32.
         """
-        if side_px < SMALLEST_SIDE_PX:
-            raise ValueError(f"side_px must be at least {SMALLEST_SIDE_PX}, got {side_px}")
+        if side_px < MIN_DRAWN_SIDE_PX:
+            raise ValueError(f"side_px must be at least {MIN_DRAWN_SIDE_PX}, got {side_px}")
         self.side_px = side_px
         self.blemish_fraction = blemish_fraction
         self._painters = list(PAINTERS)

@@ -113,22 +113,21 @@ def _settings(notes: Mapping[str, Note], off: Mapping[str, Any]) -> dict[str, An
 
 
 def _with_image_size(settings: dict[str, Any]) -> dict[str, Any]:
-    """Name the side of the network's input, which the notes hold in the transform lists only, and refer to it there."""
+    """Name the size of the network's input, which the notes hold in the transform lists only, and refer to it there."""
     sizes = [entry["params"].get("size") for entry in settings.get("augmentation.evaluation", [])]
-    sides = [size[0] for size in sizes if isinstance(size, list) and len(size) == 2 and size[0] == size[1]]
-    if not sides:
+    pairs = [size for size in sizes if isinstance(size, list) and len(size) == 2]
+    if not pairs:
         return settings
-    side = sides[0]
+    size = pairs[0]
     lists = {
         key: [
-            {**entry, "params": entry["params"] | ({"size": "image_size"} if _is_square(entry, side) else {})}
+            {
+                **entry,
+                "params": entry["params"] | ({"size": "image_size"} if entry["params"].get("size") == size else {}),
+            }
             for entry in entries
         ]
         for key, entries in settings.items()
         if key.startswith("augmentation.")
     }
-    return {**settings, **lists, "image_size": side}
-
-
-def _is_square(transform: dict[str, Any], side: int) -> bool:
-    return bool(transform["params"].get("size") == [side, side])
+    return {**settings, **lists, "image_size": size[0] if size[0] == size[1] else size}

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from us_anomaly.run_dir import RunDir
+from us_anomaly.settings import is_of_one_command
 
 FAILED = "`%s` failed: %s"
 """The last record of the log of a command that failed: the command as typed, and its error."""
@@ -13,8 +14,6 @@ _LAST_BYTES = 65_536
 _MAX_SHOWN = 500
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\d [\d:]{8},\d{3} [A-Z]+ [\w.]+: ", re.MULTILINE)
 _FAILURE = re.compile(r"`(usad .+?)` failed: (\S.*)", re.DOTALL)
-_NEVER_OFFERED = ("overwrite", "cache_dir", "data.allow_outside_root", "tracking")
-"""Settings, and groups of them, with which a stranger's command could do harm."""
 _SETTING = re.compile(r"[+~]*(?!hydra)[\w.]+=.*", re.DOTALL)
 
 
@@ -60,7 +59,7 @@ def _command(text: str, *, of: Path) -> str | None:
         return None
     keys = {setting.partition("=")[0].lstrip("+~"): setting.partition("=")[2] for setting in settings}
     elsewhere = os.path.realpath(keys.get("run_dir", "").strip("\"'")) != os.path.realpath(of)
-    if elsewhere or any(key == own or key.startswith(f"{own}.") for key in keys for own in _NEVER_OFFERED):
+    if elsewhere or any(is_of_one_command(key) for key in keys if key != "run_dir"):
         return None
     command = shlex.join(["usad", name, *settings])
     return command if command.isprintable() else None

@@ -6,6 +6,7 @@ its values when it is built and quotes the key as the user types it. Nothing her
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings.checks import at_least, expanded, not_empty
@@ -29,6 +30,7 @@ from us_anomaly.settings.dataset import (
     VisaData,
 )
 from us_anomaly.settings.finetuning import FinetuningSettings
+from us_anomaly.settings.plain import typed
 from us_anomaly.settings.scoring import (
     SCORING_OFF,
     CalibrationSettings,
@@ -63,6 +65,7 @@ from us_anomaly.settings.workflow import (
 
 __all__ = [
     "grid_stride_px",
+    "is_of_one_command",
     "BACKBONES",
     "BUILTIN",
     "DATA_LAYOUTS",
@@ -87,6 +90,7 @@ __all__ = [
     "KolektorSddData",
     "MapResolution",
     "NAMED_FILES",
+    "MIN_DRAWN_SIDE_PX",
     "MetricAlgorithm",
     "MvtecData",
     "Normalization",
@@ -122,10 +126,19 @@ NAMED_FILES = tuple(_NOT_A_PATH)
 """Settings that may name a file of the user's, whose content then decides and not its path."""
 DRAWN = {"generic", "procedural"}
 """Sources of `teacher.images` that draw pictures."""
+MIN_SIDE_PX = 16
+"""Smaller pictures are refused."""
 MIN_DRAWN_SIDE_PX = 32
 """Smaller pictures cannot be drawn."""
+OF_ONE_COMMAND = ("run_dir", "cache_dir", "overwrite", "inference.input", "tracking", "data.allow_outside_root")
+"""Settings, and groups of them, that belong to the command in which they are typed: no other command takes them over."""
 GROUPS = {"data": DATA_LAYOUTS, "backbone": BACKBONES}
 """Settings that may be of one of several classes, by their key."""
+
+
+def is_of_one_command(key: str) -> bool:
+    """Return whether a key, of a setting or of a group (`tracking`, `tracking/file`), is one of `OF_ONE_COMMAND` or below one."""
+    return any(key == own or key.startswith((f"{own}.", f"{own}/")) for own in OF_ONE_COMMAND)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -144,8 +157,9 @@ class Settings:
     scales: list[int]
     """Patch sizes of the detector: 17, 33, 65 as published, 66 and 132 (the network for 33 at a half and a quarter of the
     resolution: more context for less time), or several of them together."""
-    image_size: int
-    """Side of the network's input in pixels; the transform lists resize to it."""
+    image_size: Any
+    """Size of the network's input in pixels, to which the transform lists resize: the side of a square, or `[height,width]`, so
+    that long parts keep their shape."""
     data: DataSettings
     split: SplitSettings
     augmentation: AugmentationSettings
@@ -168,7 +182,8 @@ class Settings:
         self.cache_dir = expanded("cache_dir", self.cache_dir)
         self.tracking.directory = expanded("tracking.directory", self.tracking.directory)  # by default below run_dir
         at_least("seed", self.seed, 0)
-        at_least("image_size", self.image_size, 16)
+        for side_px in self.input_size():
+            at_least("image_size", side_px, MIN_SIDE_PX)
         not_empty("scales", self.scales, "[33]")
         for patch_size in self.scales:
             if patch_size not in PATCH_SIZES:
@@ -183,7 +198,9 @@ class Settings:
                     f"got {self.teacher.crop_size_px}"
                 )
         elif self.teacher.checkpoint is None and DRAWN & set(self.teacher.image_sources()):
-            at_least("image_size", self.image_size, MIN_DRAWN_SIDE_PX)  # of a teacher.images that draws its pictures
+            at_least(
+                "image_size", max(self.input_size()), MIN_DRAWN_SIDE_PX
+            )  # of a teacher.images that draws its pictures
         if self.finetuning.enabled and self.teacher.checkpoint is not None:
             raise SettingsError(
                 "`finetuning.enabled` is true, but a teacher that was made before (teacher.checkpoint) learns from no backbone: "
@@ -204,6 +221,20 @@ class Settings:
                 f"`scales` has {len(self.scales)} patch sizes, whose scores can only be averaged on a common scale: "
                 "add scoring.normalization=zscore (or quantile)"
             )
+
+    def input_size(self) -> tuple[int, int]:
+        """Return height and width of the network's input in pixels.
+
+        Raises:
+            SettingsError: `image_size` is neither a whole number nor two of them.
+        """
+        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size, self.image_size]
+        if len(sides) == 2 and all(type(side_px) is int for side_px in sides):  # a bool is an int, too
+            return sides[0], sides[1]
+        raise SettingsError(
+            "`image_size` must be the side of a square in pixels, such as 256, or [height,width], such as [256,512], "
+            f"got {typed(self.image_size)}"
+        )
 
     def paths(self) -> dict[str, str]:
         """Return the folder of the data set and the `NAMED_FILES` that are given, by key, as they were given."""

@@ -107,7 +107,7 @@ def teacher_batches(settings: Settings, *, patch_size: int, cache: ImageCache | 
     if list(sources) == [TRAIN]:
         assert cache is not None
         return _epochs_of_patches(cache, pipeline, settings.teacher, seed=seed)
-    source = picture_source(sources, side_px=settings.image_size, cache=cache)
+    source = picture_source(sources, side_px=max(settings.input_size()), cache=cache)
     return _patches(source, pipeline, count=settings.teacher.batch_size, seed=seed)
 
 
