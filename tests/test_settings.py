@@ -100,6 +100,12 @@ def changed(settings, key, value):
         ("teacher.checkpoint", "~nobody-of-this-name/x", "there is no user of that name"),
         ("teacher.images", "~nobody-of-this-name/x", "there is no user of that name"),
         ("inference.input", "~nobody-of-this-name/x", "there is no user of that name"),
+        (
+            "inference.output",
+            "results",
+            "`inference.output` is where the results of inference.input go, which is not set",
+        ),
+        ("inference.output", "", "`inference.output` must not be empty: add for example inference.output=results"),
         ("tracking.directory", "~nobody-of-this-name/x", "there is no user of that name"),
         ("cache_dir", "~nobody-of-this-name/x", "there is no user of that name"),
         ("teacher.weight_decay", -1, "`teacher.weight_decay` must be at least 0, got -1"),
@@ -237,8 +243,8 @@ def test_a_tilde_stands_for_the_home_folder_wherever_a_path_is_given(compose, mo
     monkeypatch.setenv("HOME", "/home/me")
     settings = compose(
         "run", "data.root='~/d'", "backbone.weights='~/w.pt'", "teacher.start_from='~/t.pt'", "teacher.images='~/p'",
-        "students.penalty_images='~/q'", "students.penalty_weight=1", "inference.input='~/i'", "cache_dir='~/c'",
-        "run_dir='~/r'",
+        "students.penalty_images='~/q'", "students.penalty_weight=1", "inference.input='~/i'", "inference.output='~/o'",
+        "cache_dir='~/c'", "run_dir='~/r'",
     )  # fmt: skip
     given = [
         settings.data.root,
@@ -246,8 +252,23 @@ def test_a_tilde_stands_for_the_home_folder_wherever_a_path_is_given(compose, mo
         settings.teacher.start_from,
         *settings.teacher.image_sources(),
     ]
-    given += [settings.students.penalty_images, settings.inference.input, settings.cache_dir, settings.run_dir]
-    assert given == [f"/home/me/{name}" for name in ("d", "w.pt", "t.pt", "p", "q", "i", "c", "r")]
+    given += [
+        settings.students.penalty_images,
+        settings.inference.input,
+        settings.inference.output,
+        settings.cache_dir,
+        settings.run_dir,
+    ]
+    assert given == [f"/home/me/{name}" for name in ("d", "w.pt", "t.pt", "p", "q", "i", "o", "c", "r")]
+
+
+@pytest.mark.parametrize("output", [".", "results", "runs/../results/below"])
+def test_results_of_other_pictures_do_not_go_into_the_run_directory_itself(settings, output):
+    inference = dataclasses.replace(settings.inference, input="photos", output=output)
+    assert dataclasses.replace(settings, inference=inference, run_dir="runs/parts")
+    with pytest.raises(SettingsError, match=r"`inference\.output` must not lie in the run directory") as caught:
+        dataclasses.replace(settings, inference=inference, run_dir=output.partition("/below")[0])
+    assert "the results go into " in str(caught.value)
 
 
 @pytest.mark.parametrize("device", ["3", "cuda:", "cuda:x", "cuda:-1", "gpu", "cpu:0"])

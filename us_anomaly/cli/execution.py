@@ -16,7 +16,7 @@ from us_anomaly.reporting.comparison_unfinished import FAILED
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import recorded
 from us_anomaly.run_dir.environment import forget_what_was_said
-from us_anomaly.run_dir.faults import explained
+from us_anomaly.run_dir.faults import explained, working_in_folder_of
 from us_anomaly.run_dir.interruption import interruptible
 from us_anomaly.run_dir.lock import locked
 
@@ -52,15 +52,20 @@ def execute(name: str, config: Any) -> None:
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
             texts = {"config.yaml": _yaml(config, resolve=True), "overrides.yaml": _yaml(overrides, resolve=False)}
+            elsewhere = settings.inference.output if name == "infer" else None
+            home = run_dir if elsewhere is None else RunDir(elsewhere)
             with (
-                locked(run_dir, command=" ".join(["usad", name, *overrides])),
+                working_in_folder_of("run_dir" if elsewhere is None else "inference.output"),
+                locked(home, command=" ".join(["usad", name, *overrides])),
                 working_in(f"run_dir={as_text(settings.run_dir)}"),
-                recorded(run_dir, command=name, texts=texts),
+                recorded(home, command=name, texts=texts),
                 _failure_in_log(shlex.join(["usad", name, *overrides])),
             ):
                 before = run_dir.notes()
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
-                if run_dir.notes() != before or not run_dir.made_with.exists():
+                if elsewhere is not None:
+                    pass  # the run directory was only read
+                elif run_dir.notes() != before or not run_dir.made_with.exists():
                     remember(run_dir, command=name, typed=typed, resolved=resolved, paths=settings.paths())
                 elif settings.inference.input is None:  # its files were looked at, and are what they were
                     renew_paths(run_dir, settings.paths())

@@ -16,11 +16,10 @@ from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, 
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.listing import exists, some
 from us_anomaly.data.sources import find_inputs
-from us_anomaly.errors import DataError
+from us_anomaly.errors import DataError, StaleArtifactError
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json
-from us_anomaly.run_dir.provenance import Recipe, content_hash
+from us_anomaly.run_dir.provenance import Recipe, content_hash, scored_input
 from us_anomaly.run_dir.provenance import record as note_down
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.calibration_file import load_calibration
@@ -90,7 +89,10 @@ def score_input(settings: Settings, what: str) -> None:
         for path in paths
     ]
     source = _absolute(what)
-    target = _results_of(run_dir, source)
+    given = settings.inference.output
+    target = (
+        _results_of(run_dir, source) if given is None else _given(RunDir(given), source, overwrite=settings.overwrite)
+    )
     started = time.monotonic()
     scored = score(settings, pictures, target, explain=True)
     recipe = Recipe(
@@ -189,13 +191,30 @@ def _results_of(run_dir: RunDir, source: Path) -> RunDir:
 
 
 def _is_free_for(source: Path, target: RunDir) -> bool:
-    note = target.provenance(target.predictions)
-    if not note.exists():
-        return True
-    match read_json(note):
-        case {"settings": {"inference.input": named}}:
-            return bool(named == str(source))
-    return False
+    return not target.provenance(target.predictions).exists() or scored_input(target) == str(source)
+
+
+def _given(target: RunDir, source: Path, *, overwrite: bool) -> RunDir:
+    """Return the folder that `inference.output` names, for the results of a file, a folder or a glob.
+
+    Raises:
+        StaleArtifactError: It holds something else.
+    """
+    if target.split.exists() or target.made_with.exists():
+        raise StaleArtifactError(f"inference.output={target.root} is a run directory: choose a folder of its own")
+    named = scored_input(target)
+    if named is not None and named != str(source) and not overwrite:
+        raise StaleArtifactError(
+            f"inference.output={target.root} holds the results of {named}: choose another folder, or replace them with "
+            "overwrite=true"
+        )
+    strangers = [path for path in (target.predictions, *target.result_folders) if path.exists()]
+    if named is None and strangers and not overwrite:
+        raise StaleArtifactError(
+            f"inference.output={target.root} holds {some([path.name for path in strangers])}, and no note that they are results "
+            "of usad: choose another folder, or replace them with overwrite=true"
+        )
+    return target
 
 
 def _result_name(source: Path) -> str:

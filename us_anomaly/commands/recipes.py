@@ -211,7 +211,7 @@ class Recipes:
         """What decides `predictions.jsonl` and the pictures it vouches for."""
         return Recipe(
             command="infer",
-            settings=flat("inference", self.settings.inference, without=("input",)),
+            settings=flat("inference", self.settings.inference, without=("input", "output")),
             inputs={
                 "split.jsonl": self.data.split_hash,
                 **self._checked(self.run_dir.calibration, self.calibration),

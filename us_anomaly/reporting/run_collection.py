@@ -12,6 +12,7 @@ from us_anomaly.reporting.comparison_origin import Origin, read_origin
 from us_anomaly.reporting.comparison_unfinished import why_unfinished
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.run_dir.provenance import scored_input
 from us_anomaly.scoring.evaluation import FORMAT_VERSION
 from us_anomaly.scoring.scored_images import parse_predictions
 
@@ -92,11 +93,12 @@ def _run_folders(folder: Path) -> list[Path]:
     if RunDir(folder).is_known or not folder.is_dir():
         return [folder]
     below = [child for child in sorted(folder.iterdir(), key=_in_order) if child.is_dir()]
-    found = [child for child in below if RunDir(child).is_known]
+    known = [child for child in below if RunDir(child).is_known]
     for child in below:
-        if child not in found:
-            found += [run for run in sorted(child.iterdir(), key=_in_order) if run.is_dir() and RunDir(run).is_known]
-    return found or [folder]
+        if child not in known:
+            known += [run for run in sorted(child.iterdir(), key=_in_order) if run.is_dir() and RunDir(run).is_known]
+    runs = [run for run in known if scored_input(RunDir(run)) is None]
+    return runs or [folder]
 
 
 def _in_order(path: Path) -> tuple[list[str | float], str]:

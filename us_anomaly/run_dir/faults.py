@@ -12,6 +12,23 @@ _SMALLER_SETTINGS = (
     "students.batch_size=1, teacher.batch_size=16, image_size=192, scoring.stride_px=4, runtime.precision=bfloat16"
 )
 MAX_QUOTED = 160
+_setting_of_folder = "run_dir"
+
+
+@contextmanager
+def working_in_folder_of(setting: str) -> Iterator[None]:
+    """Within it, messages say that another value of `setting`, instead of `run_dir`, is another folder to write into."""
+    global _setting_of_folder
+    before, _setting_of_folder = _setting_of_folder, setting
+    try:
+        yield
+    finally:
+        _setting_of_folder = before
+
+
+def another_folder() -> str:
+    """Return what to type for another folder to write into, as the end of a sentence."""
+    return f"choose another {_setting_of_folder}="
 
 
 def cannot_write(path: Path, error: OSError) -> ResourceError:
@@ -92,13 +109,13 @@ def _reason(error: OSError) -> tuple[str, str]:
     """Return what happened and the way out."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return "the disk is full", "free some space, or choose another run_dir=, then run the same command"
+            return "the disk is full", f"free some space, or {another_folder()}, then run the same command"
         case errno.EFBIG:
-            return "files may not grow that large here", "raise the limit (ulimit -f), or choose another run_dir="
+            return "files may not grow that large here", f"raise the limit (ulimit -f), or {another_folder()}"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return "it cannot be written", "make it writable, or choose another run_dir="
+            return "it cannot be written", f"make it writable, or {another_folder()}"
         case errno.ENOTDIR | errno.EEXIST:
-            return "a file stands where a folder should be", "remove it, or choose another run_dir="
+            return "a file stands where a folder should be", f"remove it, or {another_folder()}"
         case errno.ENOENT:
             return "it is gone", "put it back, then run the same command"
         case errno.EMFILE | errno.ENFILE:
@@ -107,4 +124,4 @@ def _reason(error: OSError) -> tuple[str, str]:
                 "raise the limit (ulimit -n), or lower runtime.num_workers and runtime.num_drawing_processes",
             )
         case _:
-            return error.strerror or str(error), "mend that, or choose another run_dir=, then run the same command"
+            return error.strerror or str(error), f"mend that, or {another_folder()}, then run the same command"

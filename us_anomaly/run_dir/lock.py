@@ -20,7 +20,7 @@ from pathlib import Path
 
 from us_anomaly.errors import RunDirLockedError
 from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX
-from us_anomaly.run_dir.faults import cannot_write
+from us_anomaly.run_dir.faults import another_folder, cannot_write
 from us_anomaly.run_dir.interruption import held_back
 from us_anomaly.run_dir.layout import RunDir
 
@@ -130,9 +130,7 @@ def _check_previous(run_dir: RunDir, owner: Owner | None) -> None:
 
 def _refusal(run_dir: RunDir, owner: Owner | None) -> RunDirLockedError:
     who = "another process" if owner is None else str(owner)
-    return RunDirLockedError(
-        f"{run_dir.root} is in use by {who}: wait until it has finished, or choose another run_dir="
-    )
+    return RunDirLockedError(f"{run_dir.root} is in use by {who}: wait until it has finished, or {another_folder()}")
 
 
 def _write_owner(descriptor: int, run_dir: RunDir, command: str) -> None:

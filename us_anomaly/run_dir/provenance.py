@@ -119,6 +119,15 @@ def withdraw(run_dir: RunDir, artifact: Path) -> None:
         flush_folder(note_path.parent)
 
 
+def scored_input(run_dir: RunDir) -> str | None:
+    """Return of which `inference.input` the predictions in a folder are; None for those of a data set, or unknown ones."""
+    note_path = run_dir.provenance(run_dir.predictions)
+    match read_json(note_path) if note_path.exists() else None:
+        case {"settings": {"inference.input": str(named)}}:
+            return named
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedFile:
     """A file of the user's that an artifact was made from."""

@@ -4,6 +4,7 @@ The dataclasses are the schema; `configs/*.yaml` hold the values and are the onl
 its values when it is built and quotes the key as the user types it. Nothing here knows Hydra or torch.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,15 @@ MIN_SIDE_PX = 16
 """Smaller pictures are refused."""
 MIN_DRAWN_SIDE_PX = 32
 """Smaller pictures cannot be drawn."""
-OF_ONE_COMMAND = ("run_dir", "cache_dir", "overwrite", "inference.input", "tracking", "data.allow_outside_root")
+OF_ONE_COMMAND = (
+    "run_dir",
+    "cache_dir",
+    "overwrite",
+    "inference.input",
+    "inference.output",
+    "tracking",
+    "data.allow_outside_root",
+)
 """Settings, and groups of them, that belong to the command in which they are typed: no other command takes them over."""
 GROUPS = {"data": DATA_LAYOUTS, "backbone": BACKBONES}
 """Settings that may be of one of several classes, by their key."""
@@ -179,6 +188,12 @@ class Settings:
         """Check what no single group can check."""
         not_empty("run_dir", self.run_dir, "runs/NAME")
         self.run_dir = str(Path(expanded("run_dir", self.run_dir)))
+        output = self.inference.output
+        if output is not None and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(self.run_dir)):
+            raise SettingsError(
+                f"`inference.output` must not lie in the run directory, got {output}: leave it out, and the results go into "
+                f"{Path(self.run_dir) / 'inference'}, or choose another folder"
+            )
         self.cache_dir = expanded("cache_dir", self.cache_dir)
         self.tracking.directory = expanded("tracking.directory", self.tracking.directory)  # by default below run_dir
         at_least("seed", self.seed, 0)

@@ -16,6 +16,9 @@ class InferenceSettings:
 
     input: str | None
     """A file, a folder or a glob to score instead of the data set; null scores `inference.splits`."""
+    output: str | None
+    """Folder for the results of `inference.input`; null takes one of its name under `inference/` in the run directory. With a
+    folder nothing is written into the run directory, which may then be read-only, and used by several processes at once."""
     splits: list[str]
     """Splits of the data set to score: val, test, train."""
     save_maps: bool
@@ -26,8 +29,16 @@ class InferenceSettings:
     """Write PNG pictures of the predictive uncertainty, of the same kind."""
 
     def __post_init__(self) -> None:
-        """Check the splits."""
+        """Check the splits and the folder of the results."""
         self.input = None if self.input is None else expanded("inference.input", self.input)
+        if self.output is not None:
+            not_empty("inference.output", self.output, "results")
+            self.output = expanded("inference.output", self.output)
+            if self.input is None:
+                raise SettingsError(
+                    "`inference.output` is where the results of inference.input go, which is not set: add inference.input=..., "
+                    "or leave inference.output out"
+                )
         not_empty("inference.splits", self.splits, "[val,test]")
         for split in self.splits:
             if split not in INFERENCE_SPLITS:
