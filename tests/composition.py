@@ -8,7 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-from us_anomaly.cli import config_dir
+from us_anomaly.cli import config_dir, register_schemas
+
+register_schemas()
 
 GROUPS = {path.name for path in config_dir().iterdir() if path.is_dir()}
 

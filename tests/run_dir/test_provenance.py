@@ -105,6 +105,19 @@ def test_another_setting_makes_it_stale_and_is_named_with_both_values(run_dir):
     )
 
 
+def test_of_many_differences_those_of_known_settings_are_told_and_the_others_counted(run_dir):
+    noted(run_dir)
+    now = dataclasses.replace(
+        RECIPE, settings={f"a{number}": number for number in range(9)} | {"scales": [17], "seed": 0}
+    )
+    _, reason = state(run_dir, run_dir.calibration, now)
+    told = reason.split("; ")
+    assert told[0] == "it was made with scales=[33], now scales=[17]"
+    assert told[1:] == [f"it was made with a{number}=not set, now a{number}={number}" for number in range(5)] + [
+        "and 4 more"
+    ]
+
+
 def test_an_input_that_came_or_went_is_not_called_another_one(run_dir):
     noted(run_dir)
     now = dataclasses.replace(RECIPE, inputs={"p66/students.pt": "0"})

@@ -24,6 +24,7 @@ COMMANDS = {
     "infer": Command("infer", "score the data set, or any file, folder or glob (inference.input=)"),
     "evaluate": Command("evaluate", "compare predictions with the truth"),
     "compare": Command("compare", "put any number of evaluated run directories into one table: usad compare DIR..."),
+    "export": Command("export", "the detector as an ONNX file, compared with the original on real pictures"),
     "report": Command("report", "web pages that show data, decisions and doubt; open from disk"),
 }
 ALIASES = {"train-teacher": "distill-teacher"}

@@ -168,6 +168,10 @@ def _evaluate(config: Any) -> None:
     execute("evaluate", config)
 
 
+def _export(config: Any) -> None:
+    execute("export", config)
+
+
 def _write_report(config: Any) -> None:
     execute("report", config)
 
@@ -193,6 +197,7 @@ TASKS: dict[str, Callable[[Any], None]] = {
     "infer": _infer,
     "evaluate": _evaluate,
     "compare": _compare,
+    "export": _export,
     "report": _write_report,
 }
 """Module-level functions, because launchers pickle them by name."""

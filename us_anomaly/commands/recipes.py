@@ -229,6 +229,11 @@ class Recipes:
         )
 
     @functools.cached_property
+    def onnx_model(self) -> Recipe:
+        """What decides the exported detector."""
+        return Recipe(command="export", settings={}, inputs=self._checked(self.run_dir.calibration, self.calibration))
+
+    @functools.cached_property
     def report(self) -> Recipe:
         """What decides the pages: the results, and how this version shows them."""
         return Recipe(

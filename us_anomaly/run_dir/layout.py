@@ -155,6 +155,16 @@ class RunDir:
         return self.root / "report"
 
     @property
+    def onnx_model(self) -> Path:
+        """The detector for programs without torch."""
+        return self.root / "onnx" / "detector.onnx"
+
+    @property
+    def onnx_parity(self) -> Path:
+        """How far `onnx_model` and the detector agree."""
+        return self.root / "onnx" / "parity.json"
+
+    @property
     def inputs(self) -> Path:
         """Results of `inference.input=`, a run directory of their own for each input."""
         return self.root / "inference"
@@ -185,7 +195,14 @@ class RunDir:
     @property
     def folders_written_to(self) -> list[Path]:
         """Folders below the root in which single files are replaced; `maps` and its like are replaced as a whole."""
-        return [*self.root.glob("p[0-9]*"), self.root / "provenance", self.root / ".hydra", self.report, self.inputs]
+        return [
+            *self.root.glob("p[0-9]*"),
+            self.root / "provenance",
+            self.root / ".hydra",
+            self.onnx_model.parent,
+            self.report,
+            self.inputs,
+        ]
 
     def name_of(self, artifact: Path) -> str:
         """Return the name of a file relative to the root, with forward slashes."""

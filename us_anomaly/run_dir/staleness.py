@@ -4,7 +4,7 @@ An artifact is *up to date* when all of its note agrees with what is in force; i
 written last (so it was interrupted), and *stale* otherwise.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ from us_anomaly.run_dir.provenance import CONTENTS, OF_THE_DATA_SET, SEVERAL, Re
 from us_anomaly.settings.plain import typed
 
 _OTHER_SETTING = "it was made with "
+_UNSET = "not set"
+MAX_TOLD = 6
+"""More differences than this are counted, not told."""
 _NOT_ALWAYS_KNOWN = OF_THE_DATA_SET[1:]
 """Older notes do not mention them, and where the data set is gone they may not be known."""
 
@@ -43,7 +46,7 @@ def state(run_dir: RunDir, artifact: Path, recipe: Recipe) -> tuple[Literal["cur
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(note_path, error) from error
     if differences:
-        return "stale", "; ".join(differences)
+        return "stale", _first_of(differences)
     say_if_made_elsewhere(run_dir.root, run_dir.name_of(artifact), note.get("environment"))
     return "current", ""
 
@@ -140,9 +143,7 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
     if note["inputs"].get(CONTENTS) != recipe.inputs.get(CONTENTS) and not recipe.explain.get(CONTENTS, str)():
         by_content -= {CONTENTS}  # the folder helps to see why
     for key in sorted((recorded.keys() | recipe.settings.keys()) - by_content):
-        then, now = (
-            settings.get(key, recipe.when_absent.get(key, "not set")) for settings in (recorded, recipe.settings)
-        )
+        then, now = (settings.get(key, recipe.when_absent.get(key, _UNSET)) for settings in (recorded, recipe.settings))
         for place, was, is_now in _apart(key, then, now):
             differences.append(f"{_OTHER_SETTING}{place}={typed(was)}, now {place}={typed(is_now)}")
     unexplained = []
@@ -160,6 +161,13 @@ def _differences(note: dict[str, Any], recipe: Recipe) -> list[str]:
         else:
             differences.append(told + (f" ({words})" if words else ""))
     return differences or unexplained
+
+
+def _first_of(differences: Sequence[str]) -> str:
+    """Return the differences that tell most, and how many there are more: one setting may bring along thirty of its group."""
+    telling = sorted(differences, key=lambda text: _UNSET in text)
+    more = len(telling) - MAX_TOLD
+    return "; ".join(telling[:MAX_TOLD]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _another(name: str) -> str:

@@ -106,15 +106,20 @@ def smooth(values: Tensor, *, sigma_px: float) -> Tensor:
 
 def image_score(anomaly_map: Tensor, *, settings: ScoringSettings) -> float:
     """Return one score for a picture from its map (H, W): the maximum, the mean of the highest values, or a quantile."""
+    return float(image_score_tensor(anomaly_map, settings=settings))
+
+
+def image_score_tensor(anomaly_map: Tensor, *, settings: ScoringSettings) -> Tensor:
+    """Return the score of `image_score` as a tensor without dimensions."""
     values = anomaly_map.flatten()
     count = max(1, round(settings.image_score_fraction * values.numel()))
     match settings.image_score:
         case ImageScore.max:
-            return float(values.max())
+            return values.max()
         case ImageScore.top_mean:
-            return float(_highest(values, count).mean())
+            return _highest(values, count).mean()
         case ImageScore.quantile:
-            return float(_highest(values, count)[-1])
+            return _highest(values, count)[-1]
 
 
 def _highest(values: Tensor, count: int) -> Tensor:

@@ -43,6 +43,8 @@ DOUBTED_ABOVE = 0.5
 MAD_OF_A_NORMAL_DISTRIBUTION = 0.6745
 RIDGE = 1e-9
 """Keeps the fit solvable, as a share of the mean weight."""
+ONNX_SOLVER = "us_anomaly::Solution"
+"""Function of an exported detector that solves equations, for which ONNX has none: `us_anomaly.onnx_model` defines it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,28 @@ class MapComponents:
         coefficients = directions @ cells
         for _ in range(NUM_FITS):
             above = (cells - coefficients @ directions) / deviation
-            spread = (above - above.median()).abs().median() / MAD_OF_A_NORMAL_DISTRIBUTION
+            spread = _median((above - _median(above)).abs()) / MAD_OF_A_NORMAL_DISTRIBUTION
             doubt = above.clamp(min=0) / (DOUBTED_ABOVE * spread.clamp(min=1))
             weights = 1 / ((1 + doubt.square()) * deviation.square())
             weighted = directions * weights
             ridge = RIDGE * weights.mean() * torch.eye(len(directions), dtype=torch.float64)
-            coefficients = torch.linalg.solve(weighted @ directions.T + ridge, weighted @ cells)
+            coefficients = _solution(weighted @ directions.T + ridge, weighted @ cells)
         coefficients = coefficients.clamp(self.low.double(), self.high.double())
         together = (coefficients @ directions).reshape(self.center.shape)
         return _at_every_position(together.float(), logarithms.shape)
+
+
+def _median(values: Tensor) -> Tensor:
+    """Return the lower median of a vector, as `torch.median`, which ONNX does not know."""
+    return values.sort().values[(len(values) - 1) // 2] if torch.onnx.is_in_onnx_export() else values.median()
+
+
+def _solution(matrix: Tensor, right: Tensor) -> Tensor:
+    """Return x (J,) of ``matrix @ x = right`` for a positive definite matrix (J, J)."""
+    if torch.onnx.is_in_onnx_export():
+        return torch.onnx.ops.symbolic(ONNX_SOLVER, (matrix, right), dtype=right.dtype, shape=right.shape, version=1)
+    solution: Tensor = torch.linalg.solve(matrix, right)
+    return solution
 
 
 def bounded_deviation(variance: Tensor, typical: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from us_anomaly.scoring.logarithm import SMALLEST
+from us_anomaly.scoring.logarithm import SMALLEST, logarithm
 from us_anomaly.scoring.sampling import evenly_drawn
 
 LEVEL_QUANTILE = 0.1
@@ -56,6 +57,9 @@ class PictureLevel:
 
     def even_out(self, values: Tensor) -> Tensor:
         """Return a copy of a raw map (R, S), divided by what its level says."""
+        if torch.onnx.is_in_onnx_export():  # a graph holds tensors only
+            seen = _log_quantile_tensor(values, LEVEL_QUANTILE).clamp(self.low, self.high)
+            return values * torch.exp(self.slope * (self.typical - seen))
         (level,) = _log_quantiles(values, LEVEL_QUANTILE)
         return values * math.exp(self.slope * (self.typical - min(max(level, self.low), self.high)))
 
@@ -94,6 +98,14 @@ def _log_quantiles(values: Tensor, *quantiles: float) -> list[float]:
     places = [round(quantile * (drawn.size - 1)) for quantile in quantiles]
     ordered = np.partition(drawn, places)
     return [math.log(max(float(ordered[place]), SMALLEST)) for place in places]
+
+
+def _log_quantile_tensor(values: Tensor, quantile: float) -> Tensor:
+    """Return what `_log_quantiles` gives for one quantile, as a tensor without dimensions."""
+    drawn = evenly_drawn(values, limit=MAX_SAMPLED_VALUES)
+    place = round(quantile * (drawn.numel() - 1))
+    lowest = drawn.topk(place + 1, largest=False).values
+    return logarithm(lowest[place])
 
 
 def _sure_slope(levels: npt.NDArray[np.float64], highs: npt.NDArray[np.float64]) -> float:

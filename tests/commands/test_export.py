@@ -1,0 +1,139 @@
+"""`usad export`: an ONNX file that says what the detector says, on one way of pictures and many settings."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import files_below
+from PIL import Image
+
+import us_anomaly
+from us_anomaly.commands import export, parity
+from us_anomaly.commands.run import run as run_all
+from us_anomaly.errors import ArtifactError, SettingsError, StaleArtifactError
+from us_anomaly.graph import OUTPUTS, DetectorGraph
+from us_anomaly.onnx_model import METADATA, OnnxDetector, require_packages
+from us_anomaly.scoring.calibration_file import load_calibration
+
+onnx = pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def exported(compose, tiny, trained, tmp_path_factory):
+    """A complete run directory with its exported detector, which no test may change."""
+    run_dir = shutil.copytree(trained, tmp_path_factory.mktemp("exported") / "run")
+    export.run(compose("export", *tiny(run_dir)))
+    return run_dir
+
+
+@pytest.mark.slow
+def test_the_file_gives_what_the_detector_gives_for_pictures_of_its_own(exported, parts):
+    detector = us_anomaly.load(exported, device="cpu", precision="float32")
+    other = OnnxDetector((exported / "onnx/detector.onnx").read_bytes(), num_threads=1)
+    for path in sorted((parts / "images").rglob("*.png")):
+        with Image.open(path) as picture:
+            prepared = detector.pipeline.prefix(np.asarray(picture.convert("RGB")))
+        expected = detector.predict_prepared(prepared, height=48, width=48)
+        answer = other.predict(prepared.numpy())
+        assert answer.is_anomalous == expected.is_anomalous
+        assert answer.anomaly_score == pytest.approx(expected.anomaly_score, rel=1e-4)
+        assert answer.normalized_score == pytest.approx(expected.normalized_score, abs=1e-4)
+        np.testing.assert_allclose(answer.anomaly_map, expected.anomaly_map, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(answer.uncertainty_map, expected.uncertainty_map, rtol=1e-3, atol=1e-4)
+
+
+def test_the_file_describes_itself_and_is_valid(exported):
+    model = onnx.load(exported / "onnx/detector.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [output.name for output in model.graph.output] == list(OUTPUTS)
+    (entry,) = [entry for entry in model.metadata_props if entry.key == METADATA]
+    told = json.loads(entry.value)
+    calibration = load_calibration(exported / "calibration.json")
+    assert told["input"] == {"name": "image", "type": "uint8", "shape": [1, 3, 48, 48], "channels": "RGB"}
+    assert told["before_the_input"] == [{"name": "Resize", "params": {"size": [48, 48]}}]
+    assert told["image_threshold"] == calibration.image_threshold
+
+
+def test_the_report_tells_how_far_both_agree(exported):
+    told = json.loads((exported / "onnx/parity.json").read_text())
+    assert (told["pictures"], told["precision"], told["num_decisions_that_differ"]) == ("val", "float32", 0)
+    assert told["num_pictures"] == (exported / "split.jsonl").read_text().count('"split": "val"')
+    assert told["max_score_difference"] <= told["max_map_difference"] < 1e-3 * told["score_scale"]
+    assert told["max_score_difference_as_used"] == told["max_score_difference"]
+    assert 0 <= told["max_score_difference_by_pillow"] < told["score_scale"]
+
+
+def test_nothing_is_done_again_until_the_detector_changes(compose, tiny, exported, tmp_path, caplog):
+    run_dir = shutil.copytree(exported, tmp_path / "run")
+    caplog.set_level(logging.INFO)
+    export.run(compose("export", *tiny(run_dir)))
+    assert caplog.messages == [f"{run_dir / 'onnx/detector.onnx'} is up to date"]
+    with pytest.raises(StaleArtifactError, match=r"calibration\.json was made from something else"):
+        export.run(compose("export", *tiny(run_dir), "scoring.stride_px=2"))
+
+
+def test_only_the_file_and_the_report_are_written(exported, trained):
+    new = {"onnx/detector.onnx", "onnx/parity.json", "provenance/onnx/detector.onnx.json"}
+    assert files_below(exported) - files_below(trained) == new
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["scoring.stride_px=1", "scoring.smoothing_sigma_px=2", "scoring.image_score=quantile"],
+        [
+            *["scales=[33,66]", "image_size=[72,96]", "scoring.normalization=quantile", "scoring.image_score=top_mean"],
+            *["teacher.whitening_floor=0.01", "scoring.per_position=true", "scoring.per_picture=true"],
+        ],
+    ],
+)
+def test_other_ways_from_maps_to_scores_agree_too(compose, tiny, tmp_path, overrides):
+    settings = compose("run", *tiny(tmp_path / "run"), "teacher.checkpoint=builtin", "students.steps=2", *overrides)
+    run_all(settings)
+    export.run(settings)  # refuses what does not agree
+    told = json.loads((tmp_path / "run/onnx/parity.json").read_text())
+    assert told["num_decisions_that_differ"] == 0
+
+
+def test_without_the_data_set_pictures_are_drawn(compose, tiny, trained_copy, monkeypatch, caplog):
+    settings = compose("export", *tiny(trained_copy), "data.root=nowhere")
+    source, pictures = parity.reference_pictures(settings)
+    assert source == "drawn"
+    assert {picture.shape for picture in pictures} == {(256, 256, 3)}
+    assert "compared on drawn pictures" in caplog.text
+
+
+def test_a_file_that_says_something_else_is_not_written(compose, tiny, trained_copy, monkeypatch):
+    class Otherwise(DetectorGraph):
+        def forward(self, image):
+            score, *others = super().forward(image)
+            return score + 1, *others
+
+    monkeypatch.setattr(export, "DetectorGraph", Otherwise)
+    with pytest.raises(ArtifactError, match=r"differs from the original by up to 1 in scores .*nothing was written"):
+        export.run(compose("export", *tiny(trained_copy)))
+    assert not (trained_copy / "onnx").exists()
+
+
+def test_pictures_of_several_sizes_are_refused():
+    with pytest.raises(SettingsError, match=r"makes pictures of several sizes \(40x40, 40x60\)"):
+        export._one_size([torch.zeros(3, 40, side, dtype=torch.uint8) for side in (60, 40, 60)])
+
+
+def test_transforms_that_a_graph_cannot_hold_are_refused(trained):
+    detector = us_anomaly.load(trained, device="cpu", precision="float32")
+    detector.pipeline._tail.append(torch.nn.Softmax(dim=0))
+    with pytest.raises(
+        SettingsError, match=r"`augmentation\.evaluation` must end with transforms that scale and shift"
+    ):
+        DetectorGraph(detector)
+
+
+def test_a_missing_package_is_told_before_anything_is_done(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(SettingsError, match=r"`usad export` needs a package .*pip install 'us-anomaly\[export\]'"):
+        require_packages()
