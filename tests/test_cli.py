@@ -176,6 +176,10 @@ MISTAKES = {
         ["infer", "data=demo", "inference.input=a.png,b.png"],
         "usad: `inference.input=a.png,b.png` has a comma: `inference.input` takes one file, folder or glob; if the comma is",
     ),
+    "two sides without brackets": (
+        ["split", "data.root=x", "image_size=48,96"],
+        "usad: `image_size=48,96` has several values; add -m to run one job for each, write a list as image_size=[a,b], or",
+    ),
     "a path alone": (
         ["infer", os.sep],
         f"usad: `{os.sep}` is not key=value; did you mean inference.input={os.sep}, or data.root={os.sep}?\n",

@@ -14,6 +14,7 @@ from read_keys import keys_read
 
 from us_anomaly import settings as module
 from us_anomaly.cli import COMMANDS, TASKS, config_dir
+from us_anomaly.errors import SettingsError
 from us_anomaly.settings import BACKBONES, DATA_LAYOUTS, GROUPS, Settings
 from us_anomaly.settings.documentation import explain
 
@@ -216,6 +217,25 @@ def test_one_image_size_decides_all_three_lists(compose):
 def test_an_image_size_that_is_not_square_decides_all_three_lists_too(compose):
     lists = compose("run", "data.root=x", "image_size=[128,320]").augmentation
     assert all(entries[0].params["size"] == [128, 320] for entries in (lists.teacher, lists.students, lists.evaluation))
+
+
+def test_an_image_size_of_the_environment_is_a_number_too(compose, monkeypatch):
+    monkeypatch.setenv("SIZE", "96")
+    settings = compose("run", "data.root=x", "image_size=${oc.env:SIZE}")
+    assert settings.input_size() == (96, 96)
+    assert settings.augmentation.evaluation[0].params["size"] == [96, 96]
+
+
+def test_a_list_that_was_written_for_one_side_is_refused_with_how_to_write_it_for_two(compose):
+    own = '{name: Resize, params: {size: ["${image_size}", "${image_size}"]}}'
+    assert compose("run", "data.root=x", f"augmentation.students=[{own}]").augmentation.students[0].params["size"] == [
+        256,
+        256,
+    ]
+    with pytest.raises(
+        SettingsError, match=r"`size` of Resize in a transform list is \[\[48,96\],\[48,96\]\]: .*usad_size"
+    ):
+        compose("run", "data.root=x", "image_size=[48,96]", f"augmentation.students=[{own}]")
 
 
 def test_the_run_directory_is_called_after_the_data_set(compose):

@@ -212,19 +212,28 @@ def test_pictures_that_are_drawn_have_a_smallest_side(settings):
         if not is_drawn:
             assert dataclasses.replace(settings, teacher=teacher, image_size=16)
             continue
-        with pytest.raises(SettingsError, match="`image_size` must be at least 32, got 31"):
+        with pytest.raises(SettingsError, match=r"`image_size` must have a side of at least 32 pixels .*, got 31$"):
             dataclasses.replace(settings, teacher=teacher, image_size=31)
         assert dataclasses.replace(settings, teacher=teacher, image_size=[16, 32])
 
 
-@pytest.mark.parametrize(("image_size", "sides"), [(48, (48, 48)), ([32, 96], (32, 96))])
+@pytest.mark.parametrize(
+    ("image_size", "sides"), [(48, (48, 48)), ([32, 96], (32, 96)), ("48", (48, 48)), (["32", 96], (32, 96))]
+)
 def test_the_size_of_the_input_is_a_square_or_height_and_width(settings, image_size, sides):
     assert dataclasses.replace(settings, image_size=image_size).input_size() == sides
 
 
 @pytest.mark.parametrize(
     ("image_size", "told"),
-    [([48], "[48]"), ([48, 48, 48], "[48,48,48]"), ("wide", "wide"), (48.0, "48.0"), (True, "true"), (None, "null")],
+    [
+        ([48], "[48]"),
+        ([48, 48, 48], "[48,48,48]"),
+        ("[48,96]", "'[48,96]'"),
+        (48.0, "48.0"),
+        (True, "true"),
+        (None, "null"),
+    ],
 )
 def test_any_other_size_of_the_input_is_refused(settings, image_size, told):
     with pytest.raises(SettingsError, match="`image_size` must be the side of a square") as caught:

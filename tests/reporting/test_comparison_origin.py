@@ -69,6 +69,14 @@ def test_an_input_that_is_not_square_is_told_by_height_and_width(tmp_path):
     assert settings["augmentation.evaluation"] == [{"name": "Resize", "params": {"size": "image_size"}}]
 
 
+def test_where_a_crop_follows_a_resize_the_crop_is_what_the_networks_see(tmp_path):
+    run = write_run(tmp_path / "a")
+    note = json.loads((run / "provenance/calibration.json.json").read_text())
+    entries = [{"name": name, "params": {"size": [side, side]}} for name, side in (("Resize", 80), ("CenterCrop", 64))]
+    rewrite_note(run, "calibration.json", settings=note["settings"] | {"augmentation.evaluation": entries})
+    assert origin_of(run).settings["image_size"] == 64
+
+
 def test_transform_lists_without_height_and_width_are_told_as_they_are(tmp_path):
     run = write_run(tmp_path / "a")
     note = json.loads((run / "provenance/calibration.json.json").read_text())

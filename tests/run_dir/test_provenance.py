@@ -1,10 +1,11 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
-from us_anomaly.errors import ArtifactError, MissingArtifactError, StaleArtifactError
+from us_anomaly.errors import ArtifactError, MissingArtifactError, ResourceError, StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import (
     Recipe,
@@ -31,6 +32,15 @@ def noted(run_dir: RunDir, recipe: Recipe = RECIPE, **changes: object) -> None:
     if changes:
         path = run_dir.provenance(run_dir.calibration)
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_file_that_this_user_may_not_read_is_not_said_to_be_unwritable(tmp_path, monkeypatch):
+    def refused(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(ResourceError, match=r"^cannot read .*x: this user may not; change its permissions$"):
+        content_hash(tmp_path / "x")
 
 
 def test_the_content_hash_is_the_sha256_of_the_bytes(tmp_path):

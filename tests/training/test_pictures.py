@@ -148,7 +148,7 @@ def test_dense_crops_of_the_training_pictures_are_parts_of_them(compose, tmp_pat
 
 
 def test_crops_are_flipped_and_turned_by_right_angles(tmp_path):
-    source = TrainingPictures(numbered_cache(tmp_path, count=1, size=(24, 24)), side_px=24)
+    source = TrainingPictures(numbered_cache(tmp_path, count=1, size=(24, 24)), size_px=(24, 24))
     corners = set()
     for seed in range(60):
         crop = source.draw(np.random.default_rng(seed)).astype(int)
@@ -157,9 +157,27 @@ def test_crops_are_flipped_and_turned_by_right_angles(tmp_path):
     assert len(corners) == 8
 
 
+def test_crops_that_are_not_square_keep_their_shape_and_are_turned_upside_down_at_most(tmp_path):
+    source = TrainingPictures(numbered_cache(tmp_path, count=1, size=(12, 40)), size_px=(12, 40))
+    corners = set()
+    for seed in range(60):
+        crop = source.draw(np.random.default_rng(seed)).astype(int)
+        assert crop.shape == (12, 40, 3)
+        corners.add((tuple(crop[0, 0, 1:]), tuple(crop[0, -1, 1:])))
+    assert len(corners) == 4
+
+
+@pytest.mark.parametrize("size_px", [(24, 40), (40, 24)])
+def test_all_sources_give_pictures_of_the_height_and_width_that_are_wanted(tmp_path, size_px):
+    Image.new("RGB", (48, 48), (90, 90, 90)).save(tmp_path / "plain.png")
+    weights = {"train": 0.4, "procedural": 0.3, str(tmp_path): 0.3}
+    source = picture_source(weights, size_px=size_px, cache=numbered_cache(tmp_path))
+    assert {source.draw(np.random.default_rng(seed)).shape for seed in range(30)} == {(*size_px, 3)}
+
+
 @pytest.mark.parametrize("size", [(10, 24), (1, 3)])
 def test_pictures_smaller_than_the_crop_are_continued_by_their_mirror_image(tmp_path, size):
-    source = TrainingPictures(numbered_cache(tmp_path, count=1, size=size), side_px=24)
+    source = TrainingPictures(numbered_cache(tmp_path, count=1, size=size), size_px=(24, 24))
     for seed in range(8):
         crop = source.draw(np.random.default_rng(seed))
         assert crop.shape == (24, 24, 3)
@@ -171,7 +189,7 @@ def test_a_mix_draws_from_its_sources_by_weight(tmp_path):
     folder.mkdir()
     Image.new("RGB", (48, 48), (90, 90, 90)).save(folder / "plain.png")
     weights = {"train": 0.25, str(folder): 0.75}
-    source = picture_source(weights, side_px=24, cache=numbered_cache(tmp_path))
+    source = picture_source(weights, size_px=(24, 24), cache=numbered_cache(tmp_path))
     plain = np.mean([source.draw(np.random.default_rng(seed))[..., 0].mean() > 20 for seed in range(200)])
     assert 0.6 < plain < 0.9
 
@@ -184,14 +202,14 @@ def test_the_parts_of_the_built_in_source_can_be_named_alone(monkeypatch, name, 
     monkeypatch.setattr(generic.ProceduralPictures, "draw", lambda self, rng: black)
     for function in ("mix", "recolour", "add_blemishes"):
         monkeypatch.setattr(generic, function, lambda picture, *_: picture)
-    source = picture_source({name: 1.0}, side_px=32, cache=None)
+    source = picture_source({name: 1.0}, size_px=(32, 32), cache=None)
     bright = np.mean([source.draw(np.random.default_rng(seed)).mean() > 100 for seed in range(300)])
     assert abs(bright - share) < 0.1 * (0 < share < 1) + 1e-9
 
 
 def test_photographs_and_drawn_pictures_can_be_weighed_against_the_training_pictures(tmp_path):
     weights = {"train": 0.5, "photographs": 0.25, "procedural": 0.25}
-    source = picture_source(weights, side_px=40, cache=numbered_cache(tmp_path))
+    source = picture_source(weights, size_px=(40, 40), cache=numbered_cache(tmp_path))
     drawn = [source.draw(np.random.default_rng(seed)) for seed in range(60)]
     is_training = [picture[..., 0].max() <= 4 and picture[..., 1].max() == 39 for picture in drawn]
     assert 0.3 < np.mean(is_training) < 0.7
@@ -199,7 +217,7 @@ def test_photographs_and_drawn_pictures_can_be_weighed_against_the_training_pict
 
 def test_drawn_pictures_alone_need_no_photographs(monkeypatch):
     monkeypatch.setattr(generic, "load_photographs", lambda: pytest.fail("photographs were loaded"))
-    assert picture_source({"procedural": 1.0}, side_px=32, cache=None).draw(np.random.default_rng(0)).shape == (
+    assert picture_source({"procedural": 1.0}, size_px=(32, 32), cache=None).draw(np.random.default_rng(0)).shape == (
         32,
         32,
         3,
@@ -211,7 +229,7 @@ def test_a_missing_folder_is_named_with_its_key(tmp_path):
         r"`students.penalty_images` may name generic, photographs, procedural and folders of pictures; there is no fol"
     )
     with pytest.raises(SettingsError, match=message):
-        picture_source({str(tmp_path / "nowhere"): 1.0}, side_px=24, cache=None, key="students.penalty_images")
+        picture_source({str(tmp_path / "nowhere"): 1.0}, size_px=(24, 24), cache=None, key="students.penalty_images")
 
 
 def test_inputs_of_the_statistics_are_the_pictures_in_order(tmp_path):

@@ -24,7 +24,9 @@ def register_schemas() -> None:
 
     OmegaConf.register_new_resolver("usad_folder", lambda path: str(Path(path).expanduser()), replace=True)
     OmegaConf.register_new_resolver(
-        "usad_size", lambda size: size if OmegaConf.is_list(size) else [size, size], replace=True
+        "usad_size",
+        lambda size: settings.sides_of(OmegaConf.to_object(size) if OmegaConf.is_list(size) else size),
+        replace=True,
     )
     store = ConfigStore.instance()
     store.store(name="schema", node=settings.Settings)

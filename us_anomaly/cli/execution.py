@@ -4,7 +4,7 @@ import importlib
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from us_anomaly.cli.commands import COMMANDS
@@ -14,9 +14,9 @@ from us_anomaly.cli.remembered import missing_data, remember, renew_paths
 from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.reporting.comparison_unfinished import FAILED
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.command_log import recorded
+from us_anomaly.run_dir.command_log import leaving_no_trace, recorded
 from us_anomaly.run_dir.environment import forget_what_was_said
-from us_anomaly.run_dir.faults import explained, working_in_folder_of
+from us_anomaly.run_dir.faults import explained, with_way_out
 from us_anomaly.run_dir.interruption import interruptible
 from us_anomaly.run_dir.lock import locked
 
@@ -52,10 +52,10 @@ def execute(name: str, config: Any) -> None:
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
             texts = {"config.yaml": _yaml(config, resolve=True), "overrides.yaml": _yaml(overrides, resolve=False)}
-            elsewhere = settings.inference.output if name == "infer" else None
-            home = run_dir if elsewhere is None else RunDir(elsewhere)
+            home = _home(name, settings)
             with (
-                working_in_folder_of("run_dir" if elsewhere is None else "inference.output"),
+                with_way_out(_way_out(settings)),
+                nullcontext() if settings.inference.output is None else leaving_no_trace(home),
                 locked(home, command=" ".join(["usad", name, *overrides])),
                 working_in(f"run_dir={as_text(settings.run_dir)}"),
                 recorded(home, command=name, texts=texts),
@@ -63,9 +63,8 @@ def execute(name: str, config: Any) -> None:
             ):
                 before = run_dir.notes()
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
-                if elsewhere is not None:
-                    pass  # the run directory was only read
-                elif run_dir.notes() != before or not run_dir.made_with.exists():
+                made_something = run_dir.notes() != before or not run_dir.made_with.exists()
+                if settings.inference.output is None and made_something:
                     remember(run_dir, command=name, typed=typed, resolved=resolved, paths=settings.paths())
                 elif settings.inference.input is None:  # its files were looked at, and are what they were
                     renew_paths(run_dir, settings.paths())
@@ -78,6 +77,31 @@ def execute(name: str, config: Any) -> None:
             failures.append(f"{config.run_dir} ({' '.join(typed)}): {error}")
             raise
         faults.append(error)  # not raised, because Hydra would print a line of its own
+
+
+def _home(name: str, settings: Any) -> RunDir:
+    """Return the folder in which a command works and whose lock it holds: the run directory, or `inference.output`.
+
+    Raises:
+        SettingsError: `inference.output` is given to a command that puts no results there.
+        UsadError: The folder cannot take the results.
+    """
+    if settings.inference.output is None:
+        return RunDir(settings.run_dir)
+    if name != "infer":
+        raise SettingsError(f"`inference.output` is for `usad infer`, and does nothing for `usad {name}`: leave it out")
+    from us_anomaly.commands.infer import output_folder
+
+    return output_folder(settings)
+
+
+def _way_out(settings: Any) -> str:
+    """Return what to do where the folder cannot be written into."""
+    if settings.inference.output is not None:
+        return "choose another inference.output="
+    if settings.inference.input is not None:
+        return "give the results a folder elsewhere, inference.output=DIR"
+    return "choose another run_dir="
 
 
 def _settings(config: Any, typed: Sequence[str]) -> Any:

@@ -16,6 +16,8 @@ LAUNCHERS = {
 """Packages that bring launchers of sweeps, and what they bring."""
 
 
+_ALSO_LISTS = ("image_size",)
+"""Settings that take a list among other things."""
 NO_CONSTANT = r"(?!(?:null|true|false|inf|nan)$)"
 """Begins a pattern of words: those that Hydra reads as a value of another kind are none."""
 
@@ -62,7 +64,7 @@ def _several_values(override: str) -> str:
             f"`{override}` has a comma: `{key}` takes one file, folder or glob; if the comma is in its name, "
             f"{_way_to_quote(override)}"
         )
-    if (with_point := _with_point(override)) is not None:
+    if not is_list(key) and (with_point := _with_point(override)) is not None:
         return (
             f"`{override}` has a comma: numbers have a point, {with_point}; if several values are meant, add -m to run one job "
             "for each"
@@ -165,7 +167,7 @@ def known_keys() -> list[str]:
 
 def is_list(key: str) -> bool:
     """Return whether a setting takes a list."""
-    return getattr(_types_of_keys().get(key), "__origin__", None) is list
+    return key in _ALSO_LISTS or getattr(_types_of_keys().get(key), "__origin__", None) is list
 
 
 def takes_fraction(key: str) -> bool:

@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import logging
 import os
 import re
 import time
@@ -11,21 +12,26 @@ from typing import Any
 
 from rich.console import Console
 
+from us_anomaly.commands.detectors import build_detector
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.listing import exists, some
-from us_anomaly.data.sources import find_inputs
-from us_anomaly.errors import DataError, StaleArtifactError
+from us_anomaly.data.sources import find_images, find_inputs
+from us_anomaly.detector import Detector
+from us_anomaly.errors import ArtifactError, DataError, StaleArtifactError
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import Recipe, content_hash, scored_input
+from us_anomaly.run_dir.atomic import read_json, write_json
+from us_anomaly.run_dir.provenance import Recipe
 from us_anomaly.run_dir.provenance import record as note_down
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.scored_images import parse_predictions
 from us_anomaly.settings import OnBadImage, Settings
 from us_anomaly.settings.plain import flat
+
+log = logging.getLogger(__name__)
 
 MAX_EXPLAINED = 20
 
@@ -45,7 +51,8 @@ def run(settings: Settings) -> None:
     ]
 
     def build() -> None:
-        score(settings, pictures, run_dir)
+        detector = build_detector(settings, load_calibration(run_dir.calibration))
+        score(settings, detector, pictures, run_dir)
 
     make(
         run_dir.predictions,
@@ -73,8 +80,8 @@ def _summarize(run_dir: RunDir) -> None:
 
 
 def score_input(settings: Settings, what: str) -> None:
-    """Score a file, a folder or a glob; results go to a folder of their own in the run directory."""
-    Recipes(settings, with_data=False).predictions  # noqa: B018 (refuses a detector that is not the one in force)
+    """Score a file, a folder or a glob; results go to `inference.output`, or to a folder of their own in the run directory."""
+    detector, calibrated = _checked_detector(settings)
     paths = find_inputs(what)
     base = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     run_dir = RunDir(settings.run_dir)
@@ -88,21 +95,20 @@ def score_input(settings: Settings, what: str) -> None:
         )
         for path in paths
     ]
-    source = _absolute(what)
-    given = settings.inference.output
-    target = (
-        _results_of(run_dir, source) if given is None else _given(RunDir(given), source, overwrite=settings.overwrite)
-    )
+    source, output = _absolute(what), settings.inference.output
+    target = _results_of(run_dir, source) if output is None else RunDir(output)
+    if output is not None:  # first of all: whatever happens, the next call knows the folder again
+        write_json(target.scored_input, {"inference.input": _name_of(what)})
     started = time.monotonic()
-    scored = score(settings, pictures, target, explain=True)
+    scored = score(settings, detector, pictures, target, explain=True)
     recipe = Recipe(
         command="infer",
         settings={
-            **flat("inference", settings.inference, without=("splits",)),
+            **flat("inference", settings.inference, without=("splits", "output")),
             "inference.input": str(source),
             "input": [str(path) for path in paths],
         },
-        inputs={run_dir.name_of(run_dir.calibration): content_hash(run_dir.calibration)},
+        inputs=calibrated,
     )
     note_down(
         target,
@@ -112,12 +118,86 @@ def score_input(settings: Settings, what: str) -> None:
         files=target.result_files,
         runtime=flat("runtime", settings.runtime),
     )
-    _explain(scored, load_calibration(run_dir.calibration), target)
+    _explain(scored, detector.require_calibration(), target)
     if scored.unreadable and settings.data.on_bad_image is OnBadImage.error:
         raise DataError(
             f"{len(scored.unreadable)} of {len(paths)} pictures cannot be read and have no result, the others have one: "
             f"{some(scored.unreadable)}. Repair or remove them, or leave them out with data.on_bad_image=skip"
         )
+
+
+def _checked_detector(settings: Settings) -> tuple[Detector, dict[str, str]]:
+    """Return the detector in force, and the hash of its calibration by the name of the file.
+
+    The lock of the run directory may be another one's: what is read is what was checked, or there is an error.
+
+    Raises:
+        StaleArtifactError: It is not the one in force, or was made anew just now.
+    """
+    name = RunDir(settings.run_dir).name_of(RunDir(settings.run_dir).calibration)
+    before = Recipes(settings, with_data=False).predictions.inputs[name]
+    detector = build_detector(settings, load_calibration(RunDir(settings.run_dir).calibration))
+    if Recipes(settings, with_data=False).predictions.inputs[name] != before:
+        raise StaleArtifactError(f"{settings.run_dir} was calibrated anew just now: run the same command again")
+    return detector, {name: before}
+
+
+def output_folder(settings: Settings) -> RunDir:
+    """Return the folder that `inference.output` names, if the results of `inference.input` may go there; nothing is written.
+
+    Raises:
+        DataError: No picture matches the input.
+        StaleArtifactError: The folder holds something else, or is part of a run directory.
+    """
+    assert settings.inference.input is not None
+    assert settings.inference.output is not None
+    target, what = RunDir(settings.inference.output), settings.inference.input
+    find_images(what)
+    root = Path(os.path.realpath(target.root))
+    for folder in (root, *root.parents):
+        if RunDir(folder).split.exists() or RunDir(folder).made_with.exists():
+            place = "is" if folder == root else f"lies in {folder},"
+            raise StaleArtifactError(
+                f"inference.output={target.root} {place} a run directory: choose a folder of its own for the results"
+            )
+    if root.is_relative_to(os.path.realpath(settings.data.root)):
+        log.warning(
+            "inference.output=%s lies in the folder of the data set, data.root=%s: take care that its pictures are not taken for "
+            "some of the data set",
+            target.root,
+            settings.data.root,
+        )
+    if settings.overwrite:
+        return target
+    named = _last_input(target)
+    if named is not None and named != _name_of(what):
+        raise StaleArtifactError(
+            f"inference.output={target.root} holds the results of {named}: choose another folder, or replace them with "
+            "overwrite=true"
+        )
+    strangers = [path.name for path in (target.predictions, *target.result_folders) if path.exists()]
+    if named is None and strangers:
+        raise StaleArtifactError(
+            f"inference.output={target.root} holds {some(strangers)}, and no note that they are results of usad: choose another "
+            "folder, or replace them with overwrite=true"
+        )
+    return target
+
+
+def _last_input(target: RunDir) -> str | None:
+    """Return the input whose results a folder holds, or was about to hold; None where that is not known."""
+    try:
+        match read_json(target.scored_input) if target.scored_input.exists() else None:
+            case {"inference.input": str(named)}:
+                return named
+    except ArtifactError:  # damaged: nobody knows
+        pass
+    return None
+
+
+def _name_of(what: str) -> str:
+    """Return an input as a path from the root, with links as they are: `latest` may lead elsewhere each day."""
+    return str(Path(what).absolute())
 
 
 def _known_masks(settings: Settings, run_dir: RunDir) -> dict[str, Path]:
@@ -191,30 +271,13 @@ def _results_of(run_dir: RunDir, source: Path) -> RunDir:
 
 
 def _is_free_for(source: Path, target: RunDir) -> bool:
-    return not target.provenance(target.predictions).exists() or scored_input(target) == str(source)
-
-
-def _given(target: RunDir, source: Path, *, overwrite: bool) -> RunDir:
-    """Return the folder that `inference.output` names, for the results of a file, a folder or a glob.
-
-    Raises:
-        StaleArtifactError: It holds something else.
-    """
-    if target.split.exists() or target.made_with.exists():
-        raise StaleArtifactError(f"inference.output={target.root} is a run directory: choose a folder of its own")
-    named = scored_input(target)
-    if named is not None and named != str(source) and not overwrite:
-        raise StaleArtifactError(
-            f"inference.output={target.root} holds the results of {named}: choose another folder, or replace them with "
-            "overwrite=true"
-        )
-    strangers = [path for path in (target.predictions, *target.result_folders) if path.exists()]
-    if named is None and strangers and not overwrite:
-        raise StaleArtifactError(
-            f"inference.output={target.root} holds {some([path.name for path in strangers])}, and no note that they are results "
-            "of usad: choose another folder, or replace them with overwrite=true"
-        )
-    return target
+    note = target.provenance(target.predictions)
+    if not note.exists():
+        return True
+    match read_json(note):
+        case {"settings": {"inference.input": named}}:
+            return bool(named == str(source))
+    return False
 
 
 def _result_name(source: Path) -> str:

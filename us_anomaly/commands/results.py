@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from us_anomaly.commands.detectors import build_detector
 from us_anomaly.data.images import read_image, read_mask
 from us_anomaly.data.listing import some
 from us_anomaly.data.read_ahead import read_ahead
@@ -27,7 +26,6 @@ from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_json, write_text
 from us_anomaly.run_dir.staging import publish, staged, writing_threads
-from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.map_files import write_map
 from us_anomaly.scoring.regions import Region, strongest_regions, to_coco
 from us_anomaly.settings import InferenceSettings, OnBadImage, Settings
@@ -66,11 +64,14 @@ class Scored:
     """Name, (height, width) and the regions above the pixel threshold, strongest first."""
 
 
-def score(settings: Settings, pictures: Sequence[Picture], target: RunDir, *, explain: bool = False) -> Scored:
+def score(
+    settings: Settings, detector: Detector, pictures: Sequence[Picture], target: RunDir, *, explain: bool = False
+) -> Scored:
     """Score pictures; put maps, heatmaps and `predictions.jsonl`, which vouches for them, into place when all are written.
 
     Args:
         settings: Everything.
+        detector: What scores them, calibrated.
         pictures: What to score.
         target: Where the results go.
         explain: Also write a panel of each picture: image, heatmap with the strongest regions if it is anomalous, uncertainty,
@@ -83,7 +84,6 @@ def score(settings: Settings, pictures: Sequence[Picture], target: RunDir, *, ex
         BadImageError: A picture cannot be read, and `data.on_bad_image` does not skip it.
         DataError: None can be read.
     """
-    detector = build_detector(settings, load_calibration(RunDir(settings.run_dir).calibration))
     with staged(target) as staging:
         scored = _score_into(staging, settings, detector, pictures, explain=explain)
         if not scored.records and scored.unreadable:

@@ -118,7 +118,7 @@ def _with_image_size(settings: dict[str, Any]) -> dict[str, Any]:
     pairs = [size for size in sizes if isinstance(size, list) and len(size) == 2]
     if not pairs:
         return settings
-    size = pairs[0]
+    size = pairs[-1]  # a crop may follow a resize
     lists = {
         key: [
             {

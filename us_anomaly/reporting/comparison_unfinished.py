@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.provenance import scored_input
 from us_anomaly.settings import is_of_one_command
 
 FAILED = "`%s` failed: %s"
@@ -21,7 +20,7 @@ _SETTING = re.compile(r"[+~]*(?!hydra)[\w.]+=.*", re.DOTALL)
 def why_unfinished(folder: Path) -> str:
     """Return why the commands that worked in a folder left no evaluation there, and what to type."""
     run_dir = RunDir(folder)
-    if scored_input(run_dir) is not None:
+    if run_dir.scored_input.exists():
         return "it holds results of inference.input=, which are not evaluated"
     if (failure := _failure(run_dir)) is not None:
         return failure

@@ -12,7 +12,6 @@ from us_anomaly.reporting.comparison_origin import Origin, read_origin
 from us_anomaly.reporting.comparison_unfinished import why_unfinished
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
-from us_anomaly.run_dir.provenance import scored_input
 from us_anomaly.scoring.evaluation import FORMAT_VERSION
 from us_anomaly.scoring.scored_images import parse_predictions
 
@@ -90,15 +89,20 @@ def collect_runs(folders: Iterable[Path], *, off: Mapping[str, Any]) -> tuple[li
 
 def _run_folders(folder: Path) -> list[Path]:
     """Return `folder` itself if it is a run, else the runs up to two levels below it, else itself to be told why."""
-    if RunDir(folder).is_known or not folder.is_dir():
+    if _is_run(folder) or not folder.is_dir():
         return [folder]
     below = [child for child in sorted(folder.iterdir(), key=_in_order) if child.is_dir()]
-    known = [child for child in below if RunDir(child).is_known]
+    found = [child for child in below if _is_run(child)]
     for child in below:
-        if child not in known:
-            known += [run for run in sorted(child.iterdir(), key=_in_order) if run.is_dir() and RunDir(run).is_known]
-    runs = [run for run in known if scored_input(RunDir(run)) is None]
-    return runs or [folder]
+        if child not in found:
+            found += [run for run in sorted(child.iterdir(), key=_in_order) if run.is_dir() and _is_run(run)]
+    return found or [folder]
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether commands worked in a folder, and not to put results of `inference.input=` there alone."""
+    run_dir = RunDir(folder)
+    return run_dir.is_known and not run_dir.scored_input.exists()
 
 
 def _in_order(path: Path) -> tuple[list[str | float], str]:

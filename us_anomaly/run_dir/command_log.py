@@ -4,8 +4,9 @@ Written only by the process that holds the lock, so that a refused command leave
 """
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir.atomic import write_bytes, write_text
@@ -53,6 +54,21 @@ def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iter
     finally:
         root.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def leaving_no_trace(run_dir: RunDir) -> Iterator[None]:
+    """Within it, a failure leaves nothing behind in a folder where nobody worked before and no results came to be."""
+    was_there, is_new = run_dir.root.exists(), not run_dir.is_known
+    try:
+        yield
+    except BaseException:
+        if is_new and not run_dir.predictions.exists():
+            shutil.rmtree(run_dir.records, ignore_errors=True)
+            if not was_there:
+                with suppress(OSError):
+                    run_dir.root.rmdir()
+        raise
 
 
 class _Log(logging.FileHandler):

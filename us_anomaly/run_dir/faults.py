@@ -12,23 +12,23 @@ _SMALLER_SETTINGS = (
     "students.batch_size=1, teacher.batch_size=16, image_size=192, scoring.stride_px=4, runtime.precision=bfloat16"
 )
 MAX_QUOTED = 160
-_setting_of_folder = "run_dir"
+_way_out = "choose another run_dir="
 
 
 @contextmanager
-def working_in_folder_of(setting: str) -> Iterator[None]:
-    """Within it, messages say that another value of `setting`, instead of `run_dir`, is another folder to write into."""
-    global _setting_of_folder
-    before, _setting_of_folder = _setting_of_folder, setting
+def with_way_out(advice: str) -> Iterator[None]:
+    """Within it, messages of all threads give `advice` where a folder cannot be written, instead of "choose another run_dir="."""
+    global _way_out
+    before, _way_out = _way_out, advice
     try:
         yield
     finally:
-        _setting_of_folder = before
+        _way_out = before
 
 
 def another_folder() -> str:
-    """Return what to type for another folder to write into, as the end of a sentence."""
-    return f"choose another {_setting_of_folder}="
+    """Return how to write into another folder, as a part of a sentence."""
+    return _way_out
 
 
 def cannot_write(path: Path, error: OSError) -> ResourceError:

@@ -31,7 +31,7 @@ class RunDir:
     def is_known(self) -> bool:
         """Whether a command ever worked here, even if it failed at once."""
         try:
-            return self.evaluation_json.is_file() or self.split.is_file() or (self.root / ".hydra").is_dir()
+            return self.evaluation_json.is_file() or self.split.is_file() or self.records.is_dir()
         except OSError:  # a folder that may not be entered
             return False
 
@@ -169,19 +169,29 @@ class RunDir:
         """Results of `inference.input=`, a run directory of their own for each input."""
         return self.root / "inference"
 
+    @property
+    def records(self) -> Path:
+        """What commands were told and said, and what they remember."""
+        return self.root / ".hydra"
+
     def command_folder(self, command: str) -> Path:
         """Configuration and log of the last call of a command."""
-        return self.root / ".hydra" / command
+        return self.records / command
 
     @property
     def made_with(self) -> Path:
         """The settings of the last command that made something here."""
-        return self.root / ".hydra" / "made_with.json"
+        return self.records / "made_with.json"
+
+    @property
+    def scored_input(self) -> Path:
+        """In a folder of `inference.output=`: the input whose results it holds or is about to hold; absent in run directories."""
+        return self.records / "scored_input.json"
 
     @property
     def contents(self) -> Path:
         """Hashes of the pictures and masks, for as long as size and time of their files stay the same."""
-        return self.root / ".hydra" / "contents.json"
+        return self.records / "contents.json"
 
     def notes(self) -> dict[Path, int]:
         """Return the provenance notes with the times at which they were written: others, once a command has made something."""
@@ -195,10 +205,13 @@ class RunDir:
     @property
     def folders_written_to(self) -> list[Path]:
         """Folders below the root in which single files are replaced; `maps` and its like are replaced as a whole."""
+        scales = [
+            folder for folder in self.root.glob("p[0-9]*") if not RunDir(folder).is_known
+        ]  # else somebody works there
         return [
-            *self.root.glob("p[0-9]*"),
+            *scales,
             self.root / "provenance",
-            self.root / ".hydra",
+            self.records,
             self.onnx_model.parent,
             self.report,
             self.inputs,

@@ -18,6 +18,7 @@ from typing import Any
 
 from us_anomaly.run_dir.atomic import flush_folder, read_json, write_json
 from us_anomaly.run_dir.environment import environment
+from us_anomaly.run_dir.faults import cannot_read
 from us_anomaly.run_dir.layout import RunDir
 from us_anomaly.version import __version__
 
@@ -68,11 +69,18 @@ def _noted(recipe: Recipe) -> dict[str, Any]:
 
 
 def content_hash(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Raises:
+        ResourceError: This user may not read it.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except PermissionError as error:
+        raise cannot_read(path, error) from error
     return digest.hexdigest()
 
 
@@ -117,15 +125,6 @@ def withdraw(run_dir: RunDir, artifact: Path) -> None:
     if note_path.exists():
         note_path.unlink()
         flush_folder(note_path.parent)
-
-
-def scored_input(run_dir: RunDir) -> str | None:
-    """Return of which `inference.input` the predictions in a folder are; None for those of a data set, or unknown ones."""
-    note_path = run_dir.provenance(run_dir.predictions)
-    match read_json(note_path) if note_path.exists() else None:
-        case {"settings": {"inference.input": str(named)}}:
-            return named
-    return None
 
 
 @dataclass(frozen=True, slots=True)

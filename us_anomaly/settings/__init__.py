@@ -67,12 +67,14 @@ from us_anomaly.settings.workflow import (
 __all__ = [
     "grid_stride_px",
     "is_of_one_command",
+    "sides_of",
     "BACKBONES",
     "BUILTIN",
     "DATA_LAYOUTS",
     "DEFAULT_WEIGHTS",
     "GROUPS",
     "MAX_EXTRA_LAYERS",
+    "MIN_DRAWN_SIDE_PX",
     "SCORING_OFF",
     "AugmentationSettings",
     "BackboneSettings",
@@ -91,7 +93,6 @@ __all__ = [
     "KolektorSddData",
     "MapResolution",
     "NAMED_FILES",
-    "MIN_DRAWN_SIDE_PX",
     "MetricAlgorithm",
     "MvtecData",
     "Normalization",
@@ -143,6 +144,15 @@ OF_ONE_COMMAND = (
 """Settings, and groups of them, that belong to the command in which they are typed: no other command takes them over."""
 GROUPS = {"data": DATA_LAYOUTS, "backbone": BACKBONES}
 """Settings that may be of one of several classes, by their key."""
+
+
+def sides_of(image_size: Any) -> list[Any]:
+    """Return height and width of an `image_size`, which is one side or both; other lists as they are, digits as numbers.
+
+    A variable of the environment (`${oc.env:SIZE}`) gives digits as a text.
+    """
+    sides = image_size if isinstance(image_size, list) else [image_size, image_size]
+    return [int(side) if isinstance(side, str) and side.isdecimal() else side for side in sides]
 
 
 def is_of_one_command(key: str) -> bool:
@@ -212,10 +222,13 @@ class Settings:
                     f"`teacher.crop_size_px` must be at least {smallest} for patches of {self.scales[-1]} pixels, "
                     f"got {self.teacher.crop_size_px}"
                 )
-        elif self.teacher.checkpoint is None and DRAWN & set(self.teacher.image_sources()):
-            at_least(
-                "image_size", max(self.input_size()), MIN_DRAWN_SIDE_PX
-            )  # of a teacher.images that draws its pictures
+        elif (
+            self.teacher.checkpoint is None and DRAWN & set(self.teacher.image_sources()) and self._is_too_small_to_draw
+        ):
+            raise SettingsError(
+                f"`image_size` must have a side of at least {MIN_DRAWN_SIDE_PX} pixels where teacher.images draws pictures, "
+                f"got {typed(self.image_size)}"
+            )
         if self.finetuning.enabled and self.teacher.checkpoint is not None:
             raise SettingsError(
                 "`finetuning.enabled` is true, but a teacher that was made before (teacher.checkpoint) learns from no backbone: "
@@ -237,18 +250,22 @@ class Settings:
                 "add scoring.normalization=zscore (or quantile)"
             )
 
+    @property
+    def _is_too_small_to_draw(self) -> bool:
+        return max(self.input_size()) < MIN_DRAWN_SIDE_PX
+
     def input_size(self) -> tuple[int, int]:
         """Return height and width of the network's input in pixels.
 
         Raises:
             SettingsError: `image_size` is neither a whole number nor two of them.
         """
-        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size, self.image_size]
+        sides = sides_of(self.image_size)
         if len(sides) == 2 and all(type(side_px) is int for side_px in sides):  # a bool is an int, too
             return sides[0], sides[1]
+        got = repr(self.image_size) if isinstance(self.image_size, str) else typed(self.image_size)
         raise SettingsError(
-            "`image_size` must be the side of a square in pixels, such as 256, or [height,width], such as [256,512], "
-            f"got {typed(self.image_size)}"
+            f"`image_size` must be the side of a square in pixels, such as 256, or [height,width], such as [256,512], got {got}"
         )
 
     def paths(self) -> dict[str, str]:

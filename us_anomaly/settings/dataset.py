@@ -7,6 +7,7 @@ from typing import Any
 
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings.checks import above, at_least, between, expanded, not_empty
+from us_anomaly.settings.plain import typed
 
 
 class OnBadImage(Enum):
@@ -171,7 +172,17 @@ class TransformSettings:
     """Name of a class in torchvision.transforms.v2."""
     params: dict[str, Any]
     """Its keyword arguments; `size: patch_size` stands for the patch size of the scale and `size: patch_size_sqrt2`
-    for the side that still covers the patch after any rotation."""
+    for the side that still covers the patch after any rotation. Height and width of `image_size` are
+    `size: "${usad_size:${image_size}}"`."""
+
+    def __post_init__(self) -> None:
+        """Refuse a size of sizes, which `image_size=[height,width]` makes of a list that was written for one side."""
+        size = self.params.get("size")
+        if isinstance(size, list) and any(isinstance(side, list) for side in size):
+            raise SettingsError(
+                f"`size` of {self.name} in a transform list is {typed(size)}: for an image_size of height and width, write "
+                'size: "${usad_size:${image_size}}"'
+            )
 
 
 @dataclass(kw_only=True, slots=True)

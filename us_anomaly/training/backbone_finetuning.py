@@ -135,7 +135,7 @@ def training_batches(
     cache: ImageCache, numbers: Sequence[int], pipeline: Pipeline, *, settings: FinetuningSettings, seed: int
 ) -> Batches:
     """Return the pictures of each step: every epoch takes a random crop of each of the pictures `numbers`."""
-    source = TrainingPictures(cache, side_px=settings.crop_size_px)
+    source = TrainingPictures(cache, size_px=(settings.crop_size_px, settings.crop_size_px))
 
     def draw(step: int) -> Tensor:
         rng = step_rng(seed, stage=STAGE, step=step)
@@ -149,7 +149,7 @@ def held_out_batches(
     cache: ImageCache, numbers: Sequence[int], pipeline: Pipeline, *, settings: FinetuningSettings, seed: int
 ) -> list[Tensor]:
     """Return the same crops of the pictures `numbers` for every measurement."""
-    source = TrainingPictures(cache, side_px=settings.crop_size_px)
+    source = TrainingPictures(cache, size_px=(settings.crop_size_px, settings.crop_size_px))
     rng = np.random.default_rng([seed, zlib.crc32(f"{STAGE}/held-out".encode())])
     crops = [source.crop(numbers[number % len(numbers)], rng) for number in range(NUM_HELD_OUT_CROPS)]
     size = settings.batch_size

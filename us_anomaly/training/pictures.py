@@ -58,7 +58,10 @@ def penalty_batches(settings: Settings) -> Batches | None:
         return None
     evaluation = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     source = picture_source(
-        {students.penalty_images: 1.0}, side_px=PENALTY_SIDE_PX, cache=None, key="students.penalty_images"
+        {students.penalty_images: 1.0},
+        size_px=(PENALTY_SIDE_PX, PENALTY_SIDE_PX),
+        cache=None,
+        key="students.penalty_images",
     )
     return _crops(source, evaluation, count=1, seed=(settings.seed, 0))
 
@@ -101,20 +104,21 @@ def teacher_batches(settings: Settings, *, patch_size: int, cache: ImageCache | 
     sources = settings.teacher.image_sources()
     evaluation = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     if settings.teacher.positions is TeacherPositions.dense:
-        source = picture_source(sources, side_px=settings.teacher.crop_size_px, cache=cache)
+        side_px = settings.teacher.crop_size_px
+        source = picture_source(sources, size_px=(side_px, side_px), cache=cache)
         return _crops(source, evaluation, count=settings.teacher.batch_size, seed=(seed, patch_size))
     pipeline = build_transforms(settings.augmentation.teacher, key="augmentation.teacher", patch_size=patch_size)
     if list(sources) == [TRAIN]:
         assert cache is not None
         return _epochs_of_patches(cache, pipeline, settings.teacher, seed=seed)
-    source = picture_source(sources, side_px=max(settings.input_size()), cache=cache)
+    source = picture_source(sources, size_px=settings.input_size(), cache=cache)
     return _patches(source, pipeline, count=settings.teacher.batch_size, seed=seed)
 
 
 def picture_source(
-    sources: dict[str, float], *, side_px: int, cache: ImageCache | None, key: str = "teacher.images"
+    sources: dict[str, float], *, size_px: tuple[int, int], cache: ImageCache | None, key: str = "teacher.images"
 ) -> PictureSource:
-    """Return the stream of pictures that `teacher.images` or `students.penalty_images` names.
+    """Return the stream of pictures that `teacher.images` or `students.penalty_images` names, of one height and width.
 
     Raises:
         DataError: A folder holds no pictures.
@@ -123,11 +127,12 @@ def picture_source(
     for name in sources:
         match name:
             case "train" if cache is not None:
-                parts.append(TrainingPictures(cache, side_px=side_px))
+                parts.append(TrainingPictures(cache, size_px=size_px))
             case _ if name in PHOTOGRAPH_FRACTIONS:
-                parts.append(GenericPictures(side_px=side_px, photograph_fraction=PHOTOGRAPH_FRACTIONS[name]))
+                generic = GenericPictures(side_px=max(size_px), photograph_fraction=PHOTOGRAPH_FRACTIONS[name])
+                parts.append(_Corners(generic, size_px=size_px))
             case _:
-                parts.append(FolderPictures(_folder(name, key=key), side_px=side_px))
+                parts.append(_Corners(FolderPictures(_folder(name, key=key), side_px=max(size_px)), size_px=size_px))
     return parts[0] if len(parts) == 1 else MixedPictures(parts, list(sources.values()))
 
 
@@ -138,30 +143,49 @@ def _folder(name: str, *, key: str) -> list[Path]:
     return find_images(name, key=key)
 
 
-class TrainingPictures:
-    """The normal training pictures as a stream: random crops, flipped and turned by right angles."""
+class _Corners:
+    """The top left corners of square pictures of a stream."""
 
-    def __init__(self, cache: ImageCache, *, side_px: int) -> None:
-        """Take pictures from `cache`; crops have `side_px` pixels a side, or all of a smaller picture."""
-        self._cache = cache
-        self._side_px = side_px
+    def __init__(self, source: PictureSource, *, size_px: tuple[int, int]) -> None:
+        """Take pictures from `source` that are as large as the longer of both sides."""
+        self._source = source
+        self._height, self._width = size_px
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Return the next crop, uint8 (side, side, 3); `rng` decides everything."""
+        """Return the next picture, uint8 (height, width, 3); `rng` decides everything."""
+        return self._source.draw(rng)[: self._height, : self._width]
+
+
+class TrainingPictures:
+    """The normal training pictures as a stream: random crops, flipped and turned, by right angles where they are square."""
+
+    def __init__(self, cache: ImageCache, *, size_px: tuple[int, int]) -> None:
+        """Take pictures from `cache`; crops have this height and width, smaller pictures are mirrored until they do."""
+        self._cache = cache
+        self._size_px = size_px
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the next crop, uint8 (height, width, 3); `rng` decides everything."""
         return self.crop(int(rng.integers(len(self._cache))), rng)
 
     def crop(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """Return a crop of one picture, uint8 (side, side, 3); `rng` decides where."""
+        """Return a crop of one picture, uint8 (height, width, 3); `rng` decides where."""
         picture = self._cache[index]
-        side = min(self._side_px, *picture.shape[-2:])
-        top, left = (int(rng.integers(length - side + 1)) for length in picture.shape[-2:])
-        crop = picture[:, top : top + side, left : left + side].permute(1, 2, 0).numpy()
-        crop = np.rot90(crop, int(rng.integers(4)))
+        height, width = self._size_px
+        is_square = height == width
+        rows, cols = (min(wanted, there) for wanted, there in zip(self._size_px, picture.shape[-2:], strict=True))
+        if is_square:
+            rows = cols = min(rows, cols)
+        top, left = (
+            int(rng.integers(there - taken + 1)) for there, taken in zip(picture.shape[-2:], (rows, cols), strict=True)
+        )
+        crop = picture[:, top : top + rows, left : left + cols].permute(1, 2, 0).numpy()
+        crop = np.rot90(crop, int(rng.integers(4)) if is_square else 2 * int(rng.integers(2)))
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
-        if side < self._side_px:
-            missing = self._side_px - side
-            crop = np.pad(crop, ((0, missing), (0, missing), (0, 0)), mode="symmetric" if side > 1 else "edge")
+        missing = ((0, height - rows), (0, width - cols), (0, 0))
+        if any(after for _, after in missing):
+            crop = np.pad(crop, missing, mode="symmetric" if min(rows, cols) > 1 else "edge")
         return np.ascontiguousarray(crop)
 
 
