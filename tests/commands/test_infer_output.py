@@ -165,10 +165,10 @@ def test_run_directories_take_no_results_of_others(refusal, trained_copy, photos
     assert files_below(other) == before
 
 
-def test_results_in_the_folder_of_the_data_set_are_told(infer_to, parts, photos, tmp_path, caplog):
+def test_results_in_the_folder_of_the_data_set_are_told(infer_to, parts, photos, tmp_path, capsys):
     root = shutil.copytree(parts, tmp_path / "parts")
     infer_to(photos, f"data.root={root}", output=root / "images/results")
-    assert "lies in the folder of the data set" in caplog.text
+    assert "lies in the folder of the data set" in capsys.readouterr().err
 
 
 def test_a_failure_leaves_nothing_in_a_folder_of_the_users(infer_to, refusal, photos, tmp_path):
