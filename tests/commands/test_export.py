@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +66,20 @@ def test_the_report_tells_how_far_both_agree(exported):
     assert told["max_score_difference"] <= told["max_map_difference"] < 1e-3 * told["score_scale"]
     assert told["max_score_difference_as_used"] == told["max_score_difference"]
     assert 0 <= told["max_score_difference_by_pillow"] < told["score_scale"]
+
+
+def test_the_program_that_the_documentation_shows_runs(exported, parts, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs/deployment.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "R").symlink_to(exported)
+    shutil.copy(next((parts / "images/cut").iterdir()), tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "docs/deployment.md", "exec"), {})
+    (expected,) = us_anomaly.load(exported, device="cpu", precision="float32").predict("photo.png")
+    verdict, score, word, threshold = capsys.readouterr().out.split()
+    assert (verdict, word) == ("ANOMALOUS" if expected.is_anomalous else "normal", "threshold")
+    assert float(score) == pytest.approx(expected.anomaly_score, rel=0.02)
+    assert float(threshold) == load_calibration(exported / "calibration.json").image_threshold
 
 
 def test_nothing_is_done_again_until_the_detector_changes(compose, tiny, exported, tmp_path, caplog):
