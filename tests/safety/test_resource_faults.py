@@ -252,15 +252,13 @@ def test_pictures_that_vanish_before_scoring_leave_the_old_results(own_parts, tm
     arguments = tiny(tmp_path / "run", f"data.root={own_parts}")
     run.run(compose("run", *arguments))
     before = contents(tmp_path / "run")
-    from us_anomaly.commands import results
-
-    genuine = results.build_detector
+    genuine = infer.build_detector
 
     def after_a_loss(*positional: object) -> object:
         (own_parts / "images/cut/001.png").unlink()
         return genuine(*positional)
 
-    monkeypatch.setattr(results, "build_detector", after_a_loss)
+    monkeypatch.setattr(infer, "build_detector", after_a_loss)
     with pytest.raises(BadImageError, match=r"images/cut/001\.png: it does not exist"):
         infer.run(compose("run", *arguments, "overwrite=true"))
     assert differences(before, contents(tmp_path / "run")) == []
