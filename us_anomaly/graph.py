@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from us_anomaly.data.augmentation import Pipeline
 from us_anomaly.detector import Detector
-from us_anomaly.errors import SettingsError
+from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.scoring.anomaly_map import combine, image_score_tensor
 from us_anomaly.scoring.raw_maps import raw_maps
 
@@ -77,14 +77,21 @@ def _scale_and_shift(pipeline: Pipeline) -> tuple[Tensor, Tensor]:
     Raises:
         SettingsError: It does something else.
     """
-    every_byte = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256).contiguous()
-    values = pipeline.suffix(every_byte)
-    if values.shape == every_byte.shape:
-        shift = values[..., :1]
-        scale = (values[..., -1:] - shift) / 255
-        if torch.allclose(every_byte * scale + shift, values, rtol=0, atol=MAX_ROUNDING):
-            return scale, shift
-    raise SettingsError(
+    refusal = SettingsError(
         "`augmentation.evaluation` must end with transforms that scale and shift each channel (ToDtype, Normalize), which is all "
         "that an exported detector can do: move others before ToDtype"
     )
+    coloured = torch.arange(3 * 32 * 32).mul(193).remainder(251).reshape(3, 32, 32).to(torch.uint8)
+    every_byte = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, 16, 16).contiguous()
+    try:
+        values, others = pipeline.suffix(every_byte), pipeline.suffix(coloured)
+    except DataError as error:
+        raise refusal from error
+    if values.shape != every_byte.shape or others.shape != coloured.shape:
+        raise refusal
+    shift = values[:, :1, :1]
+    scale = (values[:, -1:, -1:] - shift) / 255
+    for given, wanted in ((every_byte, values), (coloured, others)):
+        if not torch.allclose(given * scale + shift, wanted, rtol=0, atol=MAX_ROUNDING):
+            raise refusal
+    return scale, shift

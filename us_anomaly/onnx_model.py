@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -54,22 +53,21 @@ _SOLVER = """
 """Gauss-Jordan elimination, which positive definite matrices need no exchange of rows for."""
 
 
-def require_packages() -> ModuleType:
-    """Return onnxruntime; refuse at once where a package is missing that is needed in the end.
+def require_packages() -> None:
+    """Refuse at once where a package is missing that is needed in the end.
 
     Raises:
-        SettingsError: One is not installed.
+        SettingsError: One is not installed, or torch is too old.
     """
     try:
         import onnx  # noqa: F401
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+        from torch.onnx.ops import symbolic  # noqa: F401
     except ImportError as error:
         raise SettingsError(
-            f"`usad export` needs a package that is not installed ({error}): pip install 'us-anomaly[export]'"
+            f"`usad export` needs a package that is not installed, or a newer one ({error}): pip install 'us-anomaly[export]'"
         ) from error
-    module: ModuleType = onnxruntime
-    return module
 
 
 def to_onnx(graph: DetectorGraph, *, height: int, width: int, metadata: Mapping[str, Any]) -> bytes:
@@ -104,6 +102,7 @@ def recorded(module: nn.Module, *examples: Tensor, inputs: Sequence[str], output
     Raises:
         ArtifactError: torch cannot record it.
     """
+    import onnx.inliner
     import onnx.parser
 
     with _quiet():
@@ -126,6 +125,10 @@ def recorded(module: nn.Module, *examples: Tensor, inputs: Sequence[str], output
     if any(node.domain == domain for node in model.graph.node):
         opset = next(entry.version for entry in model.opset_import if entry.domain == "")
         model.functions.append(onnx.parser.parse_function(_SOLVER.format(domain=domain, name=name, opset=opset)))
+        model = onnx.inliner.inline_local_functions(model)  # OpenVINO knows no functions
+    for node in model.graph.node:  # where and by which lines it was recorded is nobody's business
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
     return model
 
 
@@ -162,17 +165,31 @@ class OnnxDetector:
     """Run an exported detector as any program would: by onnxruntime, on the processor."""
 
     def __init__(self, content: bytes, *, num_threads: int) -> None:
-        """Open the content of a file."""
-        runtime = require_packages()
-        options = runtime.SessionOptions()
+        """Open the content of a file.
+
+        Raises:
+            ArtifactError: onnxruntime cannot run it.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
-        self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common class
+            raise _cannot_run(error) from error
 
     def predict(self, prepared: npt.NDArray[np.uint8]) -> Answer:
-        """Return the answer for one picture of the network's size, (3, h, w) RGB."""
-        score, normalized, decision, anomaly_map, uncertainty_map = self._session.run(
-            list(OUTPUTS), {INPUT: prepared[None]}
-        )
+        """Return the answer for one picture of the network's size, (3, h, w) RGB.
+
+        Raises:
+            ArtifactError: onnxruntime cannot run the file.
+        """
+        try:
+            answers = self._session.run(list(OUTPUTS), {INPUT: prepared[None]})
+        except Exception as error:
+            raise _cannot_run(error) from error
+        score, normalized, decision, anomaly_map, uncertainty_map = answers
         return Answer(
             anomaly_score=float(score[0]),
             normalized_score=float(normalized[0]),
@@ -180,3 +197,7 @@ class OnnxDetector:
             anomaly_map=anomaly_map[0],
             uncertainty_map=uncertainty_map[0],
         )
+
+
+def _cannot_run(error: Exception) -> ArtifactError:
+    return ArtifactError(f"onnxruntime cannot run the exported detector: {in_one_line(error)}")

@@ -1,7 +1,9 @@
 """`usad export`: an ONNX file that says what the detector says, on one way of pictures and many settings."""
 
+import dataclasses
 import json
 import logging
+import math
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from conftest import files_below
 from PIL import Image
+from torchvision.transforms import v2
 
 import us_anomaly
 from us_anomaly.commands import export, parity
@@ -100,7 +103,7 @@ def test_only_the_file_and_the_report_are_written(exported, trained):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["scoring.stride_px=1", "scoring.smoothing_sigma_px=2", "scoring.image_score=quantile"],
+        ["scoring.stride_px=1", "scoring.border_px=0", "scoring.smoothing_sigma_px=2", "scoring.image_score=quantile"],
         [
             *["scales=[33,66]", "image_size=[72,96]", "scoring.normalization=quantile", "scoring.image_score=top_mean"],
             *["teacher.whitening_floor=0.01", "scoring.per_position=true", "scoring.per_picture=true"],
@@ -119,20 +122,51 @@ def test_without_the_data_set_pictures_are_drawn(compose, tiny, trained_copy, mo
     settings = compose("export", *tiny(trained_copy), "data.root=nowhere")
     source, pictures = parity.reference_pictures(settings)
     assert source == "drawn"
-    assert {picture.shape for picture in pictures} == {(256, 256, 3)}
+    assert {picture.shape for picture in pictures} == {(256, 256, 3), (128, 256, 3)}
     assert "compared on drawn pictures" in caplog.text
+    export.run(settings)
+    assert json.loads((trained_copy / "onnx/parity.json").read_text())["pictures"] == "drawn"
 
 
-def test_a_file_that_says_something_else_is_not_written(compose, tiny, trained_copy, monkeypatch):
-    class Otherwise(DetectorGraph):
-        def forward(self, image):
-            score, *others = super().forward(image)
-            return score + 1, *others
+def test_a_size_that_only_the_data_set_knows_is_not_guessed(compose, tiny, trained_copy):
+    detector = us_anomaly.load(trained_copy, device="cpu", precision="float32")
+    _, pictures = parity.reference_pictures(compose("export", *tiny(trained_copy), "data.root=nowhere"))
+    with pytest.raises(SettingsError, match=r"several sizes .* or give data\.root="):
+        export._one_size([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures])
+    assert export._one_size([detector.pipeline.prefix(picture) for picture in pictures]) == (48, 48)
 
-    monkeypatch.setattr(export, "DetectorGraph", Otherwise)
-    with pytest.raises(ArtifactError, match=r"differs from the original by up to 1 in scores .*nothing was written"):
-        export.run(compose("export", *tiny(trained_copy)))
-    assert not (trained_copy / "onnx").exists()
+
+@pytest.mark.parametrize("wrong", [lambda score: score + 1, lambda score: math.nan])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_that_says_something_else_is_not_written(compose, tiny, exported, tmp_path, monkeypatch, wrong, number):
+    run_dir = shutil.copytree(exported, tmp_path / "run")
+    before = {name: (run_dir / name).read_bytes() for name in files_below(run_dir) if "onnx" in name}
+    monkeypatch.setattr(export, "to_onnx", lambda *_, **__: before["onnx/detector.onnx"])
+    genuine, calls = OnnxDetector.predict, []
+
+    def otherwise(self, prepared):
+        calls.append(prepared)
+        answer = genuine(self, prepared)
+        is_wrong = len(calls) == 2 * number - 1  # each picture is asked about twice
+        return dataclasses.replace(answer, anomaly_score=wrong(answer.anomaly_score)) if is_wrong else answer
+
+    monkeypatch.setattr(OnnxDetector, "predict", otherwise)
+    with pytest.raises(
+        ArtifactError, match=r"differs from the original by up to (1|nan) in scores .*nothing was written"
+    ):
+        export.run(compose("export", *tiny(run_dir), "overwrite=true"))
+    assert {name: (run_dir / name).read_bytes() for name in files_below(run_dir) if "onnx" in name} == before
+
+
+def test_a_file_that_cannot_be_run_is_told_in_one_line():
+    with pytest.raises(ArtifactError, match=r"^onnxruntime cannot run the exported detector: .+"):
+        OnnxDetector(b"no model", num_threads=1)
+
+
+def test_the_file_says_nothing_about_the_machine_that_recorded_it(exported):
+    content = (exported / "onnx/detector.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
 
 
 def test_pictures_of_several_sizes_are_refused():
@@ -140,9 +174,12 @@ def test_pictures_of_several_sizes_are_refused():
         export._one_size([torch.zeros(3, 40, side, dtype=torch.uint8) for side in (60, 40, 60)])
 
 
-def test_transforms_that_a_graph_cannot_hold_are_refused(trained):
+@pytest.mark.parametrize(
+    "transform", [torch.nn.Softmax(dim=0), v2.Grayscale(num_output_channels=3), v2.GaussianBlur(9), v2.CenterCrop(8)]
+)
+def test_transforms_that_a_graph_cannot_hold_are_refused(trained, transform):
     detector = us_anomaly.load(trained, device="cpu", precision="float32")
-    detector.pipeline._tail.append(torch.nn.Softmax(dim=0))
+    detector.pipeline._tail.append(transform)
     with pytest.raises(
         SettingsError, match=r"`augmentation\.evaluation` must end with transforms that scale and shift"
     ):

@@ -54,7 +54,7 @@ def execute(name: str, config: Any) -> None:
             texts = {"config.yaml": _yaml(config, resolve=True), "overrides.yaml": _yaml(overrides, resolve=False)}
             home = _home(name, settings)
             with (
-                with_way_out(_way_out(settings)),
+                with_way_out(_way_out(name, settings)),
                 nullcontext() if settings.inference.output is None else leaving_no_trace(home),
                 locked(home, command=" ".join(["usad", name, *overrides])),
                 working_in(f"run_dir={as_text(settings.run_dir)}"),
@@ -95,11 +95,13 @@ def _home(name: str, settings: Any) -> RunDir:
     return output_folder(settings)
 
 
-def _way_out(settings: Any) -> str:
+def _way_out(name: str, settings: Any) -> str:
     """Return what to do where the folder cannot be written into."""
     if settings.inference.output is not None:
         return "choose another inference.output="
-    if settings.inference.input is not None:
+    if name == "export":
+        return "copy the run directory to where you may write, and export there"
+    if name == "infer" and settings.inference.input is not None:
         return "give the results a folder elsewhere, inference.output=DIR"
     return "choose another run_dir="
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from us_anomaly.models.compute import Compute, available_cores
 from us_anomaly.onnx_model import OnnxDetector, require_packages, to_onnx
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json, write_bytes, write_json
-from us_anomaly.run_dir.provenance import withdraw
+from us_anomaly.run_dir.atomic import json_text, read_json
+from us_anomaly.run_dir.staging import replace_together
 from us_anomaly.scoring.calibration import Calibration
 from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.settings import Settings, TransformSettings
@@ -45,9 +46,11 @@ def run(settings: Settings) -> None:
 
     def build() -> None:
         content, parity = _exported(settings)
-        withdraw(run_dir, run_dir.onnx_model)
-        write_json(run_dir.onnx_parity, asdict(parity))
-        write_bytes(run_dir.onnx_model, content)
+        contents: dict[Path, str | bytes] = {
+            run_dir.onnx_model: content,
+            run_dir.onnx_parity: json_text(asdict(parity)),
+        }
+        replace_together(run_dir, run_dir.onnx_model, contents)
 
     make(
         run_dir.onnx_model,
@@ -77,7 +80,7 @@ def _exported(settings: Settings) -> tuple[bytes, Parity]:
     source, pictures = reference_pictures(settings)
     prepared = [detector.pipeline.prefix(picture) for picture in pictures]
     height, width = _one_size(prepared)
-    log.info("recording the detector for pictures of %dx%d pixels, which takes a minute", height, width)
+    log.info("recording the detector for pictures of %dx%d pixels, which takes some minutes", height, width)
     content = to_onnx(
         DetectorGraph(detector),
         height=height,
@@ -109,7 +112,8 @@ def _one_size(prepared: Sequence[Tensor]) -> tuple[int, int]:
         told = ", ".join(f"{height}x{width}" for height, width in sizes[:3])
         raise SettingsError(
             f"`augmentation.evaluation` makes pictures of several sizes ({told}), and an exported detector takes those of one: "
-            "let the list begin with Resize to one height and width (size: [256, 256])"
+            "let the list begin with Resize to one height and width (size: [256, 256]), or give data.root= if the pictures are "
+            "elsewhere now"
         )
     return sizes[0]
 

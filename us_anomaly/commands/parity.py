@@ -73,7 +73,11 @@ def reference_pictures(settings: Settings) -> tuple[str, list[Picture]]:
                 return split, [read_image(path, max_pixels=settings.data.max_image_pixels) for path in chosen]
     log.warning("the pictures of the data set are not there: the exported detector is compared on drawn pictures")
     source, rng = ProceduralPictures(side_px=DRAWN_SIDE_PX), np.random.default_rng(settings.seed)
-    return "drawn", [source.draw(rng) for _ in range(MAX_PICTURES)]
+    drawn = [source.draw(rng) for _ in range(MAX_PICTURES)]
+    shorter = (
+        DRAWN_SIDE_PX // 2
+    )  # of two shapes: where these decide what the networks see, nobody knows it without the data set
+    return "drawn", [picture[:shorter] if number % 2 else picture for number, picture in enumerate(drawn)]
 
 
 def measure_parity(
@@ -103,7 +107,9 @@ def measure_parity(
         ArtifactError: They do not agree.
     """
     height, width = prepared[0].shape[-2:]
-    scores, maps, doubts, used, others, resized, sizes = ([] for _ in range(7))
+    unit = detector.require_calibration().score_scale
+    scores, maps, doubts, used, others, resized = ([] for _ in range(6))
+    is_agreed = True
     with progress("comparing", len(pictures), enabled=show_progress) as on_step:
         for picture, tensor in zip(pictures, prepared, strict=True):
             answer = exported.predict(tensor.numpy())
@@ -111,20 +117,19 @@ def measure_parity(
             scores.append(abs(answer.anomaly_score - expected.anomaly_score))
             maps.append(_largest(answer.anomaly_map - expected.anomaly_map))
             doubts.append(_largest(answer.uncertainty_map - expected.uncertainty_map))
-            sizes.append(max(_largest(expected.anomaly_map), _largest(expected.uncertainty_map)))
+            allowed = TOLERANCE * (unit + max(_largest(expected.anomaly_map), _largest(expected.uncertainty_map)))
+            is_agreed &= all(difference <= allowed for difference in (scores[-1], maps[-1], doubts[-1]))  # NaN is none
             used.append(abs(answer.anomaly_score - in_use.anomaly_score))
             others.append(answer.is_anomalous != in_use.is_anomalous)
             if by_pillow:
                 again = exported.predict(resized_by_pillow(picture, height=height, width=width))
                 resized.append(abs(again.anomaly_score - answer.anomaly_score))
             on_step(len(scores), {})
-    unit = detector.require_calibration().score_scale
-    allowed = TOLERANCE * (unit + max(sizes))
-    if not max(*scores, *maps, *doubts) <= allowed:
+    if not is_agreed:
         raise ArtifactError(
-            f"the exported detector differs from the original by up to {max(scores):.3g} in scores and "
-            f"{max(*maps, *doubts):.3g} in maps, where rounding explains {allowed:.3g}: nothing was written; other versions of "
-            "torch, onnxscript or onnxruntime may do better"
+            f"the exported detector differs from the original by up to {np.max(scores):.3g} in scores and "
+            f"{np.max([*maps, *doubts]):.3g} in maps, more than rounding explains: nothing was written; other versions of torch, "
+            "onnxscript or onnxruntime may do better"
         )
     return Parity(
         pictures=source,

@@ -231,7 +231,11 @@ class Recipes:
     @functools.cached_property
     def onnx_model(self) -> Recipe:
         """What decides the exported detector."""
-        return Recipe(command="export", settings={}, inputs=self._checked(self.run_dir.calibration, self.calibration))
+        return Recipe(
+            command="export",
+            settings={"runtime.precision": plain(self.settings.runtime.precision)},  # of what it is compared with
+            inputs=self._checked(self.run_dir.calibration, self.calibration),
+        )
 
     @functools.cached_property
     def report(self) -> Recipe:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_file, flush_folder, write_text
+from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_file, flush_folder, write_bytes
 from us_anomaly.run_dir.faults import cannot_write
 from us_anomaly.run_dir.interruption import held_back
 from us_anomaly.run_dir.layout import RunDir
@@ -96,24 +96,24 @@ def publish(staging: RunDir, run_dir: RunDir) -> None:
         raise cannot_write(run_dir.predictions, error) from error
 
 
-def replace_together(run_dir: RunDir, artifact: Path, texts: Mapping[Path, str]) -> None:
+def replace_together(run_dir: RunDir, artifact: Path, contents: Mapping[Path, str | bytes]) -> None:
     """Replace an artifact and the files that belong to it, the artifact last; all are written before the first old one goes.
 
     Args:
         run_dir: Where they lie.
-        artifact: The one that vouches for the others; it is among `texts`.
-        texts: Contents by path.
+        artifact: The one that vouches for the others; it is among `contents`.
+        contents: By path.
 
     Raises:
         ResourceError: The disk is full or the folder cannot be written.
     """
     with staged(run_dir) as aside:
-        written = {path: aside.root / run_dir.name_of(path) for path in texts}
-        for path, text in texts.items():
-            write_text(written[path], text)
+        written = {path: aside.root / run_dir.name_of(path) for path in contents}
+        for path, content in contents.items():
+            write_bytes(written[path], content.encode() if isinstance(content, str) else content)
         try:
             withdraw(run_dir, artifact)
-            for path in sorted(texts, key=lambda path: path == artifact):
+            for path in sorted(contents, key=lambda path: path == artifact):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 written[path].replace(path)
                 flush_folder(path.parent)

@@ -158,10 +158,14 @@ def _inside(grid: range, length: int, border_px: int) -> slice:
 
 def _fill_border(values: Tensor, rows: slice, cols: slice) -> None:
     """Give what lies around `values[rows, cols]` the nearest of them, in place."""
-    values[: rows.start, cols] = values[rows.start, cols]
-    values[rows.stop :, cols] = values[rows.stop - 1, cols]
-    values[:, : cols.start] = values[:, cols.start, None]
-    values[:, cols.stop :] = values[:, cols.stop - 1, None]
+    if rows.start > 0:  # onnxruntime refuses to write to nothing
+        values[: rows.start, cols] = values[rows.start, cols]
+    if rows.stop < values.shape[0]:
+        values[rows.stop :, cols] = values[rows.stop - 1, cols]
+    if cols.start > 0:
+        values[:, : cols.start] = values[:, cols.start, None]
+    if cols.stop < values.shape[1]:
+        values[:, cols.stop :] = values[:, cols.stop - 1, None]
 
 
 def _maps_of_window(
