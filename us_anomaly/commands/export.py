@@ -80,7 +80,7 @@ def _exported(settings: Settings) -> tuple[bytes, Parity]:
     source, pictures = reference_pictures(settings)
     prepared = [detector.pipeline.prefix(picture) for picture in pictures]
     height, width = _one_size(prepared)
-    log.info("recording the detector for pictures of %dx%d pixels, which takes some minutes", height, width)
+    log.info("recording the detector for pictures of %dx%d pixels, which takes a minute or several", height, width)
     content = to_onnx(
         DetectorGraph(detector),
         height=height,
