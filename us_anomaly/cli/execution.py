@@ -90,7 +90,7 @@ def _home(name: str, settings: Any) -> RunDir:
         return RunDir(settings.run_dir)
     if name != "infer":
         raise SettingsError(f"`inference.output` is for `usad infer`, and does nothing for `usad {name}`: leave it out")
-    from us_anomaly.commands.infer import output_folder
+    from us_anomaly.commands.output_folder import output_folder
 
     return output_folder(settings)
 

@@ -87,7 +87,6 @@ def _exported(settings: Settings) -> tuple[bytes, Parity]:
         width=width,
         metadata=_metadata(transforms, calibration, height=height, width=width),
     )
-    on_bytes = [entry.name for entry in transforms if entry.name not in (*END_OF_BYTES, "ToImage")]
     parity = measure_parity(
         OnnxDetector(content, num_threads=settings.runtime.num_threads or available_cores()),
         detector,
@@ -95,7 +94,7 @@ def _exported(settings: Settings) -> tuple[bytes, Parity]:
         source=source,
         pictures=pictures,
         prepared=prepared,
-        by_pillow=on_bytes == ["Resize"],
+        by_pillow=[entry.name for entry in _on_bytes(transforms)] == ["Resize"],
         show_progress=settings.runtime.progress,
     )
     return content, parity
@@ -118,6 +117,11 @@ def _one_size(prepared: Sequence[Tensor]) -> tuple[int, int]:
     return sizes[0]
 
 
+def _on_bytes(transforms: Sequence[TransformSettings]) -> list[TransformSettings]:
+    """Return the transforms that come before the input of the file; the others are in it."""
+    return [entry for entry in transforms if entry.name not in (*END_OF_BYTES, "ToImage")]
+
+
 def _metadata(
     transforms: Sequence[TransformSettings], calibration: Calibration, *, height: int, width: int
 ) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def _metadata(
     return {
         "us_anomaly": __version__,
         "input": {"name": INPUT, "type": "uint8", "shape": [1, 3, height, width], "channels": "RGB"},
-        "before_the_input": [plain(entry) for entry in transforms if entry.name not in (*END_OF_BYTES, "ToImage")],
+        "before_the_input": [plain(entry) for entry in _on_bytes(transforms)],
         "image_threshold": calibration.image_threshold,
         "pixel_threshold": calibration.pixel_threshold,
         "color_range": list(calibration.color_range),

@@ -2,7 +2,6 @@
 
 import glob
 import itertools
-import logging
 import os
 import re
 import time
@@ -13,16 +12,17 @@ from typing import Any
 from rich.console import Console
 
 from us_anomaly.commands.detectors import build_detector
+from us_anomaly.commands.output_folder import note_input
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.listing import exists, some
-from us_anomaly.data.sources import find_images, find_inputs
+from us_anomaly.data.sources import find_inputs
 from us_anomaly.detector import Detector
-from us_anomaly.errors import ArtifactError, DataError, StaleArtifactError
+from us_anomaly.errors import DataError, StaleArtifactError
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json, write_json
+from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.provenance import Recipe
 from us_anomaly.run_dir.provenance import record as note_down
 from us_anomaly.scoring.calibration import Calibration
@@ -30,8 +30,6 @@ from us_anomaly.scoring.calibration_file import load_calibration
 from us_anomaly.scoring.scored_images import parse_predictions
 from us_anomaly.settings import OnBadImage, Settings
 from us_anomaly.settings.plain import flat
-
-log = logging.getLogger(__name__)
 
 MAX_EXPLAINED = 20
 
@@ -98,7 +96,7 @@ def score_input(settings: Settings, what: str) -> None:
     source, output = _absolute(what), settings.inference.output
     target = _results_of(run_dir, source) if output is None else RunDir(output)
     if output is not None:  # first of all: whatever happens, the next call knows the folder again
-        write_json(target.scored_input, {"inference.input": _name_of(what)})
+        note_input(target, what)
     started = time.monotonic()
     scored = score(settings, detector, pictures, target, explain=True)
     recipe = Recipe(
@@ -140,64 +138,6 @@ def _checked_detector(settings: Settings) -> tuple[Detector, dict[str, str]]:
     if Recipes(settings, with_data=False).predictions.inputs[name] != before:
         raise StaleArtifactError(f"{settings.run_dir} was calibrated anew just now: run the same command again")
     return detector, {name: before}
-
-
-def output_folder(settings: Settings) -> RunDir:
-    """Return the folder that `inference.output` names, if the results of `inference.input` may go there; nothing is written.
-
-    Raises:
-        DataError: No picture matches the input.
-        StaleArtifactError: The folder holds something else, or is part of a run directory.
-    """
-    assert settings.inference.input is not None
-    assert settings.inference.output is not None
-    target, what = RunDir(settings.inference.output), settings.inference.input
-    find_images(what)
-    root = Path(os.path.realpath(target.root))
-    for folder in (root, *root.parents):
-        if RunDir(folder).split.exists() or RunDir(folder).made_with.exists():
-            place = "is" if folder == root else f"lies in {folder},"
-            raise StaleArtifactError(
-                f"inference.output={target.root} {place} a run directory: choose a folder of its own for the results"
-            )
-    if root.is_relative_to(os.path.realpath(settings.data.root)):
-        log.warning(
-            "inference.output=%s lies in the folder of the data set, data.root=%s: take care that its pictures are not taken for "
-            "some of the data set",
-            target.root,
-            settings.data.root,
-        )
-    if settings.overwrite:
-        return target
-    named = _last_input(target)
-    if named is not None and named != _name_of(what):
-        raise StaleArtifactError(
-            f"inference.output={target.root} holds the results of {named}: choose another folder, or replace them with "
-            "overwrite=true"
-        )
-    strangers = [path.name for path in (target.predictions, *target.result_folders) if path.exists()]
-    if named is None and strangers:
-        raise StaleArtifactError(
-            f"inference.output={target.root} holds {some(strangers)}, and no note that they are results of usad: choose another "
-            "folder, or replace them with overwrite=true"
-        )
-    return target
-
-
-def _last_input(target: RunDir) -> str | None:
-    """Return the input whose results a folder holds, or was about to hold; None where that is not known."""
-    try:
-        match read_json(target.scored_input) if target.scored_input.exists() else None:
-            case {"inference.input": str(named)}:
-                return named
-    except ArtifactError:  # damaged: nobody knows
-        pass
-    return None
-
-
-def _name_of(what: str) -> str:
-    """Return an input as a path from the root, with links as they are: `latest` may lead elsewhere each day."""
-    return str(Path(what).absolute())
 
 
 def _known_masks(settings: Settings, run_dir: RunDir) -> dict[str, Path]:

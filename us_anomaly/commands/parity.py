@@ -74,10 +74,8 @@ def reference_pictures(settings: Settings) -> tuple[str, list[Picture]]:
     log.warning("the pictures of the data set are not there: the exported detector is compared on drawn pictures")
     source, rng = ProceduralPictures(side_px=DRAWN_SIDE_PX), np.random.default_rng(settings.seed)
     drawn = [source.draw(rng) for _ in range(MAX_PICTURES)]
-    shorter = (
-        DRAWN_SIDE_PX // 2
-    )  # of two shapes: where these decide what the networks see, nobody knows it without the data set
-    return "drawn", [picture[:shorter] if number % 2 else picture for number, picture in enumerate(drawn)]
+    # Of two shapes: where the shape decides what the networks see, nobody knows that without the data set.
+    return "drawn", [picture[: DRAWN_SIDE_PX // 2] if number % 2 else picture for number, picture in enumerate(drawn)]
 
 
 def measure_parity(
