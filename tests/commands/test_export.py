@@ -21,6 +21,7 @@ from us_anomaly.commands.run import run as run_all
 from us_anomaly.errors import ArtifactError, SettingsError, StaleArtifactError
 from us_anomaly.graph import OUTPUTS, DetectorGraph
 from us_anomaly.onnx_model import METADATA, OnnxDetector, require_packages
+from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.calibration_file import load_calibration
 
 onnx = pytest.importorskip("onnx")
@@ -116,6 +117,15 @@ def test_other_ways_from_maps_to_scores_agree_too(compose, tiny, tmp_path, overr
     export.run(settings)  # refuses what does not agree
     told = json.loads((tmp_path / "run/onnx/parity.json").read_text())
     assert told["num_decisions_that_differ"] == 0
+
+
+@pytest.mark.parametrize(("precision", "is_told"), [("bfloat16", True), ("float32", False)])
+def test_where_the_number_format_decides_otherwise_the_way_out_is_told(exported, tmp_path, caplog, precision, is_told):
+    run_dir = RunDir(shutil.copytree(exported, tmp_path / "run"))
+    told = json.loads(run_dir.onnx_parity.read_text()) | {"num_decisions_that_differ": 1, "precision": precision}
+    run_dir.onnx_parity.write_text(json.dumps(told))
+    export._summarize(run_dir)
+    assert ("decides 1 of " in caplog.text and "runtime.precision=float32 overwrite=true" in caplog.text) == is_told
 
 
 def test_without_the_data_set_pictures_are_drawn(compose, tiny, trained_copy, monkeypatch, caplog):

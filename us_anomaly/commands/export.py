@@ -146,5 +146,13 @@ def _summarize(run_dir: RunDir) -> None:
         ("unit of the score", f"{parity['score_scale']:.3g}"),
         ("decisions that differ", str(parity["num_decisions_that_differ"])),
     ]
+    if parity["num_decisions_that_differ"] and parity["precision"] != "float32":
+        log.warning(
+            "the file computes in float32 and decides %d of %d pictures otherwise than the detector in %s, whose threshold it "
+            "has: for one of its own run `usad calibrate` with runtime.precision=float32 overwrite=true, then export again",
+            parity["num_decisions_that_differ"],
+            parity["num_pictures"],
+            parity["precision"],
+        )
     written = [("detector", run_dir.onnx_model), ("parity", run_dir.onnx_parity)]
     show_summary(Summary(command="export", facts=facts, written=written))
