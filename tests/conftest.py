@@ -1,5 +1,6 @@
 """What many tests share: composed settings, a drawn data set, random backbone weights, one trained run directory."""
 
+import logging
 import shutil
 import signal
 from collections.abc import Callable
@@ -41,6 +42,17 @@ def _caches(tmp_path_factory):
         patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture
+def as_a_new_process(monkeypatch):
+    """Undo what a command leaves behind in its process: a variable, and the log that Hydra has set up."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

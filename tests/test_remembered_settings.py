@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import shutil
 import signal
 from pathlib import Path
@@ -19,15 +18,7 @@ from us_anomaly.run_dir.interruption import Interrupted
 MADE_WITH = ["data=csv", "data.root=/parts", "experiment=fast", "run_dir=elsewhere", "students.steps=7"]
 
 
-@pytest.fixture(autouse=True)
-def _as_a_new_process(monkeypatch):
-    """Undo what a command leaves behind in its process: a variable, and the log that Hydra has set up."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("as_a_new_process")
 
 
 def made(run_dir: Path, overrides: list[str], *, command: str = "run", paths: dict[str, str] | None = None) -> str:

@@ -58,6 +58,21 @@ class ScaleModel:
     positions: ScalePositionStatistics | None = None
     """What is normal at each position; with `scoring.per_position` only."""
 
+    def raw_maps(
+        self, image: Tensor, *, scoring: ScoringSettings, compute: Compute, finish: Callable[[Tensor], Tensor]
+    ) -> RawMaps:
+        """Return error and uncertainty of a picture (3, h, w), of which `finish` makes the normalised input of the networks."""
+        return raw_maps(
+            image,
+            finish=finish,
+            teacher=self.teacher,
+            ensemble=self.ensemble,
+            statistics=self.statistics,
+            stride=scoring.stride_px,
+            border_px=scoring.border_px,
+            compute=compute,
+        )
+
 
 class Detector:
     """Turn images into maps, scores and decisions."""
@@ -109,16 +124,7 @@ class Detector:
     def _raw_maps(
         self, patch_size: int, model: ScaleModel, image: Tensor, finish: Callable[[Tensor], Tensor]
     ) -> RawMaps:
-        raw = raw_maps(
-            image,
-            finish=finish,
-            teacher=model.teacher,
-            ensemble=model.ensemble,
-            statistics=model.statistics,
-            stride=self.scoring.stride_px,
-            border_px=self.scoring.border_px,
-            compute=self.compute,
-        )
+        raw = model.raw_maps(image, scoring=self.scoring, compute=self.compute, finish=finish)
         if not bool((torch.isfinite(raw.error) & torch.isfinite(raw.uncertainty)).all()):
             raise ArtifactError(
                 f"the detector of patch size {patch_size} gives values that are not finite numbers: train it again, with a "

@@ -13,7 +13,6 @@ from us_anomaly.data.augmentation import Pipeline
 from us_anomaly.detector import Detector
 from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.scoring.anomaly_map import combine, image_score_tensor
-from us_anomaly.scoring.raw_maps import raw_maps
 
 INPUT = "image"
 OUTPUTS = ("anomaly_score", "normalized_score", "is_anomalous", "anomaly_map", "uncertainty_map")
@@ -51,24 +50,19 @@ class DetectorGraph(nn.Module):
             image: (1, 3, h, w) uint8, RGB, what the head of the transform list makes of a picture.
         """
         detector = self._detector
-        prepared = image[0].to(torch.float32) * self.scale + self.shift
         maps = {}
         for size, model in detector.scales.items():
-            raw = raw_maps(
-                prepared,
-                teacher=model.teacher,
-                ensemble=model.ensemble,
-                statistics=model.statistics,
-                stride=detector.scoring.stride_px,
-                border_px=detector.scoring.border_px,
-                compute=detector.compute,
-            )
+            raw = model.raw_maps(image[0], scoring=detector.scoring, compute=detector.compute, finish=self._finish)
             maps[size] = raw if model.positions is None else model.positions.relate(raw)
         anomaly_map, uncertainty = combine(maps, statistics=self._calibration.statistics, settings=detector.scoring)
         score = image_score_tensor(anomaly_map, settings=detector.scoring)
         above = score - self._calibration.image_threshold
         normalized = 0.5 + 0.5 * torch.tanh(0.5 * above / self._calibration.score_scale)
         return score[None], normalized[None], (above >= 0)[None], anomaly_map[None], uncertainty[None]
+
+    def _finish(self, part: Tensor) -> Tensor:
+        """Return the networks' input for a part of a picture of bytes."""
+        return part.to(torch.float32) * self.scale + self.shift
 
 
 def _scale_and_shift(pipeline: Pipeline) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """`inference.output`: results in a folder of one's own, and a run directory that is only read."""
 
 import json
-import logging
 import shutil
 
 import numpy as np
@@ -19,16 +18,7 @@ from us_anomaly.reporting.run_collection import collect_runs
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.lock import locked
 
-
-@pytest.fixture(autouse=True)
-def _as_a_new_process(monkeypatch):
-    """Undo what a command leaves behind in its process: a variable, and the log that Hydra has set up."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("as_a_new_process")
 
 
 @pytest.fixture

@@ -147,24 +147,17 @@ def test_dense_crops_of_the_training_pictures_are_parts_of_them(compose, tmp_pat
     assert len(red) > 1
 
 
-def test_crops_are_flipped_and_turned_by_right_angles(tmp_path):
-    source = TrainingPictures(numbered_cache(tmp_path, count=1, size=(24, 24)), size_px=(24, 24))
+@pytest.mark.parametrize(("size", "num_positions"), [((24, 24), 8), ((12, 40), 4)])
+def test_crops_are_flipped_and_turned_by_right_angles_and_upside_down_at_most_where_they_are_not_square(
+    tmp_path, size, num_positions
+):
+    source = TrainingPictures(numbered_cache(tmp_path, count=1, size=size), size_px=size)
     corners = set()
     for seed in range(60):
         crop = source.draw(np.random.default_rng(seed)).astype(int)
-        assert crop.shape == (24, 24, 3)
+        assert crop.shape == (*size, 3)
         corners.add((tuple(crop[0, 0, 1:]), tuple(crop[0, -1, 1:])))
-    assert len(corners) == 8
-
-
-def test_crops_that_are_not_square_keep_their_shape_and_are_turned_upside_down_at_most(tmp_path):
-    source = TrainingPictures(numbered_cache(tmp_path, count=1, size=(12, 40)), size_px=(12, 40))
-    corners = set()
-    for seed in range(60):
-        crop = source.draw(np.random.default_rng(seed)).astype(int)
-        assert crop.shape == (12, 40, 3)
-        corners.add((tuple(crop[0, 0, 1:]), tuple(crop[0, -1, 1:])))
-    assert len(corners) == 4
+    assert len(corners) == num_positions
 
 
 @pytest.mark.parametrize("size_px", [(24, 40), (40, 24)])

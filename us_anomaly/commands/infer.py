@@ -132,9 +132,10 @@ def _checked_detector(settings: Settings) -> tuple[Detector, dict[str, str]]:
     Raises:
         StaleArtifactError: It is not the one in force, or was made anew just now.
     """
-    name = RunDir(settings.run_dir).name_of(RunDir(settings.run_dir).calibration)
+    calibration = RunDir(settings.run_dir).calibration
+    name = RunDir(settings.run_dir).name_of(calibration)
     before = Recipes(settings, with_data=False).predictions.inputs[name]
-    detector = build_detector(settings, load_calibration(RunDir(settings.run_dir).calibration))
+    detector = build_detector(settings, load_calibration(calibration))
     if Recipes(settings, with_data=False).predictions.inputs[name] != before:
         raise StaleArtifactError(f"{settings.run_dir} was calibrated anew just now: run the same command again")
     return detector, {name: before}

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from us_anomaly.data.listing import some
-from us_anomaly.data.sources import find_images
 from us_anomaly.errors import ArtifactError, StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
@@ -18,13 +17,11 @@ def output_folder(settings: Settings) -> RunDir:
     """Return the folder that `inference.output` names, if the results of `inference.input` may go there; nothing is written.
 
     Raises:
-        DataError: No picture matches the input.
         StaleArtifactError: The folder holds something else, or is part of a run directory.
     """
     assert settings.inference.input is not None
     assert settings.inference.output is not None
     target, what = RunDir(settings.inference.output), settings.inference.input
-    find_images(what)
     root = Path(os.path.realpath(target.root))
     for folder in (root, *root.parents):
         if RunDir(folder).split.exists() or RunDir(folder).made_with.exists():
