@@ -123,6 +123,7 @@ def changed(settings, key, value):
         ("students.hard_fraction", 0, "`students.hard_fraction` must be greater than 0, got 0"),
         ("students.hard_fraction", 2, "`students.hard_fraction` must be between 0 and 1, got 2"),
         ("students.extra_layers", 9, "`students.extra_layers` must be between 0 and 8, got 9"),
+        ("students.window_px", 31, "`students.window_px` must be at least 32, got 31"),
         ("students.noise", -1, "`students.noise` must be at least 0, got -1"),
         ("students.validate_every_steps", 0, "`students.validate_every_steps` must be at least 1, got 0"),
         ("students.patience", 0, "`students.patience` must be at least 1, got 0"),

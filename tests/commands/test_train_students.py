@@ -70,6 +70,22 @@ def test_students_that_hardly_differ_are_told(caplog, value, num_students, warns
     assert ("THE STUDENTS ARE NEARLY IDENTICAL" in caplog.text) == warns
 
 
+@pytest.mark.parametrize(
+    ("size", "window", "told"),
+    [
+        ((1024, 512), "null", "every step looks at 1024 x 512 pixels: with students.window_px=256,"),
+        ((1024, 512), "300", None),
+        ((511, 512), "null", None),
+    ],
+)
+def test_large_pictures_are_learned_window_by_window_if_one_follows_the_advice(compose, caplog, size, window, told):
+    students = compose("train-students", "data=demo", f"students.window_px={window}").students
+    with caplog.at_level(logging.INFO):
+        train_students._suggest_a_window(students, size)
+    assert (told in caplog.text) if told else not caplog.text
+    assert "about one 8th of the time" in caplog.text or not told
+
+
 def test_without_the_packaged_photographs_the_disagreement_on_normal_pictures_is_known(
     compose, tiny, trained_copy, monkeypatch
 ):
@@ -94,7 +110,7 @@ def test_maps_without_a_border_do_not_make_a_calibration_of_before_stale(compose
 
 
 def test_settings_that_are_off_do_not_make_students_of_before_stale(compose, tiny, trained):
-    added = {"extra_layers": "1", "noise": "0.5", "validate_every_steps": "2"}
+    added = {"extra_layers": "1", "noise": "0.5", "validate_every_steps": "2", "window_px": "48"}
     off = Recipes(compose("train-students", *tiny(trained))).students(33).settings
     assert not {f"students.{name}" for name in (*added, "patience")} & off.keys()
     for name, value in added.items():

@@ -31,6 +31,7 @@ SETTINGS = StudentSettings(
     weight_decay=0.0,
     schedule=Schedule.constant,
     positions=StudentPositions.grid,
+    window_px=None,
     hard_fraction=1.0,
     penalty_images=None,
     penalty_weight=0.0,
@@ -115,18 +116,6 @@ def test_the_phases_of_the_grid_add_up_to_the_dense_loss_and_its_gradient():
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
 
 
-@pytest.mark.parametrize(("patch_size", "stride"), [(17, 4), (66, 8)])
-def test_every_phase_of_the_grid_is_drawn_and_none_lies_outside_of_a_small_picture(patch_size, stride):
-    teacher = PatchNetwork(patch_size, descriptor_dim=8, width=0.1)
-
-    def drawn(image, count):
-        generators = [step_generator(0, stage="train-students", step=step) for step in range(count)]
-        return {regression._grid(teacher, image, SETTINGS, generator) for generator in generators}
-
-    assert drawn(picture(0), 600) == {(stride, offset) for offset in itertools.product(range(stride), repeat=2)}
-    assert drawn(picture(0, height=2, width=1), 20) == {(stride, (0, 0)), (stride, (1, 0))}
-
-
 # --- training ----------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +124,24 @@ def test_training_reduces_the_loss(tmp_path, positions):
     _, _, values = trained(changed(positions=positions), tmp_path, steps=30, batches=the_same_picture)
     losses = [now["loss"] for now in values]
     assert np.mean(losses[-5:]) < 0.4 * losses[0]
+
+
+def test_steps_in_windows_learn_what_a_step_of_the_whole_picture_learns(tmp_path):
+    """A picture of two windows, hardly any learning: the losses of both have the mean of the loss of all positions."""
+    still = changed(positions=StudentPositions.dense, learning_rate=1e-12)
+
+    def losses(folder, **values):
+        values = trained(
+            dataclasses.replace(still, **values),
+            tmp_path / folder,
+            steps=8,
+            batches=lambda step: picture(0, height=64, width=20),
+        )[2]
+        return {round(now["loss"], 5) for now in values}
+
+    (whole,), (one, other) = losses("whole"), losses("windows", window_px=32)
+    assert abs(one - other) > 0.001
+    assert (one + other) / 2 == pytest.approx(whole, abs=2e-5)
 
 
 def test_students_stay_different_while_they_learn(tmp_path):

@@ -28,6 +28,7 @@ OFF = {
     "students.extra_layers": 0,
     "students.optimizer": "adam",
     "students.noise": 0,
+    "students.window_px": None,
     "students.validate_every_steps": None,
     "students.patience": None,
     **{f"scoring.{name}": value for name, value in SCORING_OFF.items()},

@@ -1,6 +1,8 @@
 """`usad train-students`: the ensemble learns to give the normalised teacher's descriptors on normal pictures."""
 
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from us_anomaly.reporting.trackers import followed_by
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
-from us_anomaly.settings import Settings
+from us_anomaly.settings import Settings, StudentSettings
 from us_anomaly.training.artifacts import FORMAT_VERSION, load_statistics, load_teacher, weights_of
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
@@ -40,6 +42,10 @@ NUM_COMPARED = 8
 """Pictures of each kind on which the disagreement of the students is measured."""
 MIN_DISAGREEMENT = 1e-4
 """Students that disagree by less, in variances of a descriptor dimension, are called identical."""
+SUGGESTED_WINDOW_PX = 256
+"""Side of the pictures with which the recipes that ship were chosen."""
+LARGE = 4
+"""Pictures that hold so many windows of that side are better learned window by window."""
 
 
 def run(settings: Settings) -> None:
@@ -85,6 +91,7 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
         learning_rate=students.learning_rate,
         weight_decay=students.weight_decay,
     )
+    _suggest_a_window(students, cache[0].shape[-2:])
     steps = num_steps(
         steps=students.steps,
         epochs=students.epochs,
@@ -127,6 +134,19 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> N
     disagreement = _disagreement(ensemble, settings, compute=compute)
     _report(disagreement, num_students=students.num_students)
     write_tensors(artifact, _state(ensemble, disagreement))
+
+
+def _suggest_a_window(students: StudentSettings, size: Sequence[int]) -> None:
+    """Say what makes the steps cheaper where pictures are large."""
+    times = math.prod(size) / SUGGESTED_WINDOW_PX**2
+    if students.window_px is None and times >= LARGE:
+        log.info(
+            "every step looks at %d x %d pixels: with students.window_px=%d, which looks at one window of them at a time, it "
+            "would take about one %dth of the time",
+            *size,
+            SUGGESTED_WINDOW_PX,
+            times,
+        )
 
 
 def _untrained(settings: Settings, teacher: PatchNetwork) -> StudentEnsemble:

@@ -38,14 +38,26 @@ def dense_descriptors(
 
 
 def listed_descriptors(
-    network: PatchNetwork, images: Tensor, *, stride: int = 1, offset: tuple[int, int] | None = None
+    network: PatchNetwork,
+    images: Tensor,
+    *,
+    stride: int = 1,
+    offset: tuple[int, int] | None = None,
+    ends: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return the descriptors of `dense_descriptors` as rows (N, D), contiguous, N = B R S.
 
     Their order is the same for all networks of a patch size, pictures of a size, and a grid. What is compared or averaged
     needs not be put to its place, which moves whole descriptors in memory, and their gradients back.
+
+    Args:
+        network: Any patch network.
+        images: (B, C, H, W), normalised pictures of any size.
+        stride: Distance of the grid in pixels.
+        offset: First row and column of the grid; by default `stride // 2`, or the last one of a smaller picture.
+        ends: Where its rows and columns end; by default with the picture.
     """
-    padded, grid = _padded(network, images, stride=stride, offset=offset)
+    padded, grid = _padded(network, images, stride=stride, offset=offset, ends=ends)
     phases = descriptors_by_phase(network, padded, **grid, stride=stride)
     wanted = len(images) * math.prod(len(range(*span, stride)) for span in grid.values())
     if phases.shape[0] * math.prod(phases.shape[2:]) > wanted:  # there are positions beyond the end
@@ -54,12 +66,18 @@ def listed_descriptors(
 
 
 def _padded(
-    network: PatchNetwork, images: Tensor, *, stride: int, offset: tuple[int, int] | None
+    network: PatchNetwork,
+    images: Tensor,
+    *,
+    stride: int,
+    offset: tuple[int, int] | None,
+    ends: tuple[int, int] | None = None,
 ) -> tuple[Tensor, dict[str, tuple[int, int]]]:
     """Return pictures with the margin of the network, and first row and column of the grid with their ends."""
     height, width = images.shape[-2:]
     top, left = offset if offset is not None else (min(stride // 2, height - 1), min(stride // 2, width - 1))
-    return reflect_pad(images, network.patch_size // 2), {"rows": (top, height), "cols": (left, width)}
+    bottom, right = ends if ends is not None else (height, width)
+    return reflect_pad(images, network.patch_size // 2), {"rows": (top, bottom), "cols": (left, right)}
 
 
 def dense_descriptors_of_padded(

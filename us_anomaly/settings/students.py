@@ -8,6 +8,8 @@ from us_anomaly.settings.teacher import OptimizerName, Schedule, StudentPosition
 
 MAX_EXTRA_LAYERS = 8
 """Limit of `students.extra_layers`."""
+MIN_WINDOW_PX = 32
+"""Limit of `students.window_px`: the margin of a smaller one costs more than the window."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,6 +39,9 @@ class StudentSettings:
     positions: StudentPositions
     """`grid` trains on a random phase of the stride-4 grid (8 and 16 for patches of 66 and 132; same expected gradient,
     a sixth of the cost); `dense` trains on every position."""
+    window_px: int | None
+    """Side of the square window of its pictures that a step looks at, another one each time, so that neither time nor memory of a
+    step grows with `image_size`; null looks at whole pictures. A position counts with all that lies around it either way."""
     hard_fraction: float
     """Only this fraction of the output elements, those with the largest error, trains; 1 trains all."""
     penalty_images: str | None
@@ -64,6 +69,7 @@ class StudentSettings:
         at_least("students.batch_size", self.batch_size, 1)
         above("students.learning_rate", self.learning_rate, 0)
         at_least("students.weight_decay", self.weight_decay, 0)
+        at_least("students.window_px", self.window_px, MIN_WINDOW_PX)
         above("students.hard_fraction", self.hard_fraction, 0)
         between("students.hard_fraction", self.hard_fraction, 0, 1)
         at_least("students.penalty_weight", self.penalty_weight, 0)

@@ -13,11 +13,12 @@ from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import listed_descriptors
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.settings import StudentPositions, StudentSettings
+from us_anomaly.settings import StudentSettings
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import Batches, OnStep, learning_rate, read_out, set_learning_rate, step_generator
 from us_anomaly.training.normalization import TeacherStatistics
 from us_anomaly.training.regression_loss import regression_loss
+from us_anomaly.training.step_positions import draw_positions
 from us_anomaly.training.validation import Validation
 
 
@@ -48,7 +49,7 @@ def regress(
         validation: Measures the students now and then and may end the training early; None for never.
         settings: How the students learn.
         steps: Number of optimiser steps.
-        seed: Decides the phase of the grid and the noise in each step.
+        seed: Decides the positions and the noise of each step.
         compute: Device and number format.
         optimizer: Of all students.
         checkpoint: Saves and resumes; holds the parts `ensemble`, `optimizer` and, where there is one, `validation`.
@@ -99,14 +100,19 @@ def _learn(
     compute: Compute,
 ) -> Tensor:
     """Add the gradient of the loss of each student; return the mean loss, which may still be on its way."""
-    stride, offset = _grid(teacher, images, settings, generator)
-    with torch.no_grad(), compute.autocast():
-        target = statistics.normalize(listed_descriptors(teacher, images, stride=stride, offset=offset))
+    height, width = images.shape[-2:]
+    at = draw_positions(teacher, (height, width), settings, generator)
+    part = images[..., at.rows, at.cols]
+
+    def described(network: PatchNetwork, pictures: Tensor) -> Tensor:
+        with compute.autocast():
+            return listed_descriptors(network, pictures, stride=at.stride, offset=at.offset, ends=at.ends)
+
+    with torch.no_grad():
+        target = statistics.normalize(described(teacher, part))
     losses = []
     for student in ensemble.networks:  # one after the other: the memory of one backward pass is enough
-        seen = _noisy(images, settings.noise, generator)
-        with compute.autocast():
-            answer = listed_descriptors(student, seen, stride=stride, offset=offset)
+        answer = described(student, _noisy(part, settings.noise, generator))
         loss = regression_loss(answer, target, hard_fraction=settings.hard_fraction)
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
@@ -131,14 +137,3 @@ def _penalize(ensemble: StudentEnsemble, images: Tensor, settings: StudentSettin
         penalty.backward()  # type: ignore[no-untyped-call]
         penalties.append(penalty.detach())
     return torch.stack(penalties).mean()
-
-
-def _grid(
-    teacher: PatchNetwork, images: Tensor, settings: StudentSettings, generator: torch.Generator
-) -> tuple[int, tuple[int, int]]:
-    """Return stride and offset (row, column) of the positions of this step; every phase is equally likely."""
-    if settings.positions is StudentPositions.dense:
-        return 1, (0, 0)
-    stride = teacher.grid_stride_px
-    row, col = (int(torch.randint(min(stride, length), (), generator=generator)) for length in images.shape[-2:])
-    return stride, (row, col)
