@@ -18,6 +18,7 @@ def write_run(
     name: str = "mvtec",
     metrics: dict[str, float] | None = None,
     pictures: str | None = None,
+    contents: str | None = None,
     teacher: str = "teacher",
     settings: dict[str, Any] | None = None,
     image_size: int | list[int] = 64,
@@ -30,6 +31,7 @@ def write_run(
         name: Of the data set.
         metrics: Its figures.
         pictures: Hash of the list of pictures; by default each category has its own.
+        contents: Hash of what they hold; by default it is not known.
         teacher: Hash of the finished teacher.
         settings: What differs from the settings below.
         image_size: Side of the network's input, or its height and width.
@@ -45,7 +47,10 @@ def write_run(
         run_dir.split: (
             "split",
             {"data.root": f"/data/{name}", "data.category": category, "data.normal": "good", "seed": 0},
-            {"list of pictures": pictures or f"pictures of {category}"},
+            {
+                "list of pictures": pictures or f"pictures of {category}",
+                **({"data.root": contents} if contents else {}),
+            },
         ),
         run_dir.teacher(33): ("distill-teacher", {"teacher.checkpoint": "builtin"}, {"teacher.checkpoint": teacher}),
         run_dir.students(33): (

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -14,6 +15,7 @@ from us_anomaly.data.sample import of_split
 from us_anomaly.reporting.comparison import compare
 from us_anomaly.reporting.comparison_cells import comparison_notes
 from us_anomaly.reporting.comparison_formats import comparison_csv, comparison_json, comparison_markdown
+from us_anomaly.reporting.comparison_origin import Origin
 from us_anomaly.reporting.comparison_tables import comparison_tables
 from us_anomaly.reporting.run_collection import collect_runs
 from us_anomaly.scoring.data_problems import DataProblems
@@ -217,6 +219,34 @@ def test_other_test_images_cannot_be_paired(tmp_path, runs):
     other = evaluated_run(tmp_path / "other", category="cable", shift=0.5)
     (row,) = compared([other], baseline=runs[0]).rows
     assert row.differences["image_auroc"].interval is None
+
+
+@pytest.mark.parametrize(
+    ("contents", "pictures", "is_paired"),
+    [
+        (("one", "one"), ("list", "list"), True),
+        ((None, "one"), ("list", "list"), True),
+        (("one", "other"), ("list", "list"), False),
+        (("one", "other"), ("list", "with more to train"), True),
+    ],
+)
+def test_test_images_that_were_replaced_cannot_be_paired_which_is_noted(tmp_path, runs, contents, pictures, is_paired):
+    """Pictures of other names that were added, to train for example, leave those that were evaluated as they are."""
+    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
+    (ours,), (base,) = (
+        [
+            dataclasses.replace(
+                run, origin=Origin(settings={}, pictures=pictures[number], contents=contents[number], files={})
+            )
+            for run in collect_runs([folder], off={})[0]
+        ]
+        for number, folder in enumerate((better, runs[0]))
+    )
+    comparison = compare([ours], [], baseline=[base])
+    (row,) = comparison.rows
+    assert (row.differences["image_auroc"].interval is not None) == is_paired
+    note = f"{row.name}: the baseline saw other pictures or masks of the same names, so the difference says little."
+    assert comparison.notes == ([] if is_paired else [note])
 
 
 def test_the_baseline_itself_has_no_difference(runs):

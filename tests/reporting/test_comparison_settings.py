@@ -223,7 +223,36 @@ def test_data_sets_of_one_name_with_other_pictures_are_not_put_together(tmp_path
         for name, auroc in (("screws", 0.7), ("nails", 0.8))
     ]
     comparison = compared(runs)
-    assert comparison.notes == ["folder: the runs saw different pictures or labels, so they count as 2 data sets."]
+    assert comparison.notes == [
+        "folder: the runs saw different pictures, labels or masks, so they count as 2 data sets."
+    ]
     assert comparison.best == {"image_auroc": []}
     assert comparison.seed_means == []
     assert comparison.means[0].figures == {"image_auroc": pytest.approx(0.75)}
+
+
+def test_data_sets_of_the_same_names_with_other_contents_are_not_put_together(tmp_path):
+    """One picture was replaced between the runs of two seeds."""
+    runs = [
+        write_run(tmp_path / str(seed), contents=contents, settings={"seed": seed}, metrics={"image_auroc": auroc})
+        for seed, (contents, auroc) in enumerate([("before", 0.7), ("before", 0.72), ("after", 0.9)])
+    ]
+    comparison = compared(runs)
+    assert comparison.notes == ["tile: the runs saw different pictures, labels or masks, so they count as 2 data sets."]
+    assert [mean.figures for mean in comparison.seed_means] == [{"image_auroc": pytest.approx(0.71)}]
+    assert comparison.best == {"image_auroc": ["tile: seed=1"]}
+
+
+@pytest.mark.parametrize(
+    ("contents", "root", "repeats"),
+    [
+        ((None, None), "/data/mvtec", True),
+        ((None, "one"), "/data/mvtec", True),
+        (("one", "one"), "/elsewhere", True),
+        (("one", "other"), "/data/mvtec", False),
+    ],
+)
+def test_runs_repeat_each_other_where_no_content_speaks_against_it(tmp_path, contents, root, repeats):
+    first = write_run(tmp_path / "a", contents=contents[0], metrics={"image_auroc": 0.9})
+    second = write_run(tmp_path / "b", contents=contents[1], metrics={"image_auroc": 0.8}, settings={"data.root": root})
+    assert (compared([first, second]).rows[1].repeats is not None) == repeats

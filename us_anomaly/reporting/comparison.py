@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from us_anomaly.reporting.comparison_means import Mean, Measured, best_rows, data_set_means, seed_means
-from us_anomaly.reporting.comparison_rows import Row, differences, paired, reference_of
+from us_anomaly.reporting.comparison_rows import Row, differences, paired, reference_of, were_replaced
 from us_anomaly.reporting.comparison_settings import data_sets, distinction, labels, repeated
 from us_anomaly.reporting.metric_names import LABELS
 from us_anomaly.reporting.run_collection import EvaluatedRun, Unusable
@@ -119,12 +119,14 @@ def _baseline_notes(
         return [f"{name}: the baseline has no run of this data set and category, so no difference."]
     if reference is not None and reference.subject != run.subject:
         return [f"{name}: the baseline was evaluated on other images, so the difference says little."]
+    if reference is not None and were_replaced(run, reference):
+        return [f"{name}: the baseline saw other pictures or masks of the same names, so the difference says little."]
     return []
 
 
 def _other_pictures(measured: Sequence[Measured]) -> list[str]:
     return [
-        f"{subject}: the runs saw different pictures or labels, so they count as {len(data_sets)} data sets."
+        f"{subject}: the runs saw different pictures, labels or masks, so they count as {len(data_sets)} data sets."
         for subject in dict.fromkeys(one.subject for one in measured)
         if len(data_sets := {one.data_set for one in measured if one.subject == subject}) > 1
     ]

@@ -13,7 +13,7 @@ from us_anomaly.errors import ArtifactError, UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.layout import is_inside
-from us_anomaly.run_dir.provenance import LIST_OF_PICTURES, OF_THE_DATA_SET, content_hash
+from us_anomaly.run_dir.provenance import CONTENTS, LIST_OF_PICTURES, OF_THE_DATA_SET, content_hash
 from us_anomaly.settings import NAMED_FILES
 
 _FROM_OUTSIDE = (*OF_THE_DATA_SET, *NAMED_FILES)
@@ -40,6 +40,8 @@ class Origin:
     """Plain values by dotted key; without those that had no say, such as the teacher's where a finished one was taken."""
     pictures: str | None
     """Hash of the list of pictures with their labels."""
+    contents: str | None
+    """Hash of what pictures and masks hold; None in notes of version 0.2.0, which do not tell."""
     files: dict[str, str]
     """Hash of each other file from outside, by setting and artifact: `teacher.checkpoint (p33/teacher.pt)`."""
 
@@ -62,6 +64,7 @@ def read_origin(run_dir: RunDir, *, off: Mapping[str, Any]) -> Origin | None:
         return Origin(
             settings=_with_image_size(_settings(notes, off)),
             pictures=outside.get((LIST_OF_PICTURES, "split.jsonl")),
+            contents=outside.get((CONTENTS, "split.jsonl")),
             files={
                 f"{name} ({artifact})": str(digest)
                 for (name, artifact), digest in outside.items()

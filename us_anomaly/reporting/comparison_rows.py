@@ -55,13 +55,22 @@ def _num_unlike(run: EvaluatedRun, other: EvaluatedRun) -> int:
     return sum(ours.get(key) != theirs.get(key) for key in ours.keys() | theirs.keys())
 
 
+def were_replaced(run: EvaluatedRun, other: EvaluatedRun) -> bool:
+    """Tell whether files of one list of pictures are known to have held something else for each of two runs."""
+    if run.origin is None or other.origin is None or run.origin.pictures != other.origin.pictures:
+        return False
+    contents = {run.origin.contents, other.origin.contents}
+    return None not in contents and len(contents) > 1
+
+
 def paired(run: EvaluatedRun, reference: EvaluatedRun) -> dict[str, FloatArray]:
     """Return differences over paired resamples by figure; empty where the test images are not the same ones."""
     ours, theirs = run.test_scores(), reference.test_scores()
     names = sorted(ours)
     same_images = ours.keys() == theirs.keys() and all(ours[name][0] == theirs[name][0] for name in names)
     num_resamples = run.evaluation["bootstrap"]["num_resamples"]
-    if not names or not same_images or run.subject != reference.subject or num_resamples == 0:
+    same_images = same_images and run.subject == reference.subject and not were_replaced(run, reference)
+    if not names or not same_images or num_resamples == 0:
         return {}
     return paired_differences(
         [ours[name][1] for name in names],

@@ -1,6 +1,7 @@
 """The settings in which compared runs differ, and what they make of the runs: labels, data sets, and runs that are the same."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,19 +133,26 @@ def _short_folders(runs: Sequence[EvaluatedRun]) -> list[str]:
     return [Path(*path[depth:]).as_posix() for path in paths]
 
 
-def data_sets(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str | None, str | None]]:
+def data_sets(runs: Sequence[EvaluatedRun]) -> list[tuple[str | None, ...]]:
     """Return what each run was evaluated on: equal where figures can be compared.
 
-    Data sets of one name and category are told apart by their pictures: *folder* is the name of everybody's own.
+    Data sets of one name and category are told apart by their pictures, for *folder* is the name of everybody's own, and those
+    of one list of pictures by what the files hold.
     """
-    pictures: dict[tuple[str, str | None], set[str]] = {}
-    for run in runs:
-        if run.origin is not None and run.origin.pictures is not None:
-            pictures.setdefault(run.subject, set()).add(run.origin.pictures)
-    return [
-        (*run.subject, run.origin.pictures if run.origin and len(pictures.get(run.subject, ())) > 1 else None)
-        for run in runs
+    by_list = [(*run.subject, run.origin.pictures if run.origin else None) for run in runs]
+    by_content = [
+        (*names, run.origin.contents if run.origin else None) for names, run in zip(by_list, runs, strict=True)
     ]
+    lists, contents = (_num_known(keys) for keys in (by_list, by_content))
+    return [
+        (*names[:-1], names[-1] if lists[names[:-1]] > 1 else None, full[-1] if contents[names] > 1 else None)
+        for names, full in zip(by_list, by_content, strict=True)
+    ]
+
+
+def _num_known(keys: Iterable[tuple[str | None, ...]]) -> Counter[tuple[str | None, ...]]:
+    """Count the different last parts, where they are known, of what begins with the same others."""
+    return Counter(key[:-1] for key in set(keys) if key[-1] is not None)
 
 
 def repeated(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun | None]:
@@ -160,13 +168,17 @@ def repeated(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun | None]:
 
 
 def _is_same(run: EvaluatedRun, other: EvaluatedRun) -> bool:
-    """Tell whether both were made alike; figures tell whether pictures in different folders are the same."""
+    """Tell whether both were made alike; where notes do not tell what pictures hold, their folder does, or the figures."""
     if run.origin is None or other.origin is None or run.subject != other.subject:
         return False
-    roots = [one.settings.get("data.root") for one in (run.origin, other.origin)]
-    is_same_data = roots[0] == roots[1] or run.evaluation["metrics"] == other.evaluation["metrics"]
+    contents = {run.origin.contents, other.origin.contents}
+    roots = {one.settings.get("data.root") for one in (run.origin, other.origin)}
     elsewhere = {
         key: other.origin.settings.get(key) for key in ("data.root", *NAMED_FILES) if key in run.origin.settings
     }
-    moved = replace(run.origin, settings=run.origin.settings | elsewhere)  # the content of files is compared besides
-    return is_same_data and moved == other.origin
+    moved = replace(run.origin, settings=run.origin.settings | elsewhere, contents=other.origin.contents)
+    if None in contents:
+        is_same_data = len(roots) == 1 or run.evaluation["metrics"] == other.evaluation["metrics"]
+    else:
+        is_same_data = len(contents) == 1
+    return is_same_data and moved == other.origin  # which compares the content of named files
