@@ -71,19 +71,21 @@ def test_students_that_hardly_differ_are_told(caplog, value, num_students, warns
 
 
 @pytest.mark.parametrize(
-    ("size", "window", "told"),
+    ("size", "window", "patch_size", "told"),
     [
-        ((1024, 512), "null", "every step looks at 1024 x 512 pixels: with students.window_px=256,"),
-        ((1024, 512), "300", None),
-        ((511, 512), "null", None),
+        ((1024, 1024), "null", 33, "every step looks at 1024 x 1024 pixels: with students.window_px=256,"),
+        ((1024, 1024), "null", 33, "are about 13 times as fast"),
+        ((64, 4096), "null", 33, "are about 14 times as fast"),
+        ((1024, 1024), "null", 65, None),
+        ((1024, 1024), "300", 33, None),
+        ((400, 512), "null", 33, None),
     ],
 )
-def test_large_pictures_are_learned_window_by_window_if_one_follows_the_advice(compose, caplog, size, window, told):
-    students = compose("train-students", "data=demo", f"students.window_px={window}").students
+def test_the_way_to_learn_large_pictures_is_told_once(compose, caplog, size, window, patch_size, told):
+    settings = compose("train-students", "data=demo", "scales=[33,65]", f"students.window_px={window}")
     with caplog.at_level(logging.INFO):
-        train_students._suggest_a_window(students, size)
+        train_students._suggest_a_window(settings, patch_size, size)
     assert (told in caplog.text) if told else not caplog.text
-    assert "about one 8th of the time" in caplog.text or not told
 
 
 def test_without_the_packaged_photographs_the_disagreement_on_normal_pictures_is_known(

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from us_anomaly.models.compute import Compute
 from us_anomaly.models.dense import (
     dense_descriptors,
     dense_descriptors_of_padded,
     descriptors_by_phase,
+    descriptors_by_tile,
     listed_descriptors,
     weave,
 )
@@ -19,6 +21,7 @@ LARGER_THAN_ANY_PATCH = (70, 83)
 SIZES = (SMALLER_THAN_ANY_PATCH, ODD_AND_NOT_SQUARE, LARGER_THAN_ANY_PATCH)
 STRIDES = (1, 2, 3, 4, 8)
 NUM_COMPARED = 24
+CPU = Compute(torch.device("cpu"), torch.float32)
 
 
 def network_of(patch_size, dtype=torch.float32):
@@ -117,6 +120,25 @@ def test_listed_descriptors_are_those_of_every_position_in_one_order_for_all_net
     assert len(places.unique()) == len(maps)
     torch.testing.assert_close(listed, maps[places], atol=1e-5, rtol=0)
     torch.testing.assert_close(others, other_maps[places], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("offset", [None, (0, 0), (3, 2)])
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+def test_tiles_have_the_descriptors_of_the_whole_picture_each_position_once(monkeypatch, patch_size, stride, offset):
+    monkeypatch.setattr("us_anomaly.models.dense.MAX_TILE_PIXELS", 20 * 20)
+    network, images = network_of(patch_size), picture_of(*ODD_AND_NOT_SQUARE, batch=2)
+    other = PatchNetwork(patch_size, descriptor_dim=3, width=0.2)
+    with torch.inference_mode():
+        tiles = list(descriptors_by_tile([network, other], images, stride=stride, offset=offset, compute=CPU))
+        whole, others = (listed_descriptors(one, images, stride=stride, offset=offset) for one in (network, other))
+    assert len(tiles) > 2
+    assert max(len(rows) for rows, _ in tiles) <= 2 * 20 * 20
+    tiled, tiled_others = (torch.cat(parts) for parts in zip(*tiles, strict=True))
+    places = torch.cdist(tiled.double(), whole.double()).argmin(dim=1)
+    assert len(places.unique()) == len(whole) == len(tiled)
+    torch.testing.assert_close(tiled, whole[places], atol=1e-5, rtol=0)
+    torch.testing.assert_close(tiled_others, others[places], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("stride", [1, 4])

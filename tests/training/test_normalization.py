@@ -75,6 +75,16 @@ def test_grid_statistics_of_patches_at_half_the_resolution_need_64_pictures_for_
     torch.testing.assert_close(grid.std, dense.std, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("positions", StudentPositions)
+def test_statistics_of_large_pictures_are_taken_tile_by_tile_and_are_the_same(teacher, monkeypatch, positions):
+    whole = teacher_statistics(teacher, pictures(3, side=50), positions=positions, compute=CPU, whitening_floor=0.1)
+    monkeypatch.setattr("us_anomaly.models.dense.MAX_TILE_PIXELS", 20 * 20)
+    tiled = teacher_statistics(teacher, pictures(3, side=50), positions=positions, compute=CPU, whitening_floor=0.1)
+    torch.testing.assert_close(tiled.mean, whole.mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tiled.std, whole.std, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tiled.whitening.abs(), whole.whitening.abs(), rtol=1e-3, atol=1e-4)
+
+
 def test_pictures_smaller_than_the_grid_have_statistics(teacher):
     images = list(torch.randn(16, 3, 2, 3))
     statistics = teacher_statistics(teacher, images, positions=StudentPositions.grid, compute=CPU)

@@ -333,6 +333,18 @@ def test_a_stopped_training_with_validation_goes_on_to_the_same_weights(tmp_path
     assert curves[0] == curves[1]
 
 
+def test_large_pictures_are_measured_tile_by_tile_with_the_same_result(tmp_path, monkeypatch):
+    ensemble, teacher, _ = trained(SETTINGS, tmp_path, steps=2)
+
+    def measured():
+        error = mean_regression_error(ensemble, teacher, IDENTITY, HELD_BACK, compute=CPU)
+        return error, mean_uncertainty(ensemble, HELD_BACK, compute=CPU)
+
+    whole = measured()
+    monkeypatch.setattr("us_anomaly.models.dense.MAX_TILE_PIXELS", 20 * 20)
+    assert measured() == pytest.approx(whole, rel=1e-5)
+
+
 def test_disagreement_is_the_mean_uncertainty_per_dimension():
     ensemble = StudentEnsemble(3, patch_size=17, descriptor_dim=6, width=0.1, seed=0)
     values = []

@@ -11,12 +11,14 @@ positions and, after the first poolings, about as little of the time.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from us_anomaly.models.compute import Compute
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.models.windows import reflect_pad
+from us_anomaly.models.windows import MAX_TILE_PIXELS, reflect_pad, reflect_window, tiles
 
 
 def dense_descriptors(
@@ -58,11 +60,57 @@ def listed_descriptors(
         ends: Where its rows and columns end; by default with the picture.
     """
     padded, grid = _padded(network, images, stride=stride, offset=offset, ends=ends)
-    phases = descriptors_by_phase(network, padded, **grid, stride=stride)
-    wanted = len(images) * math.prod(len(range(*span, stride)) for span in grid.values())
+    return _listed(network, padded, **grid, stride=stride)
+
+
+def descriptors_by_tile(
+    networks: Sequence[PatchNetwork],
+    images: Tensor,
+    *,
+    stride: int,
+    offset: tuple[int, int] | None = None,
+    compute: Compute,
+) -> Iterator[list[Tensor]]:
+    """Yield `listed_descriptors` of networks of one patch size, tile by tile, so that memory does not grow with pictures.
+
+    Args:
+        networks: Any patch networks of one patch size.
+        images: (B, C, H, W), normalised pictures of any size.
+        stride: Distance of the grid in pixels.
+        offset: First row and column of the grid; by default `stride // 2`, or the last one of a smaller picture.
+        compute: Number format.
+
+    Yields:
+        Rows (N, D) of each network, in one order for all of them. A picture of up to `MAX_TILE_PIXELS` is one tile.
+    """
+    (top, left), (bottom, right) = _first(images, stride=stride, offset=offset), images.shape[-2:]
+    margin = networks[0].patch_size // 2
+    for rows, cols in tiles(
+        bottom - top, right - left, max_positions=MAX_TILE_PIXELS, margin=2 * margin, multiple=stride
+    ):
+        spans = {"rows": (top + rows[0], top + rows[1]), "cols": (left + cols[0], left + cols[1])}
+        padded = reflect_window(images, margin, **spans).contiguous(memory_format=torch.channels_last)
+        local = {"rows": (0, rows[1] - rows[0]), "cols": (0, cols[1] - cols[0])}
+        with compute.autocast():
+            listed = [_listed(network, padded, **local, stride=stride) for network in networks]
+        yield listed
+
+
+def _listed(
+    network: PatchNetwork, padded: Tensor, *, rows: tuple[int, int], cols: tuple[int, int], stride: int
+) -> Tensor:
+    """Return the descriptors of `descriptors_by_phase`, without those beyond the end, as rows (N, D)."""
+    phases = descriptors_by_phase(network, padded, rows=rows, cols=cols, stride=stride)
+    wanted = len(padded) * len(range(*rows, stride)) * len(range(*cols, stride))
     if phases.shape[0] * math.prod(phases.shape[2:]) > wanted:  # there are positions beyond the end
-        phases = _woven(phases, num_images=len(images), **grid, stride=stride)
+        phases = _woven(phases, num_images=len(padded), rows=rows, cols=cols, stride=stride)
     return phases.permute(0, 2, 3, 1).reshape(wanted, -1).contiguous()
+
+
+def _first(images: Tensor, *, stride: int, offset: tuple[int, int] | None) -> tuple[int, int]:
+    """Return first row and column of a grid."""
+    height, width = images.shape[-2:]
+    return offset if offset is not None else (min(stride // 2, height - 1), min(stride // 2, width - 1))
 
 
 def _padded(
@@ -74,9 +122,8 @@ def _padded(
     ends: tuple[int, int] | None = None,
 ) -> tuple[Tensor, dict[str, tuple[int, int]]]:
     """Return pictures with the margin of the network, and first row and column of the grid with their ends."""
-    height, width = images.shape[-2:]
-    top, left = offset if offset is not None else (min(stride // 2, height - 1), min(stride // 2, width - 1))
-    bottom, right = ends if ends is not None else (height, width)
+    top, left = _first(images, stride=stride, offset=offset)
+    bottom, right = ends if ends is not None else images.shape[-2:]
     return reflect_pad(images, network.patch_size // 2), {"rows": (top, bottom), "cols": (left, right)}
 
 

@@ -52,6 +52,8 @@ def _reflected(length: int, margin: int, span: tuple[int, int], device: torch.de
 
 Span = tuple[int, int]
 """First row or column and the end of them."""
+MAX_TILE_PIXELS = 256 * 256
+"""Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
 
 
 def tiles(height: int, width: int, *, max_positions: int, margin: int, multiple: int) -> Iterator[tuple[Span, Span]]:

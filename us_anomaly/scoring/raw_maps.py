@@ -17,11 +17,12 @@ from us_anomaly.models.compute import COMPARED_AT_ONCE, Compute
 from us_anomaly.models.dense import descriptors_by_phase, weave
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.models.windows import reflect_window, tiles
+from us_anomaly.models.windows import MAX_TILE_PIXELS, reflect_window, tiles
 from us_anomaly.training.normalization import TeacherStatistics
 
-MAX_TILE_PIXELS = 256 * 256
-"""Pixels of a tile that is computed at once: bounds the memory for pictures of any size."""
+MAX_RECORDED_TILE_PIXELS = 1024 * 1024
+"""Instead of `MAX_TILE_PIXELS` in a graph that is recorded, which holds every tile: to record many takes far longer than to
+compute them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,8 @@ def raw_maps(
     whole_maps = [torch.empty(*map(len, grid.axes)) for _ in range(2)]
     computed = [values[inner_rows, inner_cols] for values in whole_maps]
     sides = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1
-    for part_rows, part_cols in tiles(*sides, max_positions=MAX_TILE_PIXELS, margin=2 * margin, multiple=stride):
+    most = MAX_RECORDED_TILE_PIXELS if torch.onnx.is_in_onnx_export() else MAX_TILE_PIXELS
+    for part_rows, part_cols in tiles(*sides, max_positions=most, margin=2 * margin, multiple=stride):
         spans = [(part[0] + axis[0], part[1] + axis[0]) for part, axis in ((part_rows, rows), (part_cols, cols))]
         window = reflect_window(image[None], margin, rows=spans[0], cols=spans[1])
         window = compute.to_device(finish(window[0])[None], dtype=compute.dtype)
@@ -192,7 +194,7 @@ def _maps_of_window(
     answers = [descriptors_by_phase(network, window, rows=rows, cols=cols, stride=stride) for network in networks]
     phases, dims, height, width = answers[0].shape
     flat = [answer.permute(0, 2, 3, 1).reshape(-1, dims) for answer in answers]  # (F F height width, D)
-    is_one_pass = window.device.type != "cpu" or torch.compiler.is_compiling()
+    is_one_pass = window.device.type != "cpu" or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
     at_once = len(flat[0]) if is_one_pass else max(1, COMPARED_AT_ONCE // dims)
     parts: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(flat[0]), at_once):

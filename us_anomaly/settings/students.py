@@ -9,7 +9,7 @@ from us_anomaly.settings.teacher import OptimizerName, Schedule, StudentPosition
 MAX_EXTRA_LAYERS = 8
 """Limit of `students.extra_layers`."""
 MIN_WINDOW_PX = 32
-"""Limit of `students.window_px`: the margin of a smaller one costs more than the window."""
+"""Limit of `students.window_px`: a smaller window is hardly more than its margin."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,7 +23,7 @@ class StudentSettings:
     extra_layers: int
     """1x1 convolutions that students have before the descriptor and the teacher has not."""
     epochs: int
-    """One epoch shows every training picture once."""
+    """One epoch shows every training picture, or a window of it, once."""
     steps: int | None
     """Number of optimiser steps; overrides `students.epochs`."""
     batch_size: int
@@ -40,10 +40,11 @@ class StudentSettings:
     """`grid` trains on a random phase of the stride-4 grid (8 and 16 for patches of 66 and 132; same expected gradient,
     a sixth of the cost); `dense` trains on every position."""
     window_px: int | None
-    """Side of the square window of its pictures that a step looks at, another one each time, so that neither time nor memory of a
-    step grows with `image_size`; null looks at whole pictures. A position counts with all that lies around it either way."""
+    """Side, in pixels of the network's input, of the square window that a step looks at, drawn anew for each, so that time and
+    memory of a step hardly grow with `image_size`; null looks at whole pictures. A position counts with all that lies
+    around it either way. What a window leaves out other steps see, so large pictures may need more of them."""
     hard_fraction: float
-    """Only this fraction of the output elements, those with the largest error, trains; 1 trains all."""
+    """Only this fraction of the output elements of a step, those with the largest error, trains; 1 trains all."""
     penalty_images: str | None
     """Pictures on which students must answer the mean descriptor, so that they do not imitate the teacher outside the
     domain: `generic`, `photographs`, `procedural`, a folder, or null for none."""

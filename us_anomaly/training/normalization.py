@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import listed_descriptors
+from us_anomaly.models.dense import descriptors_by_tile
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.settings import StudentPositions
 from us_anomaly.training.course import OnStep
@@ -146,14 +146,11 @@ def teacher_statistics(
     moments = RunningMoments(with_covariance=whitening_floor is not None)
     for number, image in enumerate(images):
         batch = compute.to_device(image[None])
-        with compute.autocast():
-            if positions is StudentPositions.dense:
-                descriptors = listed_descriptors(teacher, batch)
-            else:
-                stride = teacher.grid_stride_px
-                offset = _phase(number, batch, stride=stride)
-                descriptors = listed_descriptors(teacher, batch, stride=stride, offset=offset)
-        moments.update(descriptors)
+        is_dense = positions is StudentPositions.dense
+        stride = 1 if is_dense else teacher.grid_stride_px
+        offset = (0, 0) if is_dense else _phase(number, batch, stride=stride)
+        for (descriptors,) in descriptors_by_tile([teacher], batch, stride=stride, offset=offset, compute=compute):
+            moments.update(descriptors)
         on_step(number + 1, {})
     std = moments.std
     constant = std <= std.median() * MIN_STD_FRACTION

@@ -32,8 +32,8 @@ def draw_positions(
     """Return the positions of a step.
 
     With `students.window_px` they lie in one of the windows of that side that cover the picture, as few and as evenly as can be:
-    each is equally likely. A window comes with what lies around it, so a position has there the descriptor that it has in the
-    whole picture. Every phase of the grid is equally likely, too.
+    each is equally likely, so positions that two windows share are seen more often. A window comes with what lies around it, so a
+    position has there the descriptor that it has in the whole picture. Every phase of the grid is equally likely, too.
 
     Args:
         network: Whose patches they are.

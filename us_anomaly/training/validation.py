@@ -3,14 +3,14 @@
 Shapes: D descriptor dimensions, N positions of the training grid.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from us_anomaly.models.compute import Compute
-from us_anomaly.models.dense import listed_descriptors
+from us_anomaly.models.dense import descriptors_by_tile
 from us_anomaly.models.ensemble import StudentEnsemble
 from us_anomaly.models.patch_network import PatchNetwork
 from us_anomaly.training.normalization import TeacherStatistics
@@ -89,12 +89,12 @@ def mean_regression_error(
     """
     total, count = 0.0, 0
     for image in images:
-        batch = compute.to_device(image[None])
-        with compute.autocast():
-            target = statistics.normalize(listed_descriptors(teacher, batch, stride=teacher.grid_stride_px))
-        mean = torch.stack(_answers(ensemble, batch, compute=compute)).mean(dim=0)  # (N, D)
-        total += float((mean - target).double().square().sum())
-        count += target.numel()
+        networks = [teacher, *ensemble.networks]
+        for described, *answers in _by_tile(networks, image, compute=compute):
+            target = statistics.normalize(described)
+            mean = torch.stack([answer.float() for answer in answers]).mean(dim=0)  # (N, D)
+            total += float((mean - target).double().square().sum())
+            count += target.numel()
     return total / count
 
 
@@ -109,16 +109,14 @@ def mean_uncertainty(ensemble: StudentEnsemble, images: Iterable[Tensor], *, com
     """
     total, count = 0.0, 0
     for image in images:
-        answers = torch.stack(_answers(ensemble, compute.to_device(image[None]), compute=compute)).double()
-        variance = answers.var(dim=0, correction=0)  # (N, D)
-        total += float(variance.sum())
-        count += variance.numel()
+        for answers in _by_tile(ensemble.networks, image, compute=compute):
+            variance = torch.stack(answers).double().var(dim=0, correction=0)  # (N, D)
+            total += float(variance.sum())
+            count += variance.numel()
     return total / count
 
 
-def _answers(ensemble: StudentEnsemble, batch: Tensor, *, compute: Compute) -> list[Tensor]:
-    """Return the answers of all students, float32 (N, D) each."""
-    with compute.autocast():
-        return [
-            listed_descriptors(student, batch, stride=student.grid_stride_px).float() for student in ensemble.networks
-        ]
+def _by_tile(networks: Sequence[PatchNetwork], image: Tensor, *, compute: Compute) -> Iterator[list[Tensor]]:
+    """Yield the descriptors (N, D) of all networks at the positions of the training grid."""
+    batch = compute.to_device(image[None])
+    return descriptors_by_tile(networks, batch, stride=networks[0].grid_stride_px, compute=compute)
