@@ -19,6 +19,7 @@ def write_run(
     metrics: dict[str, float] | None = None,
     pictures: str | None = None,
     contents: str | None = None,
+    scored: str | None = None,
     teacher: str = "teacher",
     settings: dict[str, Any] | None = None,
     image_size: int | list[int] = 64,
@@ -32,6 +33,7 @@ def write_run(
         metrics: Its figures.
         pictures: Hash of the list of pictures; by default each category has its own.
         contents: Hash of what they hold; by default it is not known.
+        scored: Hash of what those hold that are scored; by default it is not known.
         teacher: Hash of the finished teacher.
         settings: What differs from the settings below.
         image_size: Side of the network's input, or its height and width.
@@ -63,7 +65,11 @@ def write_run(
             {"scales": [33], "scoring.image_score": "max", "augmentation.evaluation": [resize]},
             {"split.jsonl": "", "p33/students.pt": ""},
         ),
-        run_dir.predictions: ("infer", {"inference.save_maps": True}, {"split.jsonl": "", "calibration.json": ""}),
+        run_dir.predictions: (
+            "infer",
+            {"inference.save_maps": True},
+            {"split.jsonl": "", "calibration.json": "", **({"scored pictures": scored} if scored else {})},
+        ),
         run_dir.evaluation_json: (
             "evaluate",
             {"evaluation.resolution": "original", "evaluation.bootstrap_samples": 10, "seed": 0},

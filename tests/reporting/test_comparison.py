@@ -16,6 +16,7 @@ from us_anomaly.reporting.comparison import compare
 from us_anomaly.reporting.comparison_cells import comparison_notes
 from us_anomaly.reporting.comparison_formats import comparison_csv, comparison_json, comparison_markdown
 from us_anomaly.reporting.comparison_origin import Origin
+from us_anomaly.reporting.comparison_rows import reference_of
 from us_anomaly.reporting.comparison_tables import comparison_tables
 from us_anomaly.reporting.run_collection import collect_runs
 from us_anomaly.scoring.data_problems import DataProblems
@@ -221,32 +222,42 @@ def test_other_test_images_cannot_be_paired(tmp_path, runs):
     assert row.differences["image_auroc"].interval is None
 
 
+def seen_by(folder, **hashes):
+    """Return a run whose notes tell these hashes of what it saw."""
+    unknown = {"pictures": "list", "contents": None, "scored": None, "test_masks": None}
+    ((run,), _) = collect_runs([folder], off={})
+    return dataclasses.replace(run, origin=Origin(settings={}, files={}, **(unknown | hashes)))
+
+
 @pytest.mark.parametrize(
-    ("contents", "pictures", "is_paired"),
+    ("ours", "base", "is_paired"),
     [
-        (("one", "one"), ("list", "list"), True),
-        ((None, "one"), ("list", "list"), True),
-        (("one", "other"), ("list", "list"), False),
-        (("one", "other"), ("list", "with more to train"), True),
+        ({"contents": "one"}, {"contents": "one"}, True),
+        ({"contents": None}, {"contents": "one"}, True),
+        ({"contents": "one"}, {"contents": "other"}, False),
+        ({"contents": "one", "scored": "same"}, {"contents": "other", "scored": "same"}, True),
+        ({"contents": "one", "scored": "same", "test_masks": "m"}, {"contents": "other", "scored": "same"}, False),
+        ({"contents": "one", "scored": "new"}, {"contents": "other", "scored": "old"}, False),
+        ({"contents": "one", "scored": "new"}, {"contents": "other", "scored": "old", "pictures": "more"}, True),
     ],
 )
-def test_test_images_that_were_replaced_cannot_be_paired_which_is_noted(tmp_path, runs, contents, pictures, is_paired):
-    """Pictures of other names that were added, to train for example, leave those that were evaluated as they are."""
-    better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
-    (ours,), (base,) = (
-        [
-            dataclasses.replace(
-                run, origin=Origin(settings={}, pictures=pictures[number], contents=contents[number], files={})
-            )
-            for run in collect_runs([folder], off={})[0]
-        ]
-        for number, folder in enumerate((better, runs[0]))
-    )
-    comparison = compare([ours], [], baseline=[base])
+def test_test_images_that_were_replaced_cannot_be_paired_which_is_noted(tmp_path, runs, ours, base, is_paired):
+    """Training pictures that were replaced, and pictures that were added, leave test images as they are, or may."""
+    better = seen_by(evaluated_run(tmp_path / "better", category="cable", shift=0.5), **ours)
+    comparison = compare([better], [], baseline=[seen_by(runs[0], **base)])
     (row,) = comparison.rows
     assert (row.differences["image_auroc"].interval is not None) == is_paired
     note = f"{row.name}: the baseline saw other pictures or masks of the same names, so the difference says little."
     assert comparison.notes == ([] if is_paired else [note])
+
+
+def test_a_baseline_that_saw_the_same_files_comes_before_others(tmp_path, runs):
+    run = seen_by(runs[0], contents="new", scored="new")
+    old, new = (
+        seen_by(evaluated_run(tmp_path / name, category="cable"), contents=name, scored=name) for name in ("old", "new")
+    )
+    assert reference_of(run, [old, new]) is new
+    assert reference_of(run, [new, old]) is new
 
 
 def test_the_baseline_itself_has_no_difference(runs):

@@ -224,7 +224,8 @@ def test_data_sets_of_one_name_with_other_pictures_are_not_put_together(tmp_path
     ]
     comparison = compared(runs)
     assert comparison.notes == [
-        "folder: the runs saw different pictures, labels or masks, so they count as 2 data sets."
+        "folder: the runs saw different pictures, labels or masks, so they count as 2 data sets "
+        "(folder (screws); folder (nails))."
     ]
     assert comparison.best == {"image_auroc": []}
     assert comparison.seed_means == []
@@ -238,7 +239,10 @@ def test_data_sets_of_the_same_names_with_other_contents_are_not_put_together(tm
         for seed, (contents, auroc) in enumerate([("before", 0.7), ("before", 0.72), ("after", 0.9)])
     ]
     comparison = compared(runs)
-    assert comparison.notes == ["tile: the runs saw different pictures, labels or masks, so they count as 2 data sets."]
+    assert comparison.notes == [
+        "tile: the runs saw different pictures, labels or masks, so they count as 2 data sets "
+        "(tile: seed=0, tile: seed=1; tile: seed=2)."
+    ]
     assert [mean.figures for mean in comparison.seed_means] == [{"image_auroc": pytest.approx(0.71)}]
     assert comparison.best == {"image_auroc": ["tile: seed=1"]}
 
@@ -256,3 +260,27 @@ def test_runs_repeat_each_other_where_no_content_speaks_against_it(tmp_path, con
     first = write_run(tmp_path / "a", contents=contents[0], metrics={"image_auroc": 0.9})
     second = write_run(tmp_path / "b", contents=contents[1], metrics={"image_auroc": 0.8}, settings={"data.root": root})
     assert (compared([first, second]).rows[1].repeats is not None) == repeats
+
+
+@pytest.mark.parametrize(
+    ("contents", "roots", "repeats"),
+    [
+        ((None, "one", "other"), "aaa", (None, None, None)),
+        ((None, "one", "one"), "aab", (None, "a", "a")),
+        (("one", "one", None), "aba", (None, "a", "a")),
+    ],
+)
+def test_a_run_that_does_not_know_what_its_pictures_held_goes_with_those_that_agree(tmp_path, contents, roots, repeats):
+    names = ("a", "b", "c")
+    runs = [
+        write_run(
+            tmp_path / name,
+            contents=held,
+            scored=held,
+            settings={"data.root": root},
+            metrics={"image_auroc": 0.9 - number / 10},
+        )
+        for number, (name, held, root) in enumerate(zip(names, contents, roots, strict=True))
+    ]
+    found = [row.repeats and row.repeats.rpartition("/")[2] for row in compared(runs).rows]
+    assert tuple(found) == repeats

@@ -1,6 +1,6 @@
 """Many evaluations side by side: figures, means, the best, and what each run gains over a baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from us_anomaly.reporting.comparison_means import Mean, Measured, best_rows, data_set_means, seed_means
@@ -125,11 +125,18 @@ def _baseline_notes(
 
 
 def _other_pictures(measured: Sequence[Measured]) -> list[str]:
-    return [
-        f"{subject}: the runs saw different pictures, labels or masks, so they count as {len(data_sets)} data sets."
-        for subject in dict.fromkeys(one.subject for one in measured)
-        if len(data_sets := {one.data_set for one in measured if one.subject == subject}) > 1
-    ]
+    notes = []
+    for subject in dict.fromkeys(one.subject for one in measured):
+        names: dict[Hashable, list[str]] = {}
+        for one in measured:
+            if one.subject == subject:
+                names.setdefault(one.data_set, []).append(one.row.name)
+        if len(names) > 1:
+            apart = "; ".join(", ".join(some) for some in names.values())
+            notes.append(
+                f"{subject}: the runs saw different pictures, labels or masks, so they count as {len(names)} data sets ({apart})."
+            )
+    return notes
 
 
 def _unknown_settings(measured: Sequence[Measured]) -> list[str]:

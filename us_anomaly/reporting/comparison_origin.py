@@ -13,7 +13,14 @@ from us_anomaly.errors import ArtifactError, UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.layout import is_inside
-from us_anomaly.run_dir.provenance import CONTENTS, LIST_OF_PICTURES, OF_THE_DATA_SET, content_hash
+from us_anomaly.run_dir.provenance import (
+    CONTENTS,
+    LIST_OF_PICTURES,
+    OF_THE_DATA_SET,
+    SCORED_PICTURES,
+    TEST_MASKS,
+    content_hash,
+)
 from us_anomaly.settings import NAMED_FILES
 
 _FROM_OUTSIDE = (*OF_THE_DATA_SET, *NAMED_FILES)
@@ -41,7 +48,11 @@ class Origin:
     pictures: str | None
     """Hash of the list of pictures with their labels."""
     contents: str | None
-    """Hash of what pictures and masks hold; None in notes of version 0.2.0, which do not tell."""
+    """Hash of what all pictures and masks of the split hold; None in notes of version 0.2.0, which do not tell."""
+    scored: str | None
+    """Hash of what those pictures hold that were scored, of validation and test; None alike."""
+    test_masks: str | None
+    """Hash of what the masks of the test pictures hold; None where there are none, and alike."""
     files: dict[str, str]
     """Hash of each other file from outside, by setting and artifact: `teacher.checkpoint (p33/teacher.pt)`."""
 
@@ -65,6 +76,8 @@ def read_origin(run_dir: RunDir, *, off: Mapping[str, Any]) -> Origin | None:
             settings=_with_image_size(_settings(notes, off)),
             pictures=outside.get((LIST_OF_PICTURES, "split.jsonl")),
             contents=outside.get((CONTENTS, "split.jsonl")),
+            scored=outside.get((SCORED_PICTURES, "predictions.jsonl")),
+            test_masks=outside.get((TEST_MASKS, "evaluation.json")),
             files={
                 f"{name} ({artifact})": str(digest)
                 for (name, artifact), digest in outside.items()

@@ -40,11 +40,12 @@ class Row:
 def reference_of(run: EvaluatedRun, baseline: Sequence[EvaluatedRun]) -> EvaluatedRun | None:
     """Return the run of the baseline that `run` is measured against: itself if it is there, else the one most alike.
 
-    So each seed is measured against the same seed where the baseline has it.
+    One that saw the same test files comes before one that did not. So each seed is measured against the same seed where the
+    baseline has it.
     """
     candidates = [other for other in baseline if len(baseline) == 1 or other.subject == run.subject]
     same = [other for other in candidates if other.folder.resolve() == run.folder.resolve()]
-    return min(same or candidates, key=lambda other: _num_unlike(run, other), default=None)
+    return min(same or candidates, key=lambda other: (were_replaced(run, other), _num_unlike(run, other)), default=None)
 
 
 def _num_unlike(run: EvaluatedRun, other: EvaluatedRun) -> int:
@@ -56,10 +57,13 @@ def _num_unlike(run: EvaluatedRun, other: EvaluatedRun) -> int:
 
 
 def were_replaced(run: EvaluatedRun, other: EvaluatedRun) -> bool:
-    """Tell whether files of one list of pictures are known to have held something else for each of two runs."""
-    if run.origin is None or other.origin is None or run.origin.pictures != other.origin.pictures:
+    """Tell whether the test files of two runs are known to have other contents under the same names."""
+    ours, theirs = run.origin, other.origin
+    if ours is None or theirs is None or ours.pictures != theirs.pictures:
         return False
-    contents = {run.origin.contents, other.origin.contents}
+    if ours.scored is not None and (ours.scored, ours.test_masks) == (theirs.scored, theirs.test_masks):
+        return False
+    contents = {ours.contents, theirs.contents}
     return None not in contents and len(contents) > 1
 
 

@@ -134,10 +134,11 @@ def _short_folders(runs: Sequence[EvaluatedRun]) -> list[str]:
 
 
 def data_sets(runs: Sequence[EvaluatedRun]) -> list[tuple[str | None, ...]]:
-    """Return what each run was evaluated on: equal where figures can be compared.
+    """Return what each run learned from and was evaluated on: equal where figures can be compared.
 
     Data sets of one name and category are told apart by their pictures, for *folder* is the name of everybody's own, and those
-    of one list of pictures by what the files hold.
+    of one list of pictures by what the files hold. A run that does not know what they held goes with those that do, if these
+    agree.
     """
     by_list = [(*run.subject, run.origin.pictures if run.origin else None) for run in runs]
     by_content = [
@@ -157,13 +158,14 @@ def _num_known(keys: Iterable[tuple[str | None, ...]]) -> Counter[tuple[str | No
 
 def repeated(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun | None]:
     """Return, for each run, the first of those before it that was made from the same pictures in the same way, if any."""
-    firsts: list[EvaluatedRun] = []
     found: list[EvaluatedRun | None] = []
-    for run in runs:
-        same = next((first for first in firsts if _is_same(run, first)), None)
-        found.append(same)
-        if same is None:
-            firsts.append(run)
+    seen = data_sets(runs)
+    for number, run in enumerate(runs):
+        same = next(
+            (earlier for earlier in range(number) if seen[earlier] == seen[number] and _is_same(run, runs[earlier])),
+            None,
+        )
+        found.append(None if same is None else found[same] or runs[same])
     return found
 
 
@@ -176,7 +178,8 @@ def _is_same(run: EvaluatedRun, other: EvaluatedRun) -> bool:
     elsewhere = {
         key: other.origin.settings.get(key) for key in ("data.root", *NAMED_FILES) if key in run.origin.settings
     }
-    moved = replace(run.origin, settings=run.origin.settings | elsewhere, contents=other.origin.contents)
+    held = {name: getattr(other.origin, name) for name in ("contents", "scored", "test_masks")}  # compared by the first
+    moved = replace(run.origin, settings=run.origin.settings | elsewhere, **held)
     if None in contents:
         is_same_data = len(roots) == 1 or run.evaluation["metrics"] == other.evaluation["metrics"]
     else:
