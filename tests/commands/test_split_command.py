@@ -169,6 +169,34 @@ def test_defects_without_a_mask_where_others_have_one_are_told_in_one_line(
     ]
 
 
+@pytest.mark.parametrize(
+    ("shape", "image_size", "told"),
+    [
+        ((8, 32), "256", ["4 times as wide as they are high", "[256,256]", "factor of 4:", "image_size=[128,512] "]),
+        ((40, 30), "[192,256]", ["0.75 times", "[192,256] (height, width)", "factor of 1.8", "image_size=[256,192] "]),
+        ((8, 32), "[128,512]", None),
+        ((30, 40), "256", None),
+    ],
+)
+def test_an_image_size_that_squeezes_most_pictures_is_told_with_one_that_does_not(
+    root: Path, caplog: pytest.LogCaptureFixture, shape: tuple[int, int], image_size: str, told: list[str] | None
+) -> None:
+    generator = np.random.default_rng(1)
+    for path in list((root / "images").glob("*/*.png"))[:20]:
+        Image.fromarray(generator.integers(0, 256, size=(*shape, 3), dtype=np.uint8)).save(path)
+    run(root, f"image_size={image_size}")
+    assert len(caplog.messages) == (told is not None)
+    assert all(text in caplog.text for text in told or [])
+
+
+def test_pictures_that_are_not_resized_are_not_squeezed(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for path in (root / "images").glob("*/*.png"):
+        Image.fromarray(np.random.default_rng(len(path.name)).integers(0, 256, size=(8, 90), dtype=np.uint8)).save(path)
+    list_of_one = "{name: ToDtype, params: {dtype: float32, scale: true}}"
+    run(root, f"augmentation.evaluation=[{list_of_one}]")
+    assert "squeezes" not in caplog.text
+
+
 def test_no_masks_at_all_or_one_for_every_defect_are_not_remarked_upon(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

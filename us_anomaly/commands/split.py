@@ -1,6 +1,7 @@
 """`usad split`: check every picture of the data set and divide it into train, val and test."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,10 @@ from us_anomaly.settings import Settings
 log = logging.getLogger(__name__)
 MAX_NAMED = 5
 PICTURES_AT_ONCE = 64
+MAX_SQUEEZING = 1.5
+"""Factor by which `image_size` may change the proportions of most pictures without a word; 4:3 to a square is 1.33."""
+SIDE_UNIT_PX = 32
+"""Sides that are proposed are multiples of this."""
 
 
 def run(settings: Settings) -> None:
@@ -66,6 +71,7 @@ def divide(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
     _warn_about_contradictions(duplicates)
     _warn_about_crossing(duplicates)
     _warn_about_missing_masks(divided)
+    _warn_about_squeezing(inspections, settings)
     _write_bad_images(RunDir(settings.run_dir), bad)
     return divided
 
@@ -145,6 +151,30 @@ def _warn_about_missing_masks(samples: Sequence[Sample]) -> None:
             len(anomalous),
             some(without, limit=MAX_NAMED),
         )
+
+
+def _warn_about_squeezing(inspections: Sequence[Inspection], settings: Settings) -> None:
+    """Warn where `image_size` changes the proportions of most pictures, and name one that keeps them at about the same cost."""
+    height, width = settings.input_size()
+    resized_to = [entry.params.get("size") for entry in settings.augmentation.evaluation if entry.name == "Resize"]
+    proportions = sorted(found.size[1] / found.size[0] for found in inspections if found.size is not None)
+    if resized_to != [[height, width]] or not proportions:
+        return
+    usual = proportions[len(proportions) // 2]
+    squeezing = usual * height / width
+    if max(squeezing, 1 / squeezing) < MAX_SQUEEZING:
+        return
+    kept_height = math.sqrt(height * width / usual)
+    sides = [max(1, round(side / SIDE_UNIT_PX)) * SIDE_UNIT_PX for side in (kept_height, kept_height * usual)]
+    log.warning(
+        "most pictures are %.2g times as wide as they are high, and image_size=[%d,%d] (height, width) squeezes them by a factor "
+        "of %.2g: image_size=[%d,%d] nearly keeps their shape at the same cost",
+        usual,
+        height,
+        width,
+        max(squeezing, 1 / squeezing),
+        *sides,
+    )
 
 
 def _table(samples: Sequence[Sample]) -> Table:

@@ -41,6 +41,8 @@ class Inspection:
     """Hash of size and upright RGB pixels: equal for the same picture in files of any lossless format."""
     remarks: tuple[str, ...]
     """What kinds of odd masks its mask belongs to."""
+    size: tuple[int, int] | None = None
+    """Height and width of the upright picture; None where it cannot be read."""
     white_level: float | None = None
     """Which value is white in a picture with one channel of more than 8 bits."""
 
@@ -116,7 +118,14 @@ def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
             remarks = _mask_remarks(root / sample.mask_path, sample, pixels.shape[:2], max_pixels)
         except BadImageError as error:
             return Inspection(sample=sample, reason=f"its mask {error}", content_hash=digest.hexdigest(), remarks=())
-    return Inspection(sample=sample, reason=None, content_hash=digest.hexdigest(), remarks=remarks, white_level=white)
+    return Inspection(
+        sample=sample,
+        reason=None,
+        content_hash=digest.hexdigest(),
+        remarks=remarks,
+        size=(pixels.shape[0], pixels.shape[1]),
+        white_level=white,
+    )
 
 
 def _mask_remarks(path: Path, sample: Sample, size: tuple[int, ...], max_pixels: int) -> tuple[str, ...]:
