@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from us_anomaly.models.patch_network import PatchNetwork
-from us_anomaly.models.windows import Span
 from us_anomaly.settings import StudentPositions, StudentSettings
 
 
@@ -41,21 +40,23 @@ def draw_positions(
         settings: How the students learn.
         generator: Decides everything.
     """
-    windows = [_window(length, settings.window_px, network.patch_size // 2, generator) for length in size]
-    (rows, _), (cols, _) = windows
     stride = network.grid_stride_px if settings.positions is StudentPositions.grid else 1
-    row, col = (
-        start + (int(torch.randint(min(stride, end - start), (), generator=generator)) if stride > 1 else 0)
-        for _, (start, end) in windows
+    (rows, row, bottom), (cols, col, right) = (
+        _axis(length, settings.window_px, margin=network.patch_size // 2, stride=stride, generator=generator)
+        for length in size
     )
-    return StepPositions(rows, cols, stride, offset=(row, col), ends=(windows[0][1][1], windows[1][1][1]))
+    return StepPositions(rows, cols, stride, offset=(row, col), ends=(bottom, right))
 
 
-def _window(length: int, window_px: int | None, margin: int, generator: torch.Generator) -> tuple[slice, Span]:
-    """Return the part of an axis that holds the patches of a window, and the window in pixels of that part."""
-    if window_px is None or length <= window_px:
-        return slice(0, length), (0, length)
-    last = math.ceil(length / window_px) - 1
-    start = round(int(torch.randint(last + 1, (), generator=generator)) * (length - window_px) / last)
-    first = max(0, start - margin)
-    return slice(first, min(length, start + window_px + margin)), (start - first, start - first + window_px)
+def _axis(
+    length: int, window_px: int | None, *, margin: int, stride: int, generator: torch.Generator
+) -> tuple[slice, int, int]:
+    """Return the part of an axis that holds the patches of a window, and there the first position and the end of them."""
+    start, end = 0, length
+    if window_px is not None and length > window_px:
+        last = math.ceil(length / window_px) - 1
+        start = round(int(torch.randint(last + 1, (), generator=generator)) * (length - window_px) / last)
+        end = start + window_px
+    phase = int(torch.randint(min(stride, end - start), (), generator=generator)) if stride > 1 else 0
+    part = slice(max(0, start - margin), min(length, end + margin))
+    return part, start - part.start + phase, end - part.start
