@@ -189,6 +189,16 @@ def test_an_image_size_that_squeezes_most_pictures_is_told_with_one_that_does_no
     assert all(text in caplog.text for text in told or [])
 
 
+def test_the_rate_counts_pictures_also_where_all_are_looked_at_in_one_go(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run(root, "runtime.progress=true")
+    (line,) = [message for message in caplog.messages if message.startswith("checking pictures: 27 of 27")]
+    rate = float(line.rpartition(" ")[2].removesuffix("/s"))
+    assert rate > 27 / 5  # it takes no five seconds
+
+
 def test_pictures_that_are_not_resized_are_not_squeezed(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     for path in (root / "images").glob("*/*.png"):
         Image.fromarray(np.random.default_rng(len(path.name)).integers(0, 256, size=(8, 90), dtype=np.uint8)).save(path)

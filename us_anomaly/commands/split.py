@@ -80,6 +80,7 @@ def _inspections(settings: Settings, samples: Sequence[Sample]) -> list[Inspecti
     """Look at every picture, some at a time, so that progress can be told."""
     inspections: list[Inspection] = []
     with progress("checking pictures", len(samples), enabled=settings.runtime.progress) as on_step:
+        on_step(0, {})  # or the first pictures would count as one
         for start in range(0, len(samples), PICTURES_AT_ONCE):
             inspections += inspect_images(
                 Path(settings.data.root),
