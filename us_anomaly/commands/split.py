@@ -162,8 +162,8 @@ def _warn_about_squeezing(inspections: Sequence[Inspection], settings: Settings)
     if resized_to != [[height, width]] or not proportions:
         return
     usual = proportions[len(proportions) // 2]
-    squeezing = usual * height / width
-    if max(squeezing, 1 / squeezing) < MAX_SQUEEZING:
+    squeezing = max(usual * height / width, width / (usual * height))
+    if squeezing < MAX_SQUEEZING:
         return
     kept_height = math.sqrt(height * width / usual)
     sides = [max(1, round(side / SIDE_UNIT_PX)) * SIDE_UNIT_PX for side in (kept_height, kept_height * usual)]
@@ -173,7 +173,7 @@ def _warn_about_squeezing(inspections: Sequence[Inspection], settings: Settings)
         usual,
         height,
         width,
-        max(squeezing, 1 / squeezing),
+        squeezing,
         *sides,
     )
 

@@ -88,8 +88,8 @@ def mean_regression_error(
         compute: Device and number format.
     """
     total, count = 0.0, 0
+    networks = [teacher, *ensemble.networks]
     for image in images:
-        networks = [teacher, *ensemble.networks]
         for described, *answers in _by_tile(networks, image, compute=compute):
             target = statistics.normalize(described)
             mean = torch.stack([answer.float() for answer in answers]).mean(dim=0)  # (N, D)
