@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,12 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.calibration_file import load_calibration
 
 onnx = pytest.importorskip("onnx")
+
+
+def documented_programs():
+    """Return the Python programs of the page on deployment: a station, and one without torch."""
+    page = (Path(__file__).parents[2] / "docs/deployment.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +80,7 @@ def test_the_report_tells_how_far_both_agree(exported):
 
 
 def test_the_program_that_the_documentation_shows_runs(exported, parts, tmp_path, monkeypatch, capsys):
-    page = (Path(__file__).parents[2] / "docs/deployment.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    _, program = documented_programs()
     (tmp_path / "R").symlink_to(exported)
     shutil.copy(next((parts / "images/cut").iterdir()), tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
@@ -84,6 +90,26 @@ def test_the_program_that_the_documentation_shows_runs(exported, parts, tmp_path
     assert (verdict, word) == ("ANOMALOUS" if expected.is_anomalous else "normal", "threshold")
     assert float(score) == pytest.approx(expected.anomaly_score, rel=0.02)
     assert float(threshold) == load_calibration(exported / "calibration.json").image_threshold
+
+
+def test_the_station_that_the_documentation_shows_sorts_pictures(exported, parts, tmp_path, monkeypatch, capsys):
+    station, _ = documented_programs()
+    (tmp_path / "R").symlink_to(exported)
+    (tmp_path / "inbox").mkdir()
+    arrived = {kind: next((parts / f"images/{kind}").iterdir()) for kind in ("good", "cut")}
+    for kind, picture in arrived.items():
+        shutil.copy(picture, tmp_path / f"inbox/{kind}.png")
+    (tmp_path / "inbox/torn.png").write_bytes(b"half a picture")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda _: Path("stop").touch())
+    exec(compile(station, "docs/deployment.md", "exec"), {})
+    detector = us_anomaly.load(exported)
+    verdicts = {kind: detector.predict(picture)[0].is_anomalous for kind, picture in arrived.items()}
+    for kind, is_anomalous in verdicts.items():
+        assert (tmp_path / ("anomalous" if is_anomalous else "normal") / f"{kind}.png").exists()
+    assert (tmp_path / "unreadable/torn.png").exists()
+    assert not list((tmp_path / "inbox").iterdir())
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["cut.png", "good.png", "torn.png"]
 
 
 def test_nothing_is_done_again_until_the_detector_changes(compose, tiny, exported, tmp_path, caplog):

@@ -92,7 +92,7 @@ class CalibrationSettings:
     """Rule for the image threshold: `f1` (best on validation; falls back to `quantile` where validation has no anomaly),
     `max_false_positive_rate`, `min_recall`, `quantile` (of the validation normals), or an explicit number."""
     max_false_positive_rate: float
-    """The rule of this name lets at most this share of the validation normals through as anomalous."""
+    """The rule of this name calls at most this share of the validation normals anomalous."""
     min_recall: float
     """The rule of this name finds at least this share of the validation anomalies."""
     quantile: float
