@@ -100,6 +100,38 @@ def test_a_mask_name_that_two_pictures_share_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_pictures_that_differ_in_their_suffix_alone_have_the_mask_of_their_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/2.png", "images/a/1.png", "images/a/1.jpg", "masks/a/1.png", "masks/a/1.jpg")
+    found = masks_of(tmp_path)
+    assert (found["images/a/1.png"], found["images/a/1.jpg"]) == ("masks/a/1.png", "masks/a/1.jpg")
+
+
+def test_a_mask_that_two_pictures_of_one_folder_share_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/2.png", "images/a/1.png", "images/a/1.jpg", "masks/a/1.png")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        "the mask masks/a/1.png has the name of two pictures, a/1.jpg and a/1.png: rename one of them, and its mask"
+    )
+
+
+def test_masks_that_differ_in_their_suffix_alone_are_refused_for_a_picture_of_a_third(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/2.png", "images/a/1.bmp", "masks/a/1_mask.jpg", "masks/a/1_mask.png")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"the masks masks/a/1_mask.jpg, masks/a/1_mask.png have the name of the picture a/1.bmp: leave one of them in "
+        f"{tmp_path}/masks"
+    )
+
+
+def test_run_directories_beside_the_kinds_of_pictures_are_no_kind(tmp_path: Path) -> None:
+    touch(tmp_path, "good/1.png", "bad/2.png", "out/split.jsonl", "out/heatmaps/bad/2.png")
+    touch(tmp_path, "runs/folder/split.jsonl", "runs/folder/heatmaps/bad/2.png", "runs/sweep/seed-1/.hydra/x.png")
+    (tmp_path / "runs/sweep/seed-1/maps").mkdir()
+    assert [sample.filename for sample in read(tmp_path, images=".")] == ["bad/2.png", "good/1.png"]
+
+
 def test_two_masks_of_one_name_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "images/good/0.png", "images/a/1.png", "masks/x/1.png", "masks/y/1.png")
     with pytest.raises(DataError, match=r"the masks masks/x/1\.png, masks/y/1\.png and the pictures images/a/1\.png"):

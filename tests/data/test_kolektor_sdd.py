@@ -38,6 +38,15 @@ def test_labels_that_mark_anything_make_a_picture_anomalous(tmp_path: Path) -> N
     ]
 
 
+def test_run_directories_beside_the_parts_are_left_out(tmp_path: Path) -> None:
+    draw(tmp_path, "kos01/Part0")
+    for run_dir in ("out", "runs/kolektor_sdd"):
+        (tmp_path / run_dir / "heatmaps").mkdir(parents=True)
+        (tmp_path / run_dir / "split.jsonl").touch()
+        (tmp_path / run_dir / "heatmaps/Part0.png").touch()
+    assert [sample.filename for sample in read_kolektor_sdd(tmp_path, max_pixels=100)] == ["kos01/Part0.jpg"]
+
+
 def test_missing_and_unreadable_labels_are_told_at_once(tmp_path: Path) -> None:
     draw(tmp_path, "kos01/Part0")
     for name in ("kos01/Part1", "kos02/Part0"):

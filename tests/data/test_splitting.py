@@ -212,6 +212,17 @@ def test_three_groups_give_one_to_each_split_and_the_smallest_that_can_be_spared
     assert counts(split_samples(groups_of(*sizes), settings=settings_of(), seed=0))[:3] == expected
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [((10, 10, 10), (10, 10, 10)), ((10, 10, 10, 10), (20, 10, 10)), ((20, 20, 20, 20, 20), (60, 20, 20))],
+)
+def test_anomalous_pictures_do_not_keep_a_split_from_getting_a_normal_group(
+    sizes: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    divided = split_samples([*groups_of(*sizes), *anomalies("cut", 6)], settings=settings_of(), seed=0)
+    assert counts(divided) == (*expected, 0, 3, 3)
+
+
 def test_groups_are_placed_before_single_pictures() -> None:
     samples = [*groups_of(7, 7), *normals(86)]
     assert counts(split_samples(samples, settings=settings_of(), seed=0))[:3] == (70, 15, 15)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from us_anomaly.data.listing import (
     contents,
+    holds_results,
     is_image,
     look_through,
     refuse_hidden_defect,
@@ -13,7 +14,6 @@ from us_anomaly.data.listing import (
     relative,
     some,
     subfolders,
-    without_suffix,
 )
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.other_files import warn_about_others
@@ -40,7 +40,7 @@ def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outsi
     if normal not in kinds:
         raise DataError(_nothing_usable(root, images=images, masks=masks, normal=normal))
     refuse_hidden_defect(image_folder, kinds, normal)
-    listings = {kind: look_through(image_folder / kind) for kind in kinds}
+    listings = {kind: look_through(image_folder / kind, without_results=True) for kind in kinds}
     pictures = {kind: listing.pictures for kind, listing in listings.items()}
     warn_about_others([path for listing in listings.values() for path in listing.others], root=root)
     if not any(pictures.values()):
@@ -65,9 +65,7 @@ def _find_masks(
 ) -> dict[Path, str | None]:
     """Return the mask of each picture: first all that have its path, so that none of them is matched again by its name."""
     index = MaskIndex(root, masks)
-    found = {
-        path: index.find(without_suffix(path.relative_to(images))) for paths in pictures.values() for path in paths
-    }
+    found = {path: index.find(path.relative_to(images)) for paths in pictures.values() for path in paths}
     anomalous = [path for kind, paths in pictures.items() if kind != normal for path in paths]
     owners = defaultdict(list)
     for path in anomalous:
@@ -93,8 +91,8 @@ def _check_names(*, images: str, masks: str, normal: str) -> None:
 
 
 def _kinds(folder: Path, masks: Path) -> list[str]:
-    """Return the folders of pictures in `folder`, where masks may lie beside them."""
-    return [name for name in subfolders(folder) if folder / name != masks]
+    """Return the folders of pictures in `folder`, where masks and run directories may lie beside them."""
+    return [name for name in subfolders(folder) if folder / name != masks and not holds_results(folder / name)]
 
 
 def _nothing_usable(root: Path, *, images: str, masks: str, normal: str) -> str:

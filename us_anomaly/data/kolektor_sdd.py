@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from us_anomaly.data.images import read_mask
-from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders, without_suffix
+from us_anomaly.data.listing import (
+    contents,
+    holds_results,
+    look_through,
+    refuse_outside,
+    relative,
+    some,
+    subfolders,
+    without_suffix,
+)
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.data.table import ANOMALOUS_TYPE
 from us_anomaly.errors import BadImageError, DataError
@@ -24,7 +33,10 @@ def read_kolektor_sdd(root: Path, *, max_pixels: int, allow_outside_root: bool =
     pairs: list[tuple[str, str]] = []
     unlabelled = []
     for part in subfolders(root):
-        files = {without_suffix(path.relative_to(root)): path for path in list_images(root / part)}
+        if holds_results(root / part):
+            continue
+        listing = look_through(root / part, without_results=True)
+        files = {without_suffix(path.relative_to(root)): path for path in listing.pictures}
         for key, path in files.items():
             filename = relative(root, path)
             if key.endswith(_LABEL):

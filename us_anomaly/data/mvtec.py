@@ -12,7 +12,6 @@ from us_anomaly.data.listing import (
     relative,
     some,
     subfolders,
-    without_suffix,
 )
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.other_files import warn_about_others
@@ -61,13 +60,12 @@ def read_mvtec(
             listing = look_through(folder / name / kind)
             others += listing.others
             for path in listing.pictures:
-                key = without_suffix(path.relative_to(folder / name))
                 samples.append(
                     Sample(
                         filename=relative(root, path),
                         is_anomalous=kind != normal,
                         defect_type=NORMAL_TYPE if kind == normal else kind,
-                        mask_path=index.find(key) if split == "test" or kind != normal else None,
+                        mask_path=index.find(path.relative_to(folder / name)) if split == "test" or kind != normal else None,
                         split=split,
                     )
                 )

@@ -214,11 +214,13 @@ def _assign(
 
 
 def _fill_empty(chosen: dict[Split, list[_Part]]) -> None:
-    """Give an empty split the smallest normal group of the split with most parts; single pictures stay."""
+    """Give a split without normal pictures the smallest normal group of the split with most of them; single pictures stay."""
     for given in chosen.values():
-        donor = max(chosen.values(), key=len)
-        groups = [part for part in donor if len(part.members) > 1 and not part.is_anomalous]
-        if not given and len(donor) > 1 and groups:
+        donor = max(chosen.values(), key=lambda parts: sum(not part.is_anomalous for part in parts))
+        normal = [part for part in donor if not part.is_anomalous]
+        groups = [part for part in normal if len(part.members) > 1]
+        has_normal = any(not sample.is_anomalous for part in given for sample in part.members)
+        if not has_normal and len(normal) > 1 and groups:
             smallest = min(groups, key=lambda part: (len(part.members), part.order))
             donor.remove(smallest)
             given.append(smallest)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from us_anomaly.data.categories import category_folder
-from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders, without_suffix
+from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.data.table import ANOMALOUS_TYPE, Fault, Row, read_rows, refuse_faults
@@ -86,13 +86,12 @@ def _from_folders(root: Path, folder: Path) -> list[Sample]:
     samples = []
     for kind, is_anomalous in (("Normal", False), ("Anomaly", True)):
         for path in list_images(images / kind):
-            key = without_suffix(path.relative_to(images))
             samples.append(
                 Sample(
                     filename=relative(root, path),
                     is_anomalous=is_anomalous,
                     defect_type=ANOMALOUS_TYPE if is_anomalous else NORMAL_TYPE,
-                    mask_path=index.find(key),
+                    mask_path=index.find(path.relative_to(images)),
                 )
             )
     index.warn_about_unused()
