@@ -212,10 +212,9 @@ def told_of(trained_copy, capsys):
             }
             for number, score in enumerate(scores)
         ]
-        regions = [(record["filename"], (8, 8), []) for record in records]
         calibration = load_calibration(trained_copy / "calibration.json")
         calibration = dataclasses.replace(calibration, image_threshold=5.0)
-        _explain(Scored(records=records, regions=regions), calibration, RunDir("target"))
+        _explain(Scored(records=records, strongest=[[] for _ in records]), calibration, RunDir("target"))
         lines = capsys.readouterr().out.splitlines()
         return [line for line in lines if ".png: " in line], [line for line in lines if ".png: " not in line]
 

@@ -208,3 +208,16 @@ def test_a_file_that_cannot_be_read_has_a_content_of_its_own(tmp_path):
     contents = PictureContents(RunDir(tmp_path), tmp_path, is_there=True)
     assert len({contents.digest([name]) for name in ("a", "gone")}) == 2
     assert not RunDir(tmp_path).contents.exists()  # nothing was ever divided there
+
+
+def test_a_table_of_saturated_defects_evaluates_again_and_only_that(moved):
+    root, run_dir, settings = moved
+    entry = {"defect_name": "cut", "pixel_value": 255, "saturation_threshold": 5, "relative_saturation": False}
+    for content in ([entry], [{**entry, "saturation_threshold": 9}]):
+        (root / "defects_config.json").write_text(json.dumps(content))
+        before = times(run_dir)
+        run_all(settings())
+        assert remade(run_dir, before) == ["evaluation.json"]
+        before = times(run_dir)
+        run_all(settings())
+        assert remade(run_dir, before) == []

@@ -297,6 +297,14 @@ def test_a_patch_list_that_ends_with_another_size_is_refused() -> None:
         build_transforms([entry("RandomCrop", size="patch_size_sqrt2"), TO_FLOAT], key="k", patch_size=33)
 
 
+@pytest.mark.parametrize("size", [600, [700, 520]])
+def test_a_crop_larger_than_the_picture_that_lists_are_tried_on_is_taken(size: int | list[int]) -> None:
+    entries = [entry("RandomCrop", size=size), entry("RandomRotation", degrees=5, fill=9), TO_FLOAT]
+    pipeline = build_transforms(entries, key="k", patch_size=None)
+    height, width = (size, size) if isinstance(size, int) else size
+    assert pipeline(np.zeros((800, 900, 3), dtype=np.uint8)).shape == (3, height, width)
+
+
 def test_a_crop_larger_than_the_resized_picture_is_refused_when_built() -> None:
     with pytest.raises(SettingsError, match=r"`augmentation.teacher` fails on a picture of .*[cC]rop size"):
         build_transforms(default_list("teacher", image_size=40), key="augmentation.teacher", patch_size=33)

@@ -91,11 +91,11 @@ def test_wanting_photographs_and_giving_none_is_refused() -> None:
 
 
 def test_a_folder_gives_crops_of_its_photographs(tmp_path: Path) -> None:
-    source = FolderPictures(save_photographs(tmp_path, count=3), side_px=36)
+    source = FolderPictures(save_photographs(tmp_path, count=3), side_px=36, max_pixels=10**9)
     first = drawn(source, 30, seed=0)
     assert first.shape == (30, 36, 36, 3)
     assert first.dtype == np.uint8
-    again = drawn(FolderPictures(save_photographs(tmp_path, count=3), side_px=36), 30, seed=0)
+    again = drawn(FolderPictures(save_photographs(tmp_path, count=3), side_px=36, max_pixels=10**9), 30, seed=0)
     assert (first == again).all()
 
 
@@ -106,7 +106,7 @@ def test_a_folder_reads_each_photograph_once_while_memory_is_granted(
     read = generic.read_image
     monkeypatch.setattr(generic, "read_image", lambda path, **options: (reads.append(path), read(path, **options))[1])
     paths = save_photographs(tmp_path, count=3)
-    drawn(FolderPictures(paths, side_px=36), 40, seed=0)
+    drawn(FolderPictures(paths, side_px=36, max_pixels=10**9), 40, seed=0)
     assert sorted(reads) == paths
 
 
@@ -115,16 +115,16 @@ def test_a_folder_forgets_photographs_beyond_the_granted_memory(
 ) -> None:
     monkeypatch.setattr(generic, "KEPT_PIXELS", 2 * 90 * 120)
     paths = save_photographs(tmp_path, count=4)
-    source = FolderPictures(paths, side_px=36)
+    source = FolderPictures(paths, side_px=36, max_pixels=10**9)
     small = drawn(source, 40, seed=0)
     assert len(source._kept) == 2
     assert source._kept_pixels == 2 * 90 * 120
     monkeypatch.undo()
-    assert (drawn(FolderPictures(paths, side_px=36), 40, seed=0) == small).all()
+    assert (drawn(FolderPictures(paths, side_px=36, max_pixels=10**9), 40, seed=0) == small).all()
 
 
 def test_huge_photographs_are_kept_reduced(tmp_path: Path) -> None:
-    source = FolderPictures(save_photographs(tmp_path, count=1, height=1600, width=2000), side_px=36)
+    source = FolderPictures(save_photographs(tmp_path, count=1, height=1600, width=2000), side_px=36, max_pixels=10**9)
     source.draw(rng_of(0))
     assert source._kept[0].size == (1000, 800)
 
@@ -132,12 +132,12 @@ def test_huge_photographs_are_kept_reduced(tmp_path: Path) -> None:
 def test_a_broken_photograph_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"nothing")
     with pytest.raises(BadImageError, match=r"broken\.jpg"):
-        FolderPictures([tmp_path / "broken.jpg"], side_px=36).draw(rng_of(0))
+        FolderPictures([tmp_path / "broken.jpg"], side_px=36, max_pixels=10**9).draw(rng_of(0))
 
 
 def test_an_empty_folder_is_refused() -> None:
     with pytest.raises(DataError, match=r"of `teacher\.images` holds no picture"):
-        FolderPictures([], side_px=36)
+        FolderPictures([], side_px=36, max_pixels=10**9)
 
 
 def test_mixed_sources_are_drawn_by_weight() -> None:

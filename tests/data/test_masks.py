@@ -154,6 +154,17 @@ def test_a_folder_of_masks_is_their_union_and_every_value_counts(tmp_path: Path)
     assert load_mask(folder, max_pixels=LIMIT).is_binary
 
 
+def test_in_a_folder_of_masks_the_noise_of_a_jpeg_does_not_count(tmp_path: Path) -> None:
+    folder = tmp_path / "000"
+    folder.mkdir()
+    wanted = np.zeros((64, 64), dtype=bool)
+    wanted[20:30, 12:23] = True
+    Image.fromarray(wanted * np.uint8(255)).save(folder / "000.jpg", quality=60)
+    with Image.open(folder / "000.jpg") as stored:
+        assert (np.asarray(stored) > 0).sum() > 1.5 * wanted.sum()
+    assert (read_mask(folder, max_pixels=LIMIT) == wanted).all()
+
+
 def test_an_empty_folder_of_masks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match="a folder of masks without any picture in it"):
         read_mask(tmp_path, max_pixels=LIMIT)

@@ -20,5 +20,16 @@ def test_a_lower_limit_of_the_container_wins(tmp_path: Path, limit: str, used: s
     assert available_memory_bytes(meminfo=tmp_path / "meminfo", cgroup=tmp_path) == expected
 
 
+@pytest.mark.parametrize(("old_files", "expected"), [("2500", 6500), ("3000", 7000), ("9000", 7000), ("many", 4000)])
+def test_files_that_are_kept_in_memory_until_it_is_needed_do_not_count(
+    tmp_path: Path, old_files: str, expected: int
+) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 12 kB\n")
+    (tmp_path / "memory.max").write_text("7000\n")
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text(f"anon 400\ninactive_file {old_files}\nactive_file 10\n")
+    assert available_memory_bytes(meminfo=tmp_path / "meminfo", cgroup=tmp_path) == expected
+
+
 def test_machines_without_that_table_report_something_positive(tmp_path: Path) -> None:
     assert available_memory_bytes(meminfo=tmp_path / "missing", cgroup=tmp_path) > 0

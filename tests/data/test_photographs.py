@@ -63,7 +63,7 @@ def test_a_package_with_some_pictures_goes_on_with_a_warning(
     assert "holds 1 of 17 photographs" in caplog.text
 
 
-@pytest.mark.parametrize("size", [(200, 300), (640, 90), (40, 40)])
+@pytest.mark.parametrize("size", [(200, 300), (640, 90), (40, 40), (48, 70)])
 def test_no_crop_has_a_pixel_from_outside_of_the_photograph(size: tuple[int, int]) -> None:
     photograph = ramp(*size)
     for seed in range(60):
@@ -72,6 +72,12 @@ def test_no_crop_has_a_pixel_from_outside_of_the_photograph(size: tuple[int, int
         assert crop.dtype == np.uint8
         assert crop[..., 2].min() >= 250
         assert crop.min() >= 36
+
+
+@pytest.mark.parametrize("side", range(24, 77))
+def test_a_photograph_smaller_than_the_smallest_crop_is_taken_whole(side: int) -> None:
+    """Its side, taken as exp(log(side)), can come out larger than it is."""
+    assert multi_scale_crop(ramp(side, 2 * side), rng_of(0), side_px=256).shape == (256, 256, 3)
 
 
 def test_crops_reach_from_the_smallest_side_to_the_whole_photograph() -> None:

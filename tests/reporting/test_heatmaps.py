@@ -40,6 +40,12 @@ def test_other_pictures_have_no_colour_numbers(tmp_path, mode):
     assert read_color_steps(tmp_path / "other.png") is None
 
 
+def test_a_heatmap_is_read_whatever_its_size(tmp_path, monkeypatch):
+    write_heatmap(tmp_path / "map.png", RAMP, color_range=(0, 2))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RAMP.size // 3)  # Pillow raises above twice its limit
+    np.testing.assert_array_equal(read_color_steps(tmp_path / "map.png"), color_steps(RAMP, color_range=(0, 2)))
+
+
 def test_an_overlay_mixes_by_the_opacity_of_each_pixel():
     image = np.full((1, 3, 3), 100, dtype=np.uint8)
     heatmap = np.array([[[200, 0, 0, 0], [200, 0, 0, 255], [200, 0, 0, 51]]], dtype=np.uint8)

@@ -53,10 +53,16 @@ def test_anomalies_are_scored_on_the_scale_of_the_normal_pictures(normalization)
         ([1.0, 2.0, 3.0], 2.5, 0.5 / math.log(9)),
         ([1.0, 2.0, 3.0], 2.0, float(np.std([1, 2, 3])) / math.log(9)),  # the threshold is the median
         ([1.0, 2.0, 3.0], 1.0, float(np.std([1, 2, 3])) / math.log(9)),
-        ([2.0, 2.0], 2.0, 1e-12),
+        ([1.0, 2.0, 3.0], np.nextafter(2.0, 3.0), float(np.std([1, 2, 3])) / math.log(9)),
+        ([2.0, 2.0], 2.0, 2 / math.log(9)),
+        ([2.0], np.nextafter(2.0, 3.0), 2 / math.log(9)),
+        ([-2.0], np.nextafter(-2.0, 3.0), 2 / math.log(9)),
+        ([0.0, 0.0], 0.0, 1e-12),
     ],
 )
-def test_the_unit_of_normalised_scores_is_the_distance_of_the_median_or_else_the_deviation(scores, threshold, expected):
+def test_the_unit_of_normalised_scores_is_the_distance_of_the_median_or_else_the_deviation_or_the_threshold(
+    scores, threshold, expected
+):
     assert _score_scale(np.array(scores), threshold) == pytest.approx(expected, rel=1e-12, abs=0)
 
 

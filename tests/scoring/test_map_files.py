@@ -20,6 +20,15 @@ def test_a_map_comes_back_bit_for_bit(tmp_path):
     assert map_size(path) == (37, 53)
 
 
+@pytest.mark.parametrize("pillows_limit", [500, 1500])  # Pillow raises above twice its limit and warns below
+def test_a_map_is_read_whatever_its_size(tmp_path, monkeypatch, pillows_limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
+    write_map(tmp_path / "000.tiff", VALUES)
+    assert np.array_equal(read_map(tmp_path / "000.tiff"), VALUES)
+    assert map_size(tmp_path / "000.tiff") == (37, 53)
+    assert pillows_limit == Image.MAX_IMAGE_PIXELS
+
+
 def test_the_reader_of_the_official_evaluation_sees_the_same_map(tmp_path):
     path = tmp_path / "000.tiff"
     write_map(path, VALUES)

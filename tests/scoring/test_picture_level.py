@@ -166,6 +166,16 @@ def test_a_picture_may_be_left_out():
     assert single.level(without=0) == single.level()
 
 
+@pytest.mark.parametrize(("num", "has_slope"), [(5, False), (6, True)])
+def test_a_picture_that_is_left_out_is_evened_out_like_a_new_one_or_both_are_not(num, has_slope):
+    gatherer = LevelGatherer()
+    for level in LEVELS[:num]:
+        gatherer.add(texture(0, level=level))
+    known = [gatherer.level(), *(gatherer.level(without=number) for number in range(num))]
+    assert [level.slope > 0.9 for level in known] == [has_slope] * (num + 1)
+    assert has_slope or not any(level.slope for level in known)
+
+
 def test_of_a_large_map_evenly_drawn_values_stand_for_all(monkeypatch):
     whole = gathered([texture(0)])
     monkeypatch.setattr(picture_level, "MAX_SAMPLED_VALUES", 100)
@@ -316,6 +326,7 @@ PER_PICTURE = "scoring.per_picture=true"
 def restless(compose, tiny, trained_copy, monkeypatch):
     """A calibrated run; of its two validation normals nothing could be learnt, so here two are enough to give a slope."""
     monkeypatch.setattr(picture_level, "_sure_slope", lambda levels, highs: 0.5)
+    monkeypatch.setattr(picture_level, "MIN_PICTURES", 2)
     monkeypatch.setattr(calibrate_command, "MIN_PICTURES", 2)
     calibrate_command.run(compose("calibrate", *tiny(trained_copy, PER_PICTURE)))
     return trained_copy
@@ -354,5 +365,5 @@ def test_only_the_calibration_rests_on_it_and_its_summary_tells_the_slope(compos
 
 def test_too_few_normal_pictures_are_told(compose, tiny, trained_copy, caplog):
     calibrate_command.run(compose("calibrate", *tiny(trained_copy, PER_PICTURE)))
-    assert "scoring.per_picture=true leaves maps as they are: it takes 5 normal pictures" in caplog.text
+    assert "scoring.per_picture=true leaves maps as they are: it takes 6 normal pictures" in caplog.text
     assert "and there are 2" in caplog.text

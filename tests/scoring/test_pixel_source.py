@@ -9,7 +9,7 @@ from us_anomaly.errors import BadImageError, DataError
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.map_files import write_map
 from us_anomaly.scoring.pixel_source import PixelSource
-from us_anomaly.scoring.saturation import find_saturation_table
+from us_anomaly.scoring.saturation import read_saturation_table
 from us_anomaly.scoring.scored_images import ScoredImage
 
 
@@ -189,7 +189,7 @@ def test_a_folder_of_masks_is_united_without_saturation_and_kept_apart_with_it(s
     entry = {"defect_name": "x", "saturation_threshold": 0.1, "relative_saturation": True}
     config = [{**entry, "pixel_value": value} for value in (254, 255)]
     (tmp_path / "defects_config.json").write_text(json.dumps(config))
-    (apart,) = source_of(("a", True, "a"), saturation=find_saturation_table([tmp_path]))
+    (apart,) = source_of(("a", True, "a"), saturation=read_saturation_table(tmp_path / "defects_config.json"))
     assert np.array_equal(apart.truth.mask, union)
     assert [defect.pixels.sum() for defect in apart.truth.defects] == [40, 40]
     assert [defect.saturation_area_px for defect in apart.truth.defects] == [4, 4]
@@ -213,7 +213,7 @@ def test_saturation_areas_shrink_and_grow_with_the_masks_and_defects_that_vanish
         ("a", True, "a"),
         shape=shape,
         network_size=network_size,
-        saturation=find_saturation_table([tmp_path]),
+        saturation=read_saturation_table(tmp_path / "defects_config.json"),
     )
     (item,) = source
     defect = item.truth.defects[0]
@@ -229,7 +229,7 @@ def test_an_image_whose_only_annotated_defect_vanishes_is_left_out_and_counted(s
     save(tmp_path / "data" / "a" / "0.png", dot)
     entry = {"defect_name": "x", "pixel_value": 255, "saturation_threshold": 1, "relative_saturation": False}
     (tmp_path / "defects_config.json").write_text(json.dumps([entry]))
-    table = find_saturation_table([tmp_path])
+    table = read_saturation_table(tmp_path / "defects_config.json")
     source = source_of(("a", True, "a"), shape=(40, 64), network_size=(10, 10), saturation=table)
     assert list(source) == []
     assert occurred(source) == {"defects_lost_by_resizing": 1}

@@ -1,3 +1,4 @@
+import io
 import json
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from us_anomaly.scoring.regions import Region, strongest_regions, to_coco
+from us_anomaly.scoring.regions import CocoWriter, Region, strongest_regions
 
 
 def flood(mask, start):
@@ -115,12 +116,28 @@ def test_the_threshold_itself_belongs_to_a_region():
     assert strongest_regions(np.float32([[0.5]]), np.nextafter(0.5, 1)) == []
 
 
+def written(images):
+    """What a COCO file of some images says to a reader of JSON."""
+    file = io.StringIO()
+    writer = CocoWriter(file, description="drawn")
+    for image in images:
+        writer.add(*image)
+    writer.finish()
+    return json.loads(file.getvalue())
+
+
+def test_a_coco_file_without_regions_or_images_is_whole():
+    assert (
+        written([])["annotations"] == written([])["images"] == written([('ä"b.png', (1, 2), [])])["annotations"] == []
+    )
+    assert written([('ä"b.png', (1, 2), [])])["images"] == [{"id": 1, "file_name": 'ä"b.png', "height": 1, "width": 2}]
+
+
 def test_coco_regions_point_to_their_image_and_survive_json():
     values = np.zeros((10, 30), dtype=np.float32)
     values[2:5, 3:9] = 4
     regions = strongest_regions(values, 1)
-    coco = to_coco([("a.png", (10, 30), []), ("b.png", (10, 30), regions)], description="drawn")
-    assert json.loads(json.dumps(coco, allow_nan=False)) == coco
+    coco = written([("a.png", (10, 30), []), ("b.png", (10, 30), regions)])
     assert coco["images"][1] == {"id": 2, "file_name": "b.png", "height": 10, "width": 30}
     (annotation,) = coco["annotations"]
     assert (annotation["image_id"], annotation["bbox"], annotation["area"]) == (2, [3, 2, 6, 3], 18)
@@ -142,7 +159,7 @@ def test_coco_regions_hold_what_the_format_asks_for_and_the_rest_beside_it():
         mean_score=3.0,
         area_px=4,
     )
-    coco = to_coco([("a.png", (10, 30), [region, region])], description="drawn")
+    coco = written([("a.png", (10, 30), [region, region])])
     assert coco["info"] == {"description": "drawn"}
     assert coco["categories"] == [{"id": 1, "name": "anomaly", "supercategory": "defect"}]
     assert [annotation.pop("id") for annotation in coco["annotations"]] == [1, 2]

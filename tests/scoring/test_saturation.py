@@ -8,7 +8,7 @@ from us_anomaly.errors import BadImageError, DataError
 from us_anomaly.scoring.exact_pixels import ExactPixels
 from us_anomaly.scoring.pixel_curve import pixel_figures
 from us_anomaly.scoring.region_overlap import Defect, PixelTruth
-from us_anomaly.scoring.saturation import DefectKind, find_saturation_table
+from us_anomaly.scoring.saturation import DefectKind, read_saturation_table, saturation_file
 
 CONFIG = [
     {"defect_name": "missing", "pixel_value": 255, "saturation_threshold": 10, "relative_saturation": False},
@@ -20,7 +20,7 @@ CONFIG = [
 @pytest.fixture
 def table(tmp_path):
     (tmp_path / "defects_config.json").write_text(json.dumps(CONFIG))
-    return find_saturation_table([tmp_path / "elsewhere", tmp_path])
+    return read_saturation_table(saturation_file(tmp_path.parent, tmp_path.name))
 
 
 def square(value, *, rows=slice(0, 6), columns=slice(0, 6), side=20):
@@ -113,7 +113,7 @@ def test_at_least_one_pixel_must_be_found(threshold, is_relative):
 
 
 def test_no_configuration_means_no_saturation(tmp_path):
-    assert find_saturation_table([tmp_path]) is None
+    assert saturation_file(tmp_path, None) is None
 
 
 @pytest.mark.parametrize("text", ["{}}", '[{"defect_name": "x"}]', '["x"]', "3"])
@@ -123,7 +123,7 @@ def test_a_malformed_configuration_is_named_with_its_right_form(tmp_path, text):
         DataError,
         match=r"defects_config.json must be a list of objects with defect_name, pixel_value, saturation_threshold and relative",
     ):
-        find_saturation_table([tmp_path])
+        read_saturation_table(saturation_file(tmp_path, None))
 
 
 def test_an_unknown_value_is_named_with_those_known(table, tmp_path):

@@ -6,7 +6,7 @@ from PIL import Image
 from us_anomaly.data import generic
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.image_cache import ImageCache
-from us_anomaly.errors import DataError, SettingsError
+from us_anomaly.errors import BadImageError, DataError, SettingsError
 from us_anomaly.settings import TransformSettings
 from us_anomaly.training.pictures import (
     TrainingPictures,
@@ -164,7 +164,7 @@ def test_crops_are_flipped_and_turned_by_right_angles_and_upside_down_at_most_wh
 def test_all_sources_give_pictures_of_the_height_and_width_that_are_wanted(tmp_path, size_px):
     Image.new("RGB", (48, 48), (90, 90, 90)).save(tmp_path / "plain.png")
     weights = {"train": 0.4, "procedural": 0.3, str(tmp_path): 0.3}
-    source = picture_source(weights, size_px=size_px, cache=numbered_cache(tmp_path))
+    source = picture_source(weights, size_px=size_px, cache=numbered_cache(tmp_path), max_pixels=10**9)
     assert {source.draw(np.random.default_rng(seed)).shape for seed in range(30)} == {(*size_px, 3)}
 
 
@@ -182,7 +182,7 @@ def test_a_mix_draws_from_its_sources_by_weight(tmp_path):
     folder.mkdir()
     Image.new("RGB", (48, 48), (90, 90, 90)).save(folder / "plain.png")
     weights = {"train": 0.25, str(folder): 0.75}
-    source = picture_source(weights, size_px=(24, 24), cache=numbered_cache(tmp_path))
+    source = picture_source(weights, size_px=(24, 24), cache=numbered_cache(tmp_path), max_pixels=10**9)
     plain = np.mean([source.draw(np.random.default_rng(seed))[..., 0].mean() > 20 for seed in range(200)])
     assert 0.6 < plain < 0.9
 
@@ -195,14 +195,14 @@ def test_the_parts_of_the_built_in_source_can_be_named_alone(monkeypatch, name, 
     monkeypatch.setattr(generic.ProceduralPictures, "draw", lambda self, rng: black)
     for function in ("mix", "recolour", "add_blemishes"):
         monkeypatch.setattr(generic, function, lambda picture, *_: picture)
-    source = picture_source({name: 1.0}, size_px=(32, 32), cache=None)
+    source = picture_source({name: 1.0}, size_px=(32, 32), cache=None, max_pixels=10**9)
     bright = np.mean([source.draw(np.random.default_rng(seed)).mean() > 100 for seed in range(300)])
     assert abs(bright - share) < 0.1 * (0 < share < 1) + 1e-9
 
 
 def test_photographs_and_drawn_pictures_can_be_weighed_against_the_training_pictures(tmp_path):
     weights = {"train": 0.5, "photographs": 0.25, "procedural": 0.25}
-    source = picture_source(weights, size_px=(40, 40), cache=numbered_cache(tmp_path))
+    source = picture_source(weights, size_px=(40, 40), cache=numbered_cache(tmp_path), max_pixels=10**9)
     drawn = [source.draw(np.random.default_rng(seed)) for seed in range(60)]
     is_training = [picture[..., 0].max() <= 4 and picture[..., 1].max() == 39 for picture in drawn]
     assert 0.3 < np.mean(is_training) < 0.7
@@ -210,11 +210,21 @@ def test_photographs_and_drawn_pictures_can_be_weighed_against_the_training_pict
 
 def test_drawn_pictures_alone_need_no_photographs(monkeypatch):
     monkeypatch.setattr(generic, "load_photographs", lambda: pytest.fail("photographs were loaded"))
-    assert picture_source({"procedural": 1.0}, size_px=(32, 32), cache=None).draw(np.random.default_rng(0)).shape == (
+    assert picture_source({"procedural": 1.0}, size_px=(32, 32), cache=None, max_pixels=10**9).draw(
+        np.random.default_rng(0)
+    ).shape == (
         32,
         32,
         3,
     )
+
+
+def test_the_limit_of_pixels_holds_for_folders_of_pictures_too(tmp_path):
+    Image.new("RGB", (48, 40)).save(tmp_path / "large.png")
+    weights, draws = {str(tmp_path): 1.0}, np.random.default_rng(0)
+    assert picture_source(weights, size_px=(24, 24), cache=None, max_pixels=1920).draw(draws).shape == (24, 24, 3)
+    with pytest.raises(BadImageError, match=r"48 x 40 pixels are more than data\.max_image_pixels=1919 allows"):
+        picture_source(weights, size_px=(24, 24), cache=None, max_pixels=1919).draw(draws)
 
 
 def test_a_missing_folder_is_named_with_its_key(tmp_path):
@@ -222,7 +232,13 @@ def test_a_missing_folder_is_named_with_its_key(tmp_path):
         r"`students.penalty_images` may name generic, photographs, procedural and folders of pictures; there is no fol"
     )
     with pytest.raises(SettingsError, match=message):
-        picture_source({str(tmp_path / "nowhere"): 1.0}, size_px=(24, 24), cache=None, key="students.penalty_images")
+        picture_source(
+            {str(tmp_path / "nowhere"): 1.0},
+            size_px=(24, 24),
+            cache=None,
+            max_pixels=10**9,
+            key="students.penalty_images",
+        )
 
 
 def test_inputs_of_the_statistics_are_the_pictures_in_order(tmp_path):

@@ -25,7 +25,8 @@ from us_anomaly.run_dir.provenance import (
     content_hash,
 )
 from us_anomaly.run_dir.staleness import require
-from us_anomaly.settings import Settings
+from us_anomaly.scoring.saturation import saturation_file
+from us_anomaly.settings import Settings, category_of
 from us_anomaly.settings.plain import flat
 
 _SPLIT_AGAIN = "delete it and run `usad split`"
@@ -134,6 +135,12 @@ class DataInputs:
     def test_masks(self) -> dict[str, str]:
         """The masks of the test pictures, where there are any."""
         return self._masks(TEST_MASKS, of_split(self._divided, "test"))
+
+    @functools.cached_property
+    def saturation_table(self) -> dict[str, str]:
+        """The table of a data set that says how much of each kind of defect counts as all of it, where there is one."""
+        path = saturation_file(self.root, category_of(self.settings.data))
+        return {} if path is None else {path.name: content_hash(path)}
 
     @functools.cached_property
     def scored_masks(self) -> dict[str, str]:

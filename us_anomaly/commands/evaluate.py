@@ -24,10 +24,10 @@ from us_anomaly.scoring.duplicates import duplicates_across_splits
 from us_anomaly.scoring.evaluation import evaluate
 from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.pixel_source import PixelSource
-from us_anomaly.scoring.saturation import find_saturation_table
+from us_anomaly.scoring.saturation import read_saturation_table, saturation_file
 from us_anomaly.scoring.scored_images import ScoredImage, parse_predictions, scored_images
 from us_anomaly.scoring.thresholds import Threshold
-from us_anomaly.settings import MapResolution, OnBadImage, Settings
+from us_anomaly.settings import MapResolution, OnBadImage, Settings, category_of
 
 
 def run(settings: Settings) -> None:
@@ -79,7 +79,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             threshold=threshold,
             settings=settings.evaluation,
             seed=settings.seed,
-            data_set={"name": settings.data.name, "category": getattr(settings.data, "category", None)},
+            data_set={"name": settings.data.name, "category": category_of(settings.data)},
         )
 
 
@@ -119,14 +119,14 @@ def _note_duplicates(samples: list[Sample], settings: Settings, problems: DataPr
 def pixel_source(images: list[ScoredImage], settings: Settings, problems: DataProblems) -> PixelSource:
     """Return maps and masks of the images whose maps were saved, at the resolution of the settings."""
     root = _data_root(settings)
-    category = getattr(settings.data, "category", None)
+    table = saturation_file(root, category_of(settings.data))
     return PixelSource(
         images=[image for image in images if image.map_path is not None],
         run_dir=Path(settings.run_dir),
         data_root=root,
         max_image_pixels=settings.data.max_image_pixels,
         network_size=_network_size(settings) if settings.evaluation.resolution is MapResolution.network else None,
-        saturation=find_saturation_table([root / category] if category else [root]),
+        saturation=None if table is None else read_saturation_table(table),
         problems=problems,
     )
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from us_anomaly.commands.detectors import build_detector
 from us_anomaly.commands.output_folder import note_input
 from us_anomaly.commands.recipes import Recipes
-from us_anomaly.commands.results import NUM_EXPLAINED_REGIONS, Picture, Scored, score
+from us_anomaly.commands.results import Picture, Scored, score
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.listing import exists, some
 from us_anomaly.data.sources import find_inputs
@@ -160,8 +160,10 @@ def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:
     Of anomalous ones, the strongest regions are told too.
     """
     console = Console(highlight=False, soft_wrap=True)
-    pictures = sorted(zip(scored.records, scored.regions, strict=True), key=lambda picture: _most_anomalous(picture[0]))
-    for record, (_, _, regions) in pictures[:MAX_EXPLAINED]:
+    pictures = sorted(
+        zip(scored.records, scored.strongest, strict=True), key=lambda picture: _most_anomalous(picture[0])
+    )
+    for record, strongest in pictures[:MAX_EXPLAINED]:
         prediction = record["prediction"]
         verdict = "ANOMALOUS" if prediction["is_anomalous"] else "normal"
         console.print(
@@ -169,8 +171,7 @@ def _explain(scored: Scored, calibration: Calibration, target: RunDir) -> None:
             f"(threshold {calibration.image_threshold:.4g}), normalised {prediction['normalized_score']:.2f}",
             markup=False,
         )
-        shown = regions[:NUM_EXPLAINED_REGIONS] if prediction["is_anomalous"] else []
-        for number, region in enumerate(shown, start=1):
+        for number, region in enumerate(strongest, start=1):
             console.print(
                 f"  region {number}: peak {region.peak_score:.4g} at x={region.peak_x}, y={region.peak_y}; box x={region.left}, "
                 f"y={region.top}, {region.width}x{region.height} px; {region.area_px} px above the pixel threshold "

@@ -226,7 +226,11 @@ class Recipes:
         return Recipe(
             command="evaluate",
             settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed},
-            inputs={**self._checked(self.run_dir.predictions, self.predictions), **self.data.test_masks},
+            inputs={
+                **self._checked(self.run_dir.predictions, self.predictions),
+                **self.data.test_masks,
+                **self.data.saturation_table,
+            },
         )
 
     @functools.cached_property

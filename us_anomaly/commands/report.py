@@ -19,7 +19,7 @@ from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.scored_images import parse_predictions, scored_images
-from us_anomaly.settings import Settings
+from us_anomaly.settings import Settings, category_of
 from us_anomaly.settings.plain import plain
 
 SHOWN_GROUPS = ("data", "split", "backbone", "teacher", "students", "scoring", "calibration", "evaluation")
@@ -64,7 +64,7 @@ def read_source(settings: Settings) -> ReportSource:
     predictions = parse_predictions(run_dir.predictions.read_text(encoding="utf-8"))
     evaluation = read_evaluation(run_dir.evaluation_json)
     calibration = load_calibration(run_dir.calibration)
-    category = getattr(settings.data, "category", None)
+    category = category_of(settings.data)
     return ReportSource(
         run_dir=run_dir,
         data_root=Path(settings.data.root),

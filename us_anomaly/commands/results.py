@@ -6,6 +6,7 @@ import logging
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,10 +25,10 @@ from us_anomaly.reporting.panel import Decision, panel, reduction, write_panel
 from us_anomaly.reporting.predictions_table import predictions_csv
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import write_json, write_text
+from us_anomaly.run_dir.atomic import write_text
 from us_anomaly.run_dir.staging import publish, staged, writing_threads
 from us_anomaly.scoring.map_files import write_map
-from us_anomaly.scoring.regions import Region, strongest_regions, to_coco
+from us_anomaly.scoring.regions import CocoWriter, Region, strongest_regions
 from us_anomaly.settings import InferenceSettings, OnBadImage, Settings
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,8 @@ class Scored:
 
     records: list[dict[str, Any]] = field(default_factory=list)
     """Lines of `predictions.jsonl`."""
-    regions: list[tuple[str, tuple[int, int], list[Region]]] = field(default_factory=list)
-    """Name, (height, width) and the regions above the pixel threshold, strongest first."""
+    strongest: list[list[Region]] = field(default_factory=list)
+    """The strongest regions above the pixel threshold of each picture that is anomalous, and none of the others."""
 
 
 def score(
@@ -94,7 +95,6 @@ def score(
             staging.predictions_csv,
             predictions_csv(scored.records, threshold=detector.require_calibration().image_threshold),
         )
-        write_json(staging.regions, to_coco(scored.regions, description="regions at or above the pixel threshold"))
         publish(staging, target)
     return scored
 
@@ -102,12 +102,13 @@ def score(
 def _score_into(
     staging: RunDir, settings: Settings, detector: Detector, pictures: Sequence[Picture], *, explain: bool
 ) -> Scored:
-    """Write maps and heatmaps of all pictures; return their records and regions."""
+    """Write maps, heatmaps and regions of all pictures; return their records."""
     stems = _unique_stems([picture.name for picture in pictures])
     threshold = detector.require_calibration().pixel_threshold
     scored = Scored()
     is_strict = settings.data.on_bad_image is OnBadImage.error and not explain
     with (
+        _coco_file(staging.regions) as coco,
         progress("scoring", len(pictures), enabled=settings.runtime.progress) as on_step,
         writing_threads(max(1, settings.runtime.num_workers)) as write_in_thread,
     ):
@@ -131,16 +132,27 @@ def _score_into(
             regions = strongest_regions(prediction.anomaly_map, threshold)
             files = _result_files(staging, stems[picture.name], settings.inference)
             submit(_write, files, prediction, detector, most=most)
+            strongest = regions[:NUM_EXPLAINED_REGIONS] if prediction.is_anomalous else []
             if explain:
                 path = staging.panels / f"{stems[picture.name]}.png"
-                boxed = regions[:NUM_EXPLAINED_REGIONS] if prediction.is_anomalous else []
-                submit(_write_panel, path, pixels, prediction, boxed, detector, picture.mask, most=most)
+                submit(_write_panel, path, pixels, prediction, strongest, detector, picture.mask, most=most)
             scored.records.append(_record(picture, prediction, files, staging))
-            scored.regions.append((picture.name, (height, width), regions))
+            scored.strongest.append(strongest)
+            coco.add(picture.name, (height, width), regions)
             on_step(len(scored.records), {})
         for future in waiting:
             future.result()
     return scored
+
+
+@contextmanager
+def _coco_file(path: Path) -> Iterator[CocoWriter]:
+    """Yield what writes regions into a file below the folder of a staging."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        writer = CocoWriter(file, description="regions at or above the pixel threshold")
+        yield writer
+        writer.finish()
 
 
 def _inputs(

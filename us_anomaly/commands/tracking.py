@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from us_anomaly.commands.stage import read_split
-from us_anomaly.data.images import read_image, read_mask
+from us_anomaly.data.images import read_image, read_mask, read_own
 from us_anomaly.data.sample import Sample
 from us_anomaly.reporting.panel import panel
 from us_anomaly.reporting.trackers import Tracker, open_tracker
@@ -87,8 +87,7 @@ def _panel(settings: Settings, run_dir: RunDir, sample: Sample, prediction: Mapp
     for kind in ("heatmap", "uncertainty"):
         path = prediction[f"{kind}_path"]
         if path is not None:
-            with Image.open(run_dir.root / path) as opened:
-                pictures[kind] = np.asarray(opened.convert("RGBA"))
+            pictures[kind] = read_own(run_dir.root / path, lambda opened: np.asarray(opened.convert("RGBA")))
     image = read_image(root / sample.filename, max_pixels=max_pixels)
     mask = None if sample.mask_path is None else read_mask(root / sample.mask_path, max_pixels=max_pixels)
     return panel(

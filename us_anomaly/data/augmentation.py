@@ -124,7 +124,7 @@ class Pipeline:
 
 
 def build_transforms(entries: Sequence[TransformSettings], *, key: str, patch_size: int | None) -> Pipeline:
-    """Build a transform list and try it on a picture of 512 x 512 pixels.
+    """Build a transform list and try it on a picture of 512 x 512 pixels, or of the largest random crop if that is larger.
 
     Args:
         entries: Names and keyword arguments.
@@ -150,16 +150,24 @@ def build_transforms(entries: Sequence[TransformSettings], *, key: str, patch_si
     while head < len(entries) and not randomness[head] and entries[head].name not in END_OF_BYTES:
         head += 1
     pipeline = Pipeline(transforms[:head], transforms[head:], key=key)
-    _try_out(pipeline, key=key, patch_size=patch_size)
+    side_px = _probe_side(entries)
+    _try_out(pipeline, key=key, patch_size=patch_size, side_px=side_px)
     if any(entry.name in LEAVES_GAPS for entry in entries):
-        _check_corners(entries, key=key, patch_size=patch_size)
+        _check_corners(entries, key=key, patch_size=patch_size, side_px=side_px)
     return pipeline
 
 
-def _try_out(pipeline: Pipeline, *, key: str, patch_size: int | None) -> None:
+def _probe_side(entries: Sequence[TransformSettings]) -> int:
+    """Return the side of a picture that is as large as any that the list needs; which pictures there are is not known here."""
+    sizes = [entry.params.get("size") for entry in entries if entry.name == "RandomCrop"]
+    sides = [side for size in sizes for side in (size if isinstance(size, list) else [size]) if isinstance(side, int)]
+    return max(PROBE_SIZE_PX, *sides) if sides else PROBE_SIZE_PX
+
+
+def _try_out(pipeline: Pipeline, *, key: str, patch_size: int | None, side_px: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the graphics cards too
-        probe = torch.randint(0, 256, (PROBE_SIZE_PX, PROBE_SIZE_PX, 3), dtype=torch.uint8).numpy()
+        probe = torch.randint(0, 256, (side_px, side_px, 3), dtype=torch.uint8).numpy()
         try:
             result = pipeline(probe)
         except DataError as error:
@@ -181,7 +189,7 @@ def _try_out(pipeline: Pipeline, *, key: str, patch_size: int | None) -> None:
         )
 
 
-def _check_corners(entries: Sequence[TransformSettings], *, key: str, patch_size: int | None) -> None:
+def _check_corners(entries: Sequence[TransformSettings], *, key: str, patch_size: int | None, side_px: int) -> None:
     """Send a white picture through what moves pixels; black in the result came from outside of the picture.
 
     Where the user chose `fill` (or Pad, or a padding crop), gaps are meant and count as white.
@@ -194,7 +202,7 @@ def _check_corners(entries: Sequence[TransformSettings], *, key: str, patch_size
         parameters = entry.params | {"fill": 255} if chosen else entry.params
         entry = TransformSettings(name=entry.name, params=parameters)
         movers.append(make_transform(entry, key=f"{key}[{index}]", patch_size=patch_size))
-    white = torch.full((3, PROBE_SIZE_PX, PROBE_SIZE_PX), 255, dtype=torch.uint8)
+    white = torch.full((3, side_px, side_px), 255, dtype=torch.uint8)
     geometry = Pipeline([], movers, key=key)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

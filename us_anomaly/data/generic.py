@@ -86,7 +86,7 @@ class GenericPictures:
 class FolderPictures:
     """Crops of the photographs of a folder, read when they are needed; what was used last stays in memory."""
 
-    def __init__(self, paths: Sequence[Path], *, side_px: int, max_pixels: int = 1_000_000_000) -> None:
+    def __init__(self, paths: Sequence[Path], *, side_px: int, max_pixels: int) -> None:
         """Prepare the stream.
 
         Args:

@@ -34,7 +34,16 @@ def _of_machine(meminfo: Path) -> int:
 def _of_container(cgroup: Path) -> int:
     try:
         limit = (cgroup / "memory.max").read_text().strip()
-        used = int((cgroup / "memory.current").read_text())
+        used = int((cgroup / "memory.current").read_text()) - _of_old_files(cgroup)
     except (OSError, ValueError):
         return 1 << 62
-    return 1 << 62 if limit == "max" else max(int(limit) - used, 0)
+    return 1 << 62 if limit == "max" else max(int(limit) - max(used, 0), 0)
+
+
+def _of_old_files(cgroup: Path) -> int:
+    """Return the bytes of files that were read once and are kept as long as nobody needs the memory."""
+    try:
+        rows = (line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        return sum(int(size) for name, size in rows if name == "inactive_file")
+    except (OSError, ValueError):
+        return 0

@@ -65,7 +65,9 @@ def read_mvtec(
                         filename=relative(root, path),
                         is_anomalous=kind != normal,
                         defect_type=NORMAL_TYPE if kind == normal else kind,
-                        mask_path=index.find(path.relative_to(folder / name)) if split == "test" or kind != normal else None,
+                        mask_path=index.find(path.relative_to(folder / name))
+                        if split == "test" or kind != normal
+                        else None,
                         split=split,
                     )
                 )

@@ -111,7 +111,7 @@ def multi_scale_crop(
     """
     largest = min(photograph.size)
     smallest = min(smallest_px or max(round(0.3 * side_px), SMALLEST_CROP_PX), largest)
-    side = math.exp(rng.uniform(math.log(smallest), math.log(largest)))
+    side = min(math.exp(rng.uniform(math.log(smallest), math.log(largest))), largest)  # exp(log(48)) is above 48
     turned = bool(rng.random() < 0.2) and side * math.sqrt(2) <= largest
     margin = math.sqrt(2) if turned else 1.0  # the inner square of a turned square of this size has no empty corner
     outer = side * margin

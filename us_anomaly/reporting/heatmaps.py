@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from us_anomaly.data.bands import bands
+from us_anomaly.data.images import read_own
 from us_anomaly.reporting.color_scale import map_colors
 from us_anomaly.run_dir.atomic import write_atomically
 
@@ -83,11 +84,14 @@ def read_color_steps(path: Path) -> npt.NDArray[np.uint8] | None:
     Raises:
         OSError: The file cannot be read.
     """
-    with Image.open(path) as picture:
-        palette = picture.getpalette() if picture.mode == "P" else None
-        if palette is None or bytes(palette) != map_colors()[:, :3].tobytes():
-            return None
-        return np.asarray(picture)
+    return read_own(path, _color_steps_of)
+
+
+def _color_steps_of(picture: Image.Image) -> npt.NDArray[np.uint8] | None:
+    palette = picture.getpalette() if picture.mode == "P" else None
+    if palette is None or bytes(palette) != map_colors()[:, :3].tobytes():
+        return None
+    return np.asarray(picture)
 
 
 def overlay(

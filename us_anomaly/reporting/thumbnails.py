@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from us_anomaly.data.images import read_own
 from us_anomaly.reporting.heatmaps import heatmap_picture, read_color_steps
 from us_anomaly.run_dir.atomic import write_atomically
 
@@ -58,11 +59,11 @@ def write_heatmap_copy(path: Path, source: Path, *, longest_px: int) -> None:
         OSError: The heatmap cannot be read.
     """
     steps = read_color_steps(source)
-    if steps is None:  # any other picture with transparency
-        with Image.open(source) as opened:
-            picture = opened.convert("RGBA")
-    else:
-        picture = Image.fromarray(steps)
+    picture = (
+        Image.fromarray(steps)
+        if steps is not None
+        else read_own(source, lambda opened: opened.convert("RGBA"))  # any other picture with transparency
+    )
     height, width = fitted_size(picture.height, picture.width, longest_px)
     picture = picture.resize((width, height), Image.Resampling.BOX)
     if steps is not None:

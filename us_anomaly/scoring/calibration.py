@@ -25,6 +25,8 @@ MapsOf = Callable[[], dict[int, RawMaps]]
 Levels = dict[int, dict[str, LevelGatherer]]
 """By patch size and kind of map; empty without `scoring.per_picture`."""
 FORMAT_VERSION = 1
+SAME_SCORE = 1e-6
+"""Share of a score by which another one has to differ, or it is the same up to rounding."""
 MAX_SAMPLED_PIXELS = 20_000_000
 """Quantiles of pixel scores are taken over at most this many pixels, evenly drawn from all pictures."""
 
@@ -212,10 +214,14 @@ def calibrate(
 
 
 def _score_scale(normal_scores: npt.NDArray[np.float64], threshold: float) -> float:
-    """Return the unit in which the median normal picture gets a normalised score of 0.1."""
-    distance = threshold - float(np.median(normal_scores))
-    if distance <= 0:
-        distance = float(normal_scores.std())
+    """Return the unit in which the median normal picture gets a normalised score of 0.1.
+
+    A threshold that lies on the median itself, as that of a single picture does, says nothing about the unit: then the deviation
+    of the scores stands for the distance, or the threshold where they have none.
+    """
+    distance, deviation = threshold - float(np.median(normal_scores)), float(normal_scores.std())
+    if distance <= SAME_SCORE * max(abs(threshold), deviation):
+        distance = deviation if deviation > SAME_SCORE * abs(threshold) else abs(threshold)
     return max(distance / math.log(9), 1e-12)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from us_anomaly.data.images import read_own
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir.atomic import write_atomically
 
@@ -35,9 +36,7 @@ def read_map(path: Path) -> FloatMap:
         ArtifactError: It is missing, damaged, not float32, or holds a value that is not finite.
     """
     try:
-        with Image.open(path) as picture:
-            mode = picture.mode
-            values = np.array(picture)
+        mode, values = read_own(path, lambda picture: (picture.mode, np.array(picture)))
     except (OSError, SyntaxError, ValueError) as error:
         raise _unreadable(path, error) from error
     if mode != "F":
@@ -54,8 +53,7 @@ def map_size(path: Path) -> tuple[int, int]:
         ArtifactError: It is missing or damaged.
     """
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
+        return read_own(path, lambda picture: (picture.height, picture.width))
     except (OSError, SyntaxError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -29,8 +29,8 @@ LEVEL_QUANTILE = 0.1
 HIGH_QUANTILE = 0.99
 MAX_SAMPLED_VALUES = 2**20
 """Quantiles of a map are taken over at most this many of its values."""
-MIN_PICTURES = 5
-"""On fewer, chance has no expected slope, and maps stay as they are."""
+MIN_PICTURES = 6
+"""On fewer, maps stay as they are: where one is left out five must be left, because of four chance has no expected slope."""
 MIN_SPREAD = 1e-6
 """Standard deviation of the logarithm below which all levels are the same."""
 
@@ -89,7 +89,7 @@ class LevelGatherer:
             typical=float(levels.mean().clip(levels.min(), levels.max())),  # the mean of equal numbers may miss them
             low=float(levels.min()) - std,
             high=float(levels.max()) + std,
-            slope=_sure_slope(levels, highs),
+            slope=_sure_slope(levels, highs) if len(self._seen) >= MIN_PICTURES else 0.0,
         )
 
 
@@ -115,7 +115,7 @@ def _sure_slope(levels: npt.NDArray[np.float64], highs: npt.NDArray[np.float64])
     (n - 2) / (n - 4) on average: that of Student's t with n - 2 degrees of freedom.
     """
     num = len(levels)
-    if num < MIN_PICTURES or levels.std() < MIN_SPREAD or not (highs > levels).any():  # the last: maps of one value
+    if levels.std() < MIN_SPREAD or not (highs > levels).any():  # the last: maps of one value
         return 0.0
     x, y = levels - levels.mean(), highs - highs.mean()
     slope = float(x @ y / (x @ x))

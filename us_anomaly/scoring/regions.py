@@ -3,9 +3,10 @@
 Legend: `H W` pixels of the image as it lies on disk. Positions are pixel indices, (0, 0) at the upper left.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -130,37 +131,55 @@ class _Measured:
         )
 
 
-def to_coco(images: Iterable[tuple[str, tuple[int, int], list[Region]]], *, description: str) -> dict[str, Any]:
-    """Return regions in the form of COCO detections: `images`, `annotations` and one category, `anomaly`.
+class CocoWriter:
+    """Writes regions in the form of COCO detections, image by image, so that the regions of many images take no memory.
 
-    `bbox` is [left, top, width, height] and `score` the peak score; what COCO does not know stands beside it.
-
-    Args:
-        images: Filename, (height, width) and regions of each image.
-        description: What made them.
+    The file holds `images`, `annotations` and one category, `anomaly`. `bbox` is [left, top, width, height] and `score` the
+    peak score; what COCO does not know stands beside it.
     """
-    listed: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, (filename, (height, width), regions) in enumerate(images, start=1):
-        listed.append({"id": image_id, "file_name": filename, "height": height, "width": width})
+
+    def __init__(self, file: TextIO, *, description: str) -> None:
+        """Begin the file.
+
+        Args:
+            file: Where to write.
+            description: What made the regions.
+        """
+        self._file = file
+        self._images: list[str] = []
+        self._num_annotations = 0
+        category = {"id": CATEGORY_ID, "name": "anomaly", "supercategory": "defect"}
+        head = f'"info": {_json({"description": description})},\n"categories": [{_json(category)}]'
+        file.write(f'{{\n{head},\n"annotations": [')
+
+    def add(self, filename: str, size: tuple[int, int], regions: Iterable[Region]) -> None:
+        """Write the regions of the next image, of some (height, width)."""
+        image_id = len(self._images) + 1
+        height, width = size
+        self._images.append(_json({"id": image_id, "file_name": filename, "height": height, "width": width}))
         for region in regions:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": CATEGORY_ID,
-                    "bbox": [region.left, region.top, region.width, region.height],
-                    "area": region.area_px,
-                    "iscrowd": 0,
-                    "score": region.peak_score,
-                    "mean_score": region.mean_score,
-                    "peak": [region.peak_x, region.peak_y],
-                    "centroid": [region.centroid_x, region.centroid_y],
-                }
-            )
-    return {
-        "info": {"description": description},
-        "images": listed,
-        "annotations": annotations,
-        "categories": [{"id": CATEGORY_ID, "name": "anomaly", "supercategory": "defect"}],
-    }
+            self._file.write("\n" if self._num_annotations == 0 else ",\n")
+            self._num_annotations += 1
+            annotation = {
+                "id": self._num_annotations,
+                "image_id": image_id,
+                "category_id": CATEGORY_ID,
+                "bbox": [region.left, region.top, region.width, region.height],
+                "area": region.area_px,
+                "iscrowd": 0,
+                "score": region.peak_score,
+                "mean_score": region.mean_score,
+                "peak": [region.peak_x, region.peak_y],
+                "centroid": [region.centroid_x, region.centroid_y],
+            }
+            self._file.write(_json(annotation))
+
+    def finish(self) -> None:
+        """Write the images and the end of the file."""
+        self._file.write('],\n"images": [\n')
+        self._file.write(",\n".join(self._images))
+        self._file.write("]\n}\n")
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -73,17 +73,19 @@ class SaturationTable:
         return self.kinds[value]
 
 
-def find_saturation_table(folders: list[Path]) -> SaturationTable | None:
-    """Read the first `defects_config.json` that lies in one of `folders`; None where there is none.
+def saturation_file(root: Path, category: str | None) -> Path | None:
+    """Return the `defects_config.json` of a data set, or of a category of it; None where there is none."""
+    path = root / (category or "") / CONFIG_NAME
+    return path if path.is_file() else None
+
+
+def read_saturation_table(path: Path) -> SaturationTable:
+    """Read a `defects_config.json`.
 
     Raises:
         DataError: The file does not have the form that MVTec LOCO gives it.
     """
-    for folder in folders:
-        path = folder / CONFIG_NAME
-        if path.is_file():
-            return SaturationTable(path, _parsed(path))
-    return None
+    return SaturationTable(path, _parsed(path))
 
 
 def _parsed(path: Path) -> dict[int, DefectKind]:

@@ -29,6 +29,7 @@ from us_anomaly.settings.dataset import (
     TorchvisionBackbone,
     TransformSettings,
     VisaData,
+    category_of,
 )
 from us_anomaly.settings.finetuning import FinetuningSettings
 from us_anomaly.settings.plain import typed
@@ -117,6 +118,7 @@ __all__ = [
     "TrackingSettings",
     "TransformSettings",
     "VisaData",
+    "category_of",
 ]
 
 DATA_LAYOUTS = (FolderData, CsvData, MvtecData, DemoData, VisaData, KolektorSddData)

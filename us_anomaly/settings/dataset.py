@@ -96,6 +96,11 @@ class VisaData(DataSettings):
     """Table of the split under `data.root`; where it is missing, pictures are divided by `split.ratios`."""
 
 
+def category_of(data: DataSettings) -> str | None:
+    """Return the category of a layout that has categories; None where `data.root` is all there is."""
+    return data.category if isinstance(data, MvtecData | VisaData) else None
+
+
 @dataclass(kw_only=True, slots=True)
 class KolektorSddData(DataSettings):
     """Layout *kolektor_sdd*: KolektorSDD as downloaded, `kos01/Part0.jpg` with `kos01/Part0_label.bmp`."""

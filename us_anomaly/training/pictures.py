@@ -61,6 +61,7 @@ def penalty_batches(settings: Settings) -> Batches | None:
         {students.penalty_images: 1.0},
         size_px=(PENALTY_SIDE_PX, PENALTY_SIDE_PX),
         cache=None,
+        max_pixels=settings.data.max_image_pixels,
         key="students.penalty_images",
     )
     return _crops(source, evaluation, count=1, seed=(settings.seed, 0))
@@ -101,24 +102,36 @@ def teacher_batches(settings: Settings, *, patch_size: int, cache: ImageCache | 
         cache: The training pictures; needed when `train` is among the sources.
         seed: Seed of the run.
     """
-    sources = settings.teacher.image_sources()
+    sources, max_pixels = settings.teacher.image_sources(), settings.data.max_image_pixels
     evaluation = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     if settings.teacher.positions is TeacherPositions.dense:
         side_px = settings.teacher.crop_size_px
-        source = picture_source(sources, size_px=(side_px, side_px), cache=cache)
+        source = picture_source(sources, size_px=(side_px, side_px), cache=cache, max_pixels=max_pixels)
         return _crops(source, evaluation, count=settings.teacher.batch_size, seed=(seed, patch_size))
     pipeline = build_transforms(settings.augmentation.teacher, key="augmentation.teacher", patch_size=patch_size)
     if list(sources) == [TRAIN]:
         assert cache is not None
         return _epochs_of_patches(cache, pipeline, settings.teacher, seed=seed)
-    source = picture_source(sources, size_px=settings.input_size(), cache=cache)
+    source = picture_source(sources, size_px=settings.input_size(), cache=cache, max_pixels=max_pixels)
     return _patches(source, pipeline, count=settings.teacher.batch_size, seed=seed)
 
 
 def picture_source(
-    sources: dict[str, float], *, size_px: tuple[int, int], cache: ImageCache | None, key: str = "teacher.images"
+    sources: dict[str, float],
+    *,
+    size_px: tuple[int, int],
+    cache: ImageCache | None,
+    max_pixels: int,
+    key: str = "teacher.images",
 ) -> PictureSource:
     """Return the stream of pictures that `teacher.images` or `students.penalty_images` names, of one height and width.
+
+    Args:
+        sources: Names with their weights.
+        size_px: Height and width.
+        cache: The training pictures, where `train` is among the sources.
+        max_pixels: Files of more pixels in a folder of pictures are refused.
+        key: The setting that names the sources.
 
     Raises:
         DataError: A folder holds no pictures.
@@ -132,7 +145,8 @@ def picture_source(
                 generic = GenericPictures(side_px=max(size_px), photograph_fraction=PHOTOGRAPH_FRACTIONS[name])
                 parts.append(_Corners(generic, size_px=size_px))
             case _:
-                parts.append(_Corners(FolderPictures(_folder(name, key=key), side_px=max(size_px)), size_px=size_px))
+                folder = FolderPictures(_folder(name, key=key), side_px=max(size_px), max_pixels=max_pixels)
+                parts.append(_Corners(folder, size_px=size_px))
     return parts[0] if len(parts) == 1 else MixedPictures(parts, list(sources.values()))
 
 

@@ -4,7 +4,7 @@
 `masks` turns masks into yes or no per pixel, `inspection` checks a whole data set.
 """
 
-from us_anomaly.data.images.decoding import IMAGE_SUFFIXES, image_size, read_image, rgb_of
+from us_anomaly.data.images.decoding import IMAGE_SUFFIXES, image_size, read_image, read_own, rgb_of
 from us_anomaly.data.images.inspection import (
     BadImage,
     Inspection,
@@ -26,5 +26,6 @@ __all__ = [
     "load_mask",
     "read_image",
     "read_mask",
+    "read_own",
     "rgb_of",
 ]

@@ -107,16 +107,25 @@ def decode(path: Path, work: Callable[[Opened], T], *, max_pixels: int) -> T:
         BadImageError: One line that names the file and the reason.
     """
     try:
-        with _quiet_pillow():
-            try:
-                return _open_and(path, work, max_pixels)
-            except Image.DecompressionBombError:
-                with _pillow_limit_lifted():
-                    return _open_and(path, work, max_pixels)
+        return _of_any_size(lambda: _open_and(path, work, max_pixels))
     except (BadImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise nearly everything for damaged files
         raise BadImageError(f"{path}: {_reason(error, path)}") from error
+
+
+def read_own(path: Path, work: Callable[[Image.Image], T]) -> T:
+    """Open a picture that a command of ours wrote, of any size, and return what `work` makes of it.
+
+    Raises:
+        OSError: The file is missing or no picture.
+    """
+
+    def read() -> T:
+        with Image.open(path) as picture:
+            return work(picture)
+
+    return _of_any_size(read)
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -275,6 +284,16 @@ def _quiet_pillow() -> Iterator[None]:
             if _num_quiet == 0:
                 with suppress(ValueError):  # somebody reset the filters meanwhile
                     warnings.filters.remove(entry)  # type: ignore[attr-defined]
+
+
+def _of_any_size(read: Callable[[], T]) -> T:
+    """Return what `read` returns, once more without Pillow's limit if that was in the way."""
+    with _quiet_pillow():
+        try:
+            return read()
+        except Image.DecompressionBombError:
+            with _pillow_limit_lifted():
+                return read()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ The rule for one mask picture, in this order (values are the brightest channel; 
    `Mask.is_binary` says so.
 
 A folder of mask pictures (MVTec LOCO) is their union, and there every value but 0 counts, because the values
-number the kinds of defects.
+number the kinds of defects; of a JPEG, 128 and above.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def load_mask(path: Path, *, max_pixels: int) -> Mask:
 def _united(folder: Path, max_pixels: int) -> NDArray[np.bool_]:
     union: NDArray[np.bool_] | None = None
     for picture in mask_pictures(folder):
-        marked = decode(picture, lambda opened: mask_values(opened) != 0, max_pixels=max_pixels)
+        marked = decode(picture, _all_kinds, max_pixels=max_pixels)
         if union is None:
             union = marked
         elif marked.shape != union.shape:
@@ -95,10 +95,20 @@ def mask_pictures(folder: Path) -> list[Path]:
     return pictures
 
 
+def _all_kinds(opened: Opened) -> NDArray[np.bool_]:
+    """Return where one picture of a folder of masks marks a defect of any kind, (H, W)."""
+    values = mask_values(opened)
+    return values >= 128 if _is_lossy(opened) else values != 0
+
+
+def _is_lossy(opened: Opened) -> bool:
+    return opened[0].format in ("JPEG", "MPO")
+
+
 def _mask(opened: Opened) -> Mask:
     values = mask_values(opened)
     image = opened[0]
-    if image.format in ("JPEG", "MPO"):
+    if _is_lossy(opened):
         return Mask(values >= 128, is_binary=not ((values > 0) & (values < 255)).any())
     low, high = values.min(), values.max()
     if low == high:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from us_anomaly.data.images import image_size, read_image, read_mask
+from us_anomaly.data.images import image_size, read_image, read_mask, read_own
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import ArtifactError, BadImageError
 from us_anomaly.reporting.heatmaps import read_color_steps
@@ -157,8 +156,7 @@ class Artist:
             return None
         path = self._source.run_dir.root / relative
         try:
-            with Image.open(path) as picture:
-                longest = max(picture.size)
+            longest = read_own(path, lambda picture: max(picture.size))
             copies = {}
             for name, side in (("gallery", GALLERY_PX), ("view", VIEW_PX)):
                 copies[name] = address if longest <= side else self._heatmap_copy(relative, path, name, side)
