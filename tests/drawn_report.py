@@ -89,7 +89,7 @@ def draw_report_source(
         images=[image for image in images if image.map_path],
         run_dir=run_dir.root,
         data_root=root,
-        max_image_pixels=10_000,
+        max_image_pixels=400_000,
         network_size=None,
         saturation=None,
         problems=problems,
@@ -108,7 +108,7 @@ def draw_report_source(
         configuration={"run": {"seed": 0, "note": "<i>&amp;</i>", "scales": [33], "layers": None, "exact": True}},
         scales=[33],
         pixels=source if masks and maps else None,
-        max_image_pixels=10_000,
+        max_image_pixels=400_000,
         num_workers=2,
     )
 

@@ -52,6 +52,12 @@ def test_every_category_is_run_and_compared(call, name):
     assert compare == ["compare", f"runs/{name}-sweep", f"output=runs/{name}-sweep"]
 
 
+def test_another_run_directory_is_that_of_the_table_too(call):
+    _, (run, compare) = call("mvtec", "/data", "run_dir=runs/a b", "seed=1")
+    assert [argument for argument in run if argument.startswith("run_dir=")][-1] == "run_dir=runs/a b"
+    assert compare == ["compare", "runs/a b-sweep", "output=runs/a b-sweep"]
+
+
 def test_the_table_is_of_the_folder_into_which_hydra_puts_the_jobs(call):
     register_schemas()
     _, (run, compare) = call("mvtec", "/data")

@@ -306,6 +306,7 @@ def answers(tmp_path_factory):
     """What `usad` answers to all mistakes and questions: (code, stdout, stderr) by name, from one process."""
     folder = tmp_path_factory.mktemp("answers")
     (folder / "runs/cc/.hydra/split").mkdir(parents=True)
+    (folder / "runs/cc/.hydra/split/log.txt").touch()
     asked = {name: (arguments, {}) for name, (arguments, _) in MISTAKES.items()} | QUESTIONS
     result = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
@@ -556,6 +557,28 @@ def test_a_sweep_over_all_categories_calls_the_run_directories_after_them(catego
     for category in ("bolt", "nut"):
         first = json.loads((tmp_path / "runs/all-sweep" / category / "split.jsonl").read_text().splitlines()[0])
         assert first["filename"].startswith(category)
+
+
+@pytest.mark.parametrize("flag", [["--config-dir", "mine"], ["--config-dir=mine"], ["hydra.searchpath=[file://mine]"]])
+def test_categories_are_found_with_an_experiment_of_ones_own_and_commas_in_paths(
+    categories, tmp_path, monkeypatch, flag
+):
+    register_schemas()
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "parts, new"
+    shutil.copytree(categories, root)
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/gentle.yaml").write_text("# @package _global_\nstudents: {num_students: 2}\n")
+    given = [
+        "-m",
+        *flag,
+        "data=mvtec",
+        f"data.root={quoted(str(root))}",
+        "experiment=gentle",
+        "data.category=all",
+        "seed=1,2",
+    ]
+    assert expand_categories("split", given) == [*given[:-2], "data.category=bolt,nut", "seed=1,2"]
 
 
 def test_categories_are_handed_on_as_texts(categories, tmp_path):

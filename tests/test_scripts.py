@@ -235,10 +235,31 @@ def test_setup_says_in_one_line_that_there_is_no_recent_python(checkout: Path, t
 
 def test_demo_runs_the_demo_with_the_arguments_it_was_given(checkout: Path, environment: Path) -> None:
     call(checkout / "scripts" / "setup", "offline", VIRTUAL_ENV=str(environment))
-    usad = environment / "bin" / "usad"
-    usad.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     result = call(checkout / "scripts" / "demo", "seed=3", "run_dir='a, b'", VIRTUAL_ENV=str(environment))
-    assert result.stdout.splitlines() == ["run", "data=demo", "seed=3", "run_dir='a, b'"]
+    assert result.returncode == 0
+    assert calls(environment)[1:] == ["-m us_anomaly run data=demo seed=3 run_dir='a, b'"]
+
+
+@pytest.mark.parametrize("launcher", ["usad", "usad.exe", "Scripts/usad.exe"])
+def test_what_is_installed_is_found_wherever_an_environment_keeps_its_programs(
+    checkout: Path, environment: Path, launcher: str
+) -> None:
+    setup = checkout / "scripts" / "setup"
+    call(setup, VIRTUAL_ENV=str(environment))
+    place = environment / "bin" / launcher
+    place.parent.mkdir(exist_ok=True)
+    (environment / "bin" / "usad").rename(place)
+    call(setup, VIRTUAL_ENV=str(environment))
+    assert len(calls(environment)) == 1
+    place.unlink()
+    call(setup, VIRTUAL_ENV=str(environment))
+    assert len(calls(environment)) == 2
+
+
+def test_dev_holds_no_tracker(checkout: Path, environment: Path) -> None:
+    for extra in ("dev", "mlflow", "mlflow", "export"):
+        call(checkout / "scripts" / "setup", extra, VIRTUAL_ENV=str(environment))
+    assert [line.rpartition("[")[2] for line in calls(environment)] == ["dev]", "mlflow]"]
 
 
 def run_tests(checkout: Path, environment: Path, *arguments: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from us_anomaly.data.augmentation import Pipeline
-from us_anomaly.data.images import read_image, rgb_of
+from us_anomaly.data.images import DEFAULT_MAX_PIXELS, read_image, rgb_of
 from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
@@ -26,7 +26,6 @@ from us_anomaly.scoring.raw_maps import RawMaps, raw_maps
 from us_anomaly.settings import ScoringSettings
 from us_anomaly.training.normalization import TeacherStatistics
 
-DEFAULT_MAX_IMAGE_PIXELS = 1_000_000_000
 FloatMap = npt.NDArray[np.float32]
 ImageLike = str | Path | npt.NDArray[np.uint8] | Image.Image
 """A file, an RGB array (H, W, 3) of bytes, or a picture of PIL."""
@@ -85,7 +84,7 @@ class Detector:
         scoring: ScoringSettings,
         calibration: Calibration | None,
         compute: Compute,
-        max_image_pixels: int = DEFAULT_MAX_IMAGE_PIXELS,
+        max_image_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         """Put a detector together.
 

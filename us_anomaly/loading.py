@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.detector import DEFAULT_MAX_IMAGE_PIXELS, Detector, ScaleModel
+from us_anomaly.data.images import DEFAULT_MAX_PIXELS
+from us_anomaly.detector import Detector, ScaleModel
 from us_anomaly.errors import ArtifactError, MissingArtifactError
 from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.run_dir import RunDir
@@ -108,7 +109,7 @@ def detector_of(
     scoring: ScoringSettings,
     calibration: Calibration | None,
     compute: Compute,
-    max_image_pixels: int = DEFAULT_MAX_IMAGE_PIXELS,
+    max_image_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Detector:
     """Build the detector of some of the patch sizes of a run directory.
 

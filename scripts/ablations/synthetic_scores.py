@@ -20,7 +20,7 @@ import numpy as np
 
 import us_anomaly
 from us_anomaly.data import synthetic_defects
-from us_anomaly.data.images import image_size, read_image, read_mask
+from us_anomaly.data.images import DEFAULT_MAX_PIXELS, image_size, read_image, read_mask
 from us_anomaly.data.sample import Sample, parse_labels
 from us_anomaly.data.synthetic_set import synthetic_set
 from us_anomaly.detector import Detector, FloatMap, resize_map
@@ -128,7 +128,7 @@ def synthetic_samples(run_dir: RunDir, work: Path) -> tuple[Path, list[Sample]]:
         normals,
         num_per_picture=NUM_PER_PICTURE,
         seed=seed,
-        max_pixels=us_anomaly.detector.DEFAULT_MAX_IMAGE_PIXELS,
+        max_pixels=DEFAULT_MAX_PIXELS,
     )
 
 

@@ -100,6 +100,9 @@ def test_the_station_that_the_documentation_shows_sorts_pictures(exported, parts
     for kind, picture in arrived.items():
         shutil.copy(picture, tmp_path / f"inbox/{kind}.png")
     (tmp_path / "inbox/torn.png").write_bytes(b"half a picture")
+    (tmp_path / "unreadable").mkdir()
+    (tmp_path / "unreadable/torn.png").write_bytes(b"of yesterday")
+    (tmp_path / "stop").touch()  # of yesterday, too
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "sleep", lambda _: Path("stop").touch())
     exec(compile(station, "docs/deployment.md", "exec"), {})
@@ -107,7 +110,8 @@ def test_the_station_that_the_documentation_shows_sorts_pictures(exported, parts
     verdicts = {kind: detector.predict(picture)[0].is_anomalous for kind, picture in arrived.items()}
     for kind, is_anomalous in verdicts.items():
         assert (tmp_path / ("anomalous" if is_anomalous else "normal") / f"{kind}.png").exists()
-    assert (tmp_path / "unreadable/torn.png").exists()
+    assert (tmp_path / "unreadable/torn.png").read_bytes() == b"of yesterday"
+    assert [path.read_bytes() for path in (tmp_path / "unreadable").glob("torn-*.png")] == [b"half a picture"]
     assert not list((tmp_path / "inbox").iterdir())
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["cut.png", "good.png", "torn.png"]
 

@@ -1,15 +1,17 @@
 """What was made from a picture is made again when the picture is replaced in its place, and only that."""
 
+import gc
 import json
 import os
 import shutil
+import weakref
 from importlib import import_module
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from us_anomaly.commands import split
+from us_anomaly.commands import report, split
 from us_anomaly.commands.picture_contents import PictureContents, mask_files
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.run import run as run_all
@@ -221,3 +223,23 @@ def test_a_table_of_saturated_defects_evaluates_again_and_only_that(moved):
         before = times(run_dir)
         run_all(settings())
         assert remade(run_dir, before) == []
+
+
+def test_a_stage_gives_back_the_memory_of_what_it_knew_of_the_data_set(moved):
+    recipes = Recipes(moved[2]())
+    assert recipes.students(33) is recipes.students(33)
+    known = weakref.ref(recipes)
+    del recipes
+    gc.collect()
+    assert known() is None
+
+
+def test_the_report_of_a_moved_data_set_links_to_where_it_is(moved):
+    root, run_dir, settings = moved
+    page = run_dir / "report/index.html"
+    assert str(root) not in page.read_text()
+    report.run(settings())
+    assert str(root) in page.read_text()
+    drawn = page.stat().st_mtime_ns
+    report.run(settings())
+    assert page.stat().st_mtime_ns == drawn

@@ -106,13 +106,17 @@ def test_pictures_that_differ_in_their_suffix_alone_have_the_mask_of_their_suffi
     assert (found["images/a/1.png"], found["images/a/1.jpg"]) == ("masks/a/1.png", "masks/a/1.jpg")
 
 
-def test_a_mask_that_two_pictures_of_one_folder_share_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "images/good/2.png", "images/a/1.png", "images/a/1.jpg", "masks/a/1.png")
-    with pytest.raises(DataError) as caught:
-        read(tmp_path)
-    assert str(caught.value) == (
-        "the mask masks/a/1.png has the name of two pictures, a/1.jpg and a/1.png: rename one of them, and its mask"
-    )
+def test_a_mask_that_two_pictures_of_one_folder_share_is_that_of_both_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "images/good/2.png", "images/a/1.png", "images/a/1.JPG", "masks/a/1.png")
+    for _ in range(2):
+        found = masks_of(tmp_path)
+        assert found["images/a/1.png"] == found["images/a/1.JPG"] == "masks/a/1.png"
+    assert caplog.messages == [
+        "1 masks have the names of several pictures, which all get them: masks/a/1.png (images/a/1.JPG and images/a/1.png). "
+        "Where the pictures show different things, rename them and give each a mask of its own"
+    ]
 
 
 def test_masks_that_differ_in_their_suffix_alone_are_refused_for_a_picture_of_a_third(tmp_path: Path) -> None:
@@ -120,16 +124,26 @@ def test_masks_that_differ_in_their_suffix_alone_are_refused_for_a_picture_of_a_
     with pytest.raises(DataError) as caught:
         read(tmp_path)
     assert str(caught.value) == (
-        f"the masks masks/a/1_mask.jpg, masks/a/1_mask.png have the name of the picture a/1.bmp: leave one of them in "
-        f"{tmp_path}/masks"
+        f"the masks masks/a/1_mask.jpg, masks/a/1_mask.png have the name of the picture images/a/1.bmp: leave one of them "
+        f"in {tmp_path}/masks"
     )
 
 
-def test_run_directories_beside_the_kinds_of_pictures_are_no_kind(tmp_path: Path) -> None:
+def test_run_directories_beside_the_kinds_of_pictures_are_no_kind_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     touch(tmp_path, "good/1.png", "bad/2.png", "out/split.jsonl", "out/heatmaps/bad/2.png")
-    touch(tmp_path, "runs/folder/split.jsonl", "runs/folder/heatmaps/bad/2.png", "runs/sweep/seed-1/.hydra/x.png")
-    (tmp_path / "runs/sweep/seed-1/maps").mkdir()
-    assert [sample.filename for sample in read(tmp_path, images=".")] == ["bad/2.png", "good/1.png"]
+    touch(tmp_path, "runs/folder/.hydra/infer/log.txt", "runs/folder/heatmaps/bad/2.png", "bad/more/evaluation.json")
+    touch(tmp_path, "bad/more/3.png")
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        assert [sample.filename for sample in read(tmp_path, images=".")] == ["bad/2.png", "good/1.png"]
+    assert caplog.messages == ["left out of the data set, because of results of usad in it: out, bad/more, runs/folder"]
+
+
+def test_pictures_that_another_program_with_hydra_made_are_pictures(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/1.png", "images/good/split.jsonl", "images/bad/2.png", "images/bad/.hydra/config.yaml")
+    assert [sample.filename for sample in read(tmp_path)] == ["images/bad/2.png", "images/good/1.png"]
 
 
 def test_two_masks_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -95,10 +95,11 @@ def test_file_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
         (tmp_path / "images/good" / os.fsdecode(b"\xff.png")).touch()
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    with pytest.raises(
-        DataError, match=r"file names that are not UTF-8 cannot be written down, rename them: .*udcff\.png"
-    ):
-        read_samples(folder_data(tmp_path))
+    for read, what in ((read_samples, folder_data(tmp_path)), (find_inputs, str(tmp_path))):
+        with pytest.raises(
+            DataError, match=r"file names that are not UTF-8 cannot be written down, rename them: .*udcff\.png"
+        ):
+            read(what)
 
 
 def test_categories_are_listed_for_layouts_that_have_them(tmp_path: Path) -> None:

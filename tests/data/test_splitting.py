@@ -223,6 +223,19 @@ def test_anomalous_pictures_do_not_keep_a_split_from_getting_a_normal_group(
     assert counts(divided) == (*expected, 0, 3, 3)
 
 
+def test_test_gets_no_group_that_training_can_hardly_spare_where_it_has_anomalous_pictures() -> None:
+    large = groups_of(1000, 990, 50)
+    assert counts(split_samples([*large, *anomalies("cut", 6)], settings=settings_of(), seed=0)) == (
+        1990,
+        50,
+        0,
+        0,
+        3,
+        3,
+    )
+    assert counts(split_samples(large, settings=settings_of(), seed=0))[:3] == (1000, 50, 990)
+
+
 def test_groups_are_placed_before_single_pictures() -> None:
     samples = [*groups_of(7, 7), *normals(86)]
     assert counts(split_samples(samples, settings=settings_of(), seed=0))[:3] == (70, 15, 15)

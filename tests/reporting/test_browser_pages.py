@@ -240,8 +240,24 @@ def test_masks_are_laid_over_in_red_and_can_be_switched_off(browser, report):
 
 def test_the_evaluation_page_starts_with_the_test_split_by_falling_score(evaluation):
     assert evaluation.names() == sorted(TEST_SCORES, key=lambda name: -TEST_SCORES[name])
-    evaluation.choose("split", "")
+    evaluation.choose("split", "all")
     assert len(evaluation.names()) == NUM_TEST + len(VAL_SCORES)
+
+
+def test_all_splits_can_be_linked_to(evaluation, browser, report):
+    evaluation.choose("split", "all")
+    address = evaluation.browser.current_url.rsplit("#", 1)[1]
+    again = Page(browser, report / "evaluation.html", f"#{address}")
+    assert len(again.names()) == NUM_TEST + len(VAL_SCORES)
+    strange = Page(browser, report / "evaluation.html", "#split=nowhere")
+    assert len(strange.names()) == NUM_TEST + len(VAL_SCORES)
+
+
+def test_cards_follow_the_threshold_where_the_browser_refuses_to_write_the_address(evaluation):
+    evaluation.script("history.replaceState = () => { throw new DOMException('too many', 'SecurityError'); }")
+    evaluation.choose("threshold-value", "0")
+    evaluation.wait_until("document.getElementById('misses').textContent === '0'")
+    assert "missed" not in evaluation.text("#gallery")
 
 
 def test_counts_and_figures_are_those_of_the_threshold(evaluation):

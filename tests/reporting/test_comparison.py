@@ -129,7 +129,9 @@ def test_an_unfinished_run_is_listed_with_its_reason_and_does_not_stop_the_other
     shutil.copytree(runs[0], sweep / "0")
     shutil.copytree(runs[0], sweep / "1")
     (sweep / "1" / "evaluation.json").unlink()
-    (sweep / "2" / ".hydra").mkdir(parents=True)
+    (sweep / "2" / ".hydra" / "run").mkdir(parents=True)
+    (sweep / "2" / ".hydra" / "run" / "log.txt").touch()
+    (sweep / "of another program" / ".hydra").mkdir(parents=True)
     comparison = compared([sweep, tmp_path / "nowhere"])
     assert [row.name for row in comparison.rows] == ["cable"]
     assert [(one.folder.name, one.reason) for one in comparison.unusable] == [

@@ -180,6 +180,16 @@ def test_the_key_of_a_picture_changes_with_its_file_and_holds_no_character_of_it
     assert picture_key('<script>"', path) != first
 
 
+def test_the_key_of_a_folder_of_masks_changes_with_a_mask_that_is_written_in_its_place(tmp_path):
+    (tmp_path / "000").mkdir()
+    (tmp_path / "000/0.png").write_bytes(b"1")
+    first = picture_key("masks/000", tmp_path / "000")
+    assert picture_key("masks/000", tmp_path / "000") == first
+    with (tmp_path / "000/0.png").open("r+b") as file:
+        file.write(b"12")
+    assert picture_key("masks/000", tmp_path / "000") != first
+
+
 @pytest.fixture
 def source(tmp_path):
     return draw_report_source(tmp_path)

@@ -16,6 +16,9 @@ from us_anomaly.errors import SettingsError
 EVIL = {
     "a callback": "hydra:\n  callbacks:\n    x: {_target_: os.mkdir, path: MARKER}\n",
     "a log handler": "hydra:\n  job_logging:\n    handlers:\n      x: {(): os.mkdir, path: MARKER}\n",
+    "a log file": (
+        "hydra:\n  job_logging:\n    handlers:\n      x: {class: logging.FileHandler, filename: MARKER, mode: w}\n"
+    ),
     "an escaped key": 'hydra:\n  callbacks:\n    x: {"_tar\\u0067et_": os.mkdir, path: MARKER}\n',
     "an entry of a list": "augmentation:\n  students:\n    - {_target_: os.mkdir, path: MARKER}\n",
     "a way to other folders": "hydra:\n  searchpath: [file:///tmp]\n",

@@ -431,12 +431,12 @@ def test_not_a_number_in_a_calibration_is_refused(trained_copy):
         us_anomaly.load(trained_copy, device="cpu")
 
 
-@given(st.lists(st.text(alphabet="ab./\\", min_size=1, max_size=10), unique=True, max_size=8))
+@given(st.lists(st.text(alphabet="aAb./\\", min_size=1, max_size=10), unique=True, max_size=8))
 def test_results_of_any_names_stay_in_their_folder_and_apart(names):
     stems = _unique_stems(names)
     results = [os.path.normpath(f"/run/maps/{stem}.tiff") for stem in stems.values()]
     assert all(result.startswith("/run/maps/") for result in results)
-    assert len(set(results)) == len(names)
+    assert len({result.casefold() for result in results}) == len(names)  # some file systems take A.png for a.png
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "....//....//x.png", "/etc/x.png", "..", "a/../../x.png"])

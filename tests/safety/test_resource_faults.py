@@ -20,6 +20,7 @@ from us_anomaly.commands import calibrate, evaluate, infer, normalize, run, spli
 from us_anomaly.errors import BadImageError, DataError, ResourceError, StaleArtifactError, UsadError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.faults import explained
+from us_anomaly.scoring import regions
 from us_anomaly.training import regression
 
 STAGES = {
@@ -61,6 +62,24 @@ def test_a_full_disk_in_any_stage_is_one_line_and_leaves_every_artifact_as_it_wa
         module.run(settings)
     monkeypatch.undo()
     assert "\n" not in str(caught.value)
+    assert differences(before, contents(trained_copy)) == []
+    assert leftovers(trained_copy) == []
+
+
+@pytest.mark.parametrize("call", ["add", "finish"])
+def test_a_disk_that_fills_up_in_the_middle_of_the_regions_is_told_with_the_file(
+    trained_copy, compose, tiny, monkeypatch, call
+):
+    before = contents(trained_copy)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(regions.CocoWriter, call, full)
+    with pytest.raises(
+        ResourceError, match=r"cannot write .*/regions\.json: the disk is full; .*What was there before is un"
+    ):
+        infer.run(compose("run", *tiny(trained_copy, "overwrite=true")))
     assert differences(before, contents(trained_copy)) == []
     assert leftovers(trained_copy) == []
 

@@ -29,6 +29,14 @@ def test_a_map_is_read_whatever_its_size(tmp_path, monkeypatch, pillows_limit):
     assert pillows_limit == Image.MAX_IMAGE_PIXELS
 
 
+def test_a_map_larger_than_pictures_may_be_is_refused_by_its_header(tmp_path):
+    write_map(tmp_path / "000.tiff", VALUES)
+    assert map_size(tmp_path / "000.tiff", max_pixels=37 * 53) == (37, 53)
+    for read in (read_map, map_size):
+        with pytest.raises(ArtifactError, match=r"53 x 37 pixels are more than data\.max_image_pixels=1960 allows"):
+            read(tmp_path / "000.tiff", max_pixels=37 * 53 - 1)
+
+
 def test_the_reader_of_the_official_evaluation_sees_the_same_map(tmp_path):
     path = tmp_path / "000.tiff"
     write_map(path, VALUES)

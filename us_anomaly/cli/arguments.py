@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from us_anomaly.cli.configuration import config_dir, to_settings
+from us_anomaly.cli.foreign import added_folders
+from us_anomaly.cli.job_names import is_swept
 from us_anomaly.cli.messages import as_text, quoted
 from us_anomaly.cli.remembered import with_remembered
 from us_anomaly.errors import SettingsError
@@ -44,7 +46,7 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
     if name == "compare":
         return [*flags, *named_runs(others)]
     if asked_help(flags):
-        return [*flags, *(other for other in with_remembered(others) if not is_sweep(flags) or not _is_swept(other))]
+        return [*flags, *(other for other in with_remembered(others) if not is_sweep(flags) or _is_of_all_jobs(other))]
     return expand_categories(name, [*flags, *with_remembered(others)])
 
 
@@ -145,10 +147,20 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
     for position, argument in enumerate(arguments):
         key, _, value = argument.partition("=")
         if key == "data.category" and means_several(value):
-            others = [other for other in arguments if "=" in other and other != argument and not _is_swept(other)]
-            categories = _categories(name, [*others, f"data.category={quoted(value)}"])
+            settings = [
+                other for other in arguments if "=" in other and not other.startswith("-") and other != argument
+            ]
+            others = [other for other in settings if _is_of_all_jobs(other)]
+            folders = [f"file://{folder.absolute()}" for folder in added_folders(arguments)]
+            search_path = [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
+            categories = _categories(name, [*others, f"data.category={quoted(value)}", *search_path])
             arguments[position] = f"data.category={','.join(map(as_text, categories))}"
     return arguments
+
+
+def _is_of_all_jobs(setting: str) -> bool:
+    """Return whether a setting has one value, which is that of every job, and is one of ours."""
+    return not setting.startswith("hydra") and not is_swept(setting)
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
@@ -161,11 +173,6 @@ def _mode(argument: str) -> str | None:
     name = argument.partition("=")[0]
     meant = [flag for flag in _LONG if name.startswith("--") and flag.startswith(name)]
     return _MODES.get(meant[0] if len(meant) == 1 else name)
-
-
-def _is_swept(override: str) -> bool:
-    value = override.partition("=")[2]
-    return "," in re.sub(r"\[.*\]|\{.*\}", "", value) or override.startswith("hydra")
 
 
 def _categories(name: str, overrides: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from us_anomaly.cli.commands import COMMANDS
@@ -75,7 +76,8 @@ def execute(name: str, config: Any) -> None:
         if is_sweep:  # raised, because a launcher may run the job in another process
             log.error("this job failed: %s", error)
             failures.append(f"{config.run_dir} ({' '.join(typed)}): {error}")
-            raise
+            sweep = shlex.quote(str(Path(config.run_dir).parent))
+            raise type(error)(f"{failures[-1]}; `usad compare {sweep}` lists all jobs") from error
         faults.append(error)  # not raised, because Hydra would print a line of its own
 
 

@@ -15,7 +15,8 @@ from us_anomaly.cli.configuration import config_dir
 from us_anomaly.errors import SettingsError
 
 _FOLDER_FLAGS = ("-cd", "-cp")
-_CALLS = ("_target_", "()")
+_CALLS = ("_target_", "()", "class")
+"""Keys whose value is called: by Hydra, and by the configuration of logs in Python's library."""
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -46,13 +47,18 @@ def refuse_hidden(arguments: Sequence[str]) -> None:
     Raises:
         SettingsError: There is one; the message names it.
     """
-    for folder in dict.fromkeys(_folders(arguments, replacing=False)):
+    for folder in added_folders(arguments):
         for path in _files(folder):
             inside = path.relative_to(folder)
             if len(inside.parts) > 1 and (config_dir() / inside).is_file():
                 raise SettingsError(
                     f"{path}: a file of this name ships with the package and would be taken instead; give yours another name"
                 )
+
+
+def added_folders(arguments: Sequence[str]) -> list[Path]:
+    """Return the folders of configuration files that the arguments add to those that ship."""
+    return list(dict.fromkeys(_folders(arguments, replacing=False)))
 
 
 def _folders(arguments: Sequence[str], *, replacing: bool = True) -> Iterator[Path]:

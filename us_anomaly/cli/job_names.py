@@ -45,6 +45,17 @@ def _of_all_jobs(overrides: Sequence[str]) -> list[str]:
     ]
 
 
+def is_swept(override: str) -> bool:
+    """Return whether an override has several values; a wrong one, which Hydra tells, has not."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return bool(OverridesParser.create().parse_override(override).is_sweep_override())
+    except HydraException:
+        return False
+
+
 def job_name(typed: Sequence[str], number: int, overrides: Any) -> str:
     """Return the name of one job: its category, and the values that not all jobs have; its number where there are neither.
 

@@ -17,6 +17,7 @@ from us_anomaly.run_dir.provenance import (
     CONTENTS,
     LIST_OF_PICTURES,
     REFERENCE_PICTURES,
+    SATURATION_TABLE,
     SCORED_MASKS,
     SCORED_PICTURES,
     TEST_MASKS,
@@ -138,9 +139,9 @@ class DataInputs:
 
     @functools.cached_property
     def saturation_table(self) -> dict[str, str]:
-        """The table of a data set that says how much of each kind of defect counts as all of it, where there is one."""
+        """The table of the data set that says how much of each kind of defect counts as all of it, or that there is none."""
         path = saturation_file(self.root, category_of(self.settings.data))
-        return {} if path is None else {path.name: content_hash(path)}
+        return {SATURATION_TABLE: "none" if path is None else content_hash(path)}
 
     @functools.cached_property
     def scored_masks(self) -> dict[str, str]:

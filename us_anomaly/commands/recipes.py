@@ -35,6 +35,19 @@ OFF = {
 }
 
 
+def _kept(describe: Callable[["Recipes", int], Recipe]) -> Callable[["Recipes", int], Recipe]:
+    """Keep what a method answers for each patch size, in its object and for as long as that."""
+
+    @functools.wraps(describe)
+    def asked(self: "Recipes", patch_size: int) -> Recipe:
+        place = (describe.__name__, patch_size)
+        if place not in self.answers:
+            self.answers[place] = describe(self, patch_size)
+        return self.answers[place]
+
+    return asked
+
+
 class Recipes:
     """The recipes of one run directory under the settings in force.
 
@@ -53,6 +66,7 @@ class Recipes:
         self.settings = settings
         self._with_data = with_data
         self.run_dir = RunDir(settings.run_dir)
+        self.answers: dict[tuple[str, int], Recipe] = {}
         self.data = DataInputs(settings, is_there=with_data)
 
     @property
@@ -98,7 +112,7 @@ class Recipes:
             **self._with_training_pictures(**self._weights(self.run_dir.backbone)),
         )
 
-    @functools.cache  # noqa: B019 (lives as long as one stage)
+    @_kept
     def teacher(self, patch_size: int) -> Recipe:
         """Return what decides the teacher of one patch size; a reused one is decided by its file alone."""
         teacher = self.settings.teacher
@@ -133,7 +147,7 @@ class Recipes:
         artifact = self.run_dir.teacher(patch_size)
         return self._named(artifact, f"teacher.{key}", name, lambda: hash_of_teacher(key, name, patch_size))
 
-    @functools.cache  # noqa: B019
+    @_kept
     def statistics(self, patch_size: int) -> Recipe:
         """Return what decides the teacher statistics of one patch size."""
         return Recipe(
@@ -146,7 +160,7 @@ class Recipes:
             **self._with_training_pictures(**self._checked(self.run_dir.teacher(patch_size), self.teacher(patch_size))),
         )
 
-    @functools.cache  # noqa: B019
+    @_kept
     def students(self, patch_size: int) -> Recipe:
         """Return what decides the students of one patch size."""
         validates = self.settings.students.validate_every_steps is not None
@@ -167,7 +181,7 @@ class Recipes:
             before=self.statistics(patch_size).before,
         )
 
-    @functools.cache  # noqa: B019
+    @_kept
     def position_statistics(self, patch_size: int) -> Recipe:
         """Return what decides the position statistics of one patch size."""
         return Recipe(
@@ -247,7 +261,8 @@ class Recipes:
         """What decides the pages: the results, and how this version shows them."""
         return Recipe(
             command="report",
-            settings={},
+            settings={"data.root": self._data_root},  # pages link to pictures there
+            when_absent={"data.root": self._data_root},
             inputs={
                 "split.jsonl": self.data.split_hash,
                 **self._checked(self.run_dir.calibration, self.calibration),
@@ -257,6 +272,10 @@ class Recipes:
                 "version of the pages": pages_hash(),
             },
         )
+
+    @property
+    def _data_root(self) -> str:
+        return str(Path(self.settings.data.root).resolve())
 
     def _checked(self, artifact: Path, recipe: Recipe) -> dict[str, str]:
         """Return the content hash of an up-to-date artifact by its name in the run directory."""

@@ -6,7 +6,7 @@ import logging
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +26,7 @@ from us_anomaly.reporting.predictions_table import predictions_csv
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_text
+from us_anomaly.run_dir.faults import cannot_write
 from us_anomaly.run_dir.staging import publish, staged, writing_threads
 from us_anomaly.scoring.map_files import write_map
 from us_anomaly.scoring.regions import CocoWriter, Region, strongest_regions
@@ -108,7 +109,7 @@ def _score_into(
     scored = Scored()
     is_strict = settings.data.on_bad_image is OnBadImage.error and not explain
     with (
-        _coco_file(staging.regions) as coco,
+        _coco_file(staging.regions) as add_regions,
         progress("scoring", len(pictures), enabled=settings.runtime.progress) as on_step,
         writing_threads(max(1, settings.runtime.num_workers)) as write_in_thread,
     ):
@@ -138,7 +139,7 @@ def _score_into(
                 submit(_write_panel, path, pixels, prediction, strongest, detector, picture.mask, most=most)
             scored.records.append(_record(picture, prediction, files, staging))
             scored.strongest.append(strongest)
-            coco.add(picture.name, (height, width), regions)
+            add_regions(picture.name, (height, width), regions)
             on_step(len(scored.records), {})
         for future in waiting:
             future.result()
@@ -146,13 +147,33 @@ def _score_into(
 
 
 @contextmanager
-def _coco_file(path: Path) -> Iterator[CocoWriter]:
-    """Yield what writes regions into a file below the folder of a staging."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        writer = CocoWriter(file, description="regions at or above the pixel threshold")
-        yield writer
-        writer.finish()
+def _coco_file(path: Path) -> Iterator[Callable[..., None]]:
+    """Yield what adds the regions of a picture, as `CocoWriter.add`, to a file below the folder of a staging.
+
+    Raises:
+        ResourceError: It cannot be written.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8", newline="\n")
+    try:
+        with _writing(path):
+            writer = CocoWriter(file, description="regions at or above the pixel threshold")
+        yield _writing(path)(writer.add)
+        with _writing(path):
+            writer.finish()
+            file.close()
+    finally:
+        with suppress(OSError):  # of what else failed is told
+            file.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _inputs(
@@ -186,15 +207,18 @@ def _inputs(
 
 
 def _unique_stems(names: Sequence[str]) -> dict[str, str]:
-    """Return for each name the name of its results without suffix: `a.png` and `a.jpg` keep apart."""
+    """Return for each name the name of its results without suffix: `a.png` and `a.jpg` keep apart, and `a.png` and `A.png`.
+
+    Some file systems take the latter for one.
+    """
     stems: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
         inside = "/".join(part for part in PurePosixPath(name).parts if part.strip("/") not in ("", "..")) or "picture"
         stem = posixpath.splitext(inside)[0]
         candidates = itertools.chain((stem, inside), (f"{inside}-{number}" for number in itertools.count(2)))
-        stems[name] = next(candidate for candidate in candidates if candidate not in taken)
-        taken.add(stems[name])
+        stems[name] = next(candidate for candidate in candidates if candidate.casefold() not in taken)
+        taken.add(stems[name].casefold())
     return stems
 
 

@@ -87,7 +87,9 @@ def _panel(settings: Settings, run_dir: RunDir, sample: Sample, prediction: Mapp
     for kind in ("heatmap", "uncertainty"):
         path = prediction[f"{kind}_path"]
         if path is not None:
-            pictures[kind] = read_own(run_dir.root / path, lambda opened: np.asarray(opened.convert("RGBA")))
+            pictures[kind] = read_own(
+                run_dir.root / path, lambda opened: np.asarray(opened.convert("RGBA")), max_pixels=max_pixels
+            )
     image = read_image(root / sample.filename, max_pixels=max_pixels)
     mask = None if sample.mask_path is None else read_mask(root / sample.mask_path, max_pixels=max_pixels)
     return panel(

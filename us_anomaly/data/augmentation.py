@@ -26,6 +26,7 @@ from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.settings.dataset import TransformSettings
 
 PROBE_SIZE_PX = 512
+MAX_PROBE_SIZE_PX = 4096
 PROBE_DRAWS = 12
 WHITE = 250  # interpolation may round 255 down
 
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 
 LEAVES_GAPS = {
     "ElasticTransform", "RandomAffine", "RandomPerspective", "RandomRotation", "RandomZoomOut",
+}  # fmt: skip
+CHANGES_SIZE = {
+    "CenterCrop", "Pad", "RandomCrop", "RandomResize", "RandomResizedCrop", "RandomShortestSize", "RandomZoomOut", "Resize",
+    "ScaleJitter",
 }  # fmt: skip
 EACH_PIXEL_ALONE = {"Normalize", "ToDtype", "ToImage"}
 MOVES_PIXELS = LEAVES_GAPS | {
@@ -124,7 +129,7 @@ class Pipeline:
 
 
 def build_transforms(entries: Sequence[TransformSettings], *, key: str, patch_size: int | None) -> Pipeline:
-    """Build a transform list and try it on a picture of 512 x 512 pixels, or of the largest random crop if that is larger.
+    """Build a transform list and try it on a picture of 512 x 512 pixels, or larger where it begins with a larger random crop.
 
     Args:
         entries: Names and keyword arguments.
@@ -158,10 +163,13 @@ def build_transforms(entries: Sequence[TransformSettings], *, key: str, patch_si
 
 
 def _probe_side(entries: Sequence[TransformSettings]) -> int:
-    """Return the side of a picture that is as large as any that the list needs; which pictures there are is not known here."""
-    sizes = [entry.params.get("size") for entry in entries if entry.name == "RandomCrop"]
-    sides = [side for size in sizes for side in (size if isinstance(size, list) else [size]) if isinstance(side, int)]
-    return max(PROBE_SIZE_PX, *sides) if sides else PROBE_SIZE_PX
+    """Return the side of a picture from which a crop at the beginning can be taken; what pictures there are is not known here."""
+    first = next((entry for entry in entries if entry.name in CHANGES_SIZE), None)
+    if first is None or first.name != "RandomCrop":
+        return PROBE_SIZE_PX
+    size = first.params.get("size")
+    sides = [side for side in (size if isinstance(size, list) else [size]) if isinstance(side, int)]
+    return min(max([PROBE_SIZE_PX, *sides]), MAX_PROBE_SIZE_PX)
 
 
 def _try_out(pipeline: Pipeline, *, key: str, patch_size: int | None, side_px: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from us_anomaly.data.listing import (
     contents,
-    holds_results,
+    folders_of_pictures,
     is_image,
     look_through,
     refuse_hidden_defect,
@@ -16,7 +16,7 @@ from us_anomaly.data.listing import (
     subfolders,
 )
 from us_anomaly.data.mask_lookup import MaskIndex
-from us_anomaly.data.other_files import warn_about_others
+from us_anomaly.data.other_files import tell_left_out, warn_about_others
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.data.table import NORMAL_TYPES
 from us_anomaly.errors import DataError, SettingsError
@@ -36,13 +36,14 @@ def read_folder(root: Path, *, images: str, masks: str, normal: str, allow_outsi
     """
     _check_names(images=images, masks=masks, normal=normal)
     image_folder = root / images
-    kinds = _kinds(image_folder, root / masks)
+    kinds = _kinds(image_folder, root / masks, kept=normal)
     if normal not in kinds:
         raise DataError(_nothing_usable(root, images=images, masks=masks, normal=normal))
     refuse_hidden_defect(image_folder, kinds, normal)
     listings = {kind: look_through(image_folder / kind, without_results=True) for kind in kinds}
     pictures = {kind: listing.pictures for kind, listing in listings.items()}
     warn_about_others([path for listing in listings.values() for path in listing.others], root=root)
+    tell_left_out(image_folder, listings, root=root)
     if not any(pictures.values()):
         raise DataError(f"data.root={root}: no pictures in {image_folder} (its folders: {some(kinds)})")
     mask_of = _find_masks(root, image_folder, root / masks, pictures, normal=normal)
@@ -65,7 +66,7 @@ def _find_masks(
 ) -> dict[Path, str | None]:
     """Return the mask of each picture: first all that have its path, so that none of them is matched again by its name."""
     index = MaskIndex(root, masks)
-    found = {path: index.find(path.relative_to(images)) for paths in pictures.values() for path in paths}
+    found = {path: index.find(path, below=images) for paths in pictures.values() for path in paths}
     anomalous = [path for kind, paths in pictures.items() if kind != normal for path in paths]
     owners = defaultdict(list)
     for path in anomalous:
@@ -73,7 +74,7 @@ def _find_masks(
     for path in anomalous:
         if found[path] is None:
             found[path] = index.find_by_stem(path.stem, owners[path.stem])
-    index.warn_about_unused()
+    index.warn()
     return found
 
 
@@ -90,9 +91,9 @@ def _check_names(*, images: str, masks: str, normal: str) -> None:
         )
 
 
-def _kinds(folder: Path, masks: Path) -> list[str]:
+def _kinds(folder: Path, masks: Path, *, kept: str = "") -> list[str]:
     """Return the folders of pictures in `folder`, where masks and run directories may lie beside them."""
-    return [name for name in subfolders(folder) if folder / name != masks and not holds_results(folder / name)]
+    return [name for name in folders_of_pictures(folder, kept=kept) if folder / name != masks]
 
 
 def _nothing_usable(root: Path, *, images: str, masks: str, normal: str) -> str:

@@ -5,14 +5,14 @@ from pathlib import Path
 from us_anomaly.data.images import read_mask
 from us_anomaly.data.listing import (
     contents,
-    holds_results,
+    folders_of_pictures,
     look_through,
     refuse_outside,
     relative,
     some,
-    subfolders,
     without_suffix,
 )
+from us_anomaly.data.other_files import tell_left_out
 from us_anomaly.data.sample import NORMAL_TYPE, Sample
 from us_anomaly.data.table import ANOMALOUS_TYPE
 from us_anomaly.errors import BadImageError, DataError
@@ -32,10 +32,9 @@ def read_kolektor_sdd(root: Path, *, max_pixels: int, allow_outside_root: bool =
     """
     pairs: list[tuple[str, str]] = []
     unlabelled = []
-    for part in subfolders(root):
-        if holds_results(root / part):
-            continue
-        listing = look_through(root / part, without_results=True)
+    listings = {part: look_through(root / part, without_results=True) for part in folders_of_pictures(root)}
+    tell_left_out(root, listings, root=root)
+    for listing in listings.values():
         files = {without_suffix(path.relative_to(root)): path for path in listing.pictures}
         for key, path in files.items():
             filename = relative(root, path)

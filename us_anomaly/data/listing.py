@@ -75,6 +75,11 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _entries(folder) if is_visible(entry.name) and _is_folder(entry))
 
 
+def folders_of_pictures(folder: Path, *, kept: str = "") -> list[str]:
+    """Return the names of the folders in `folder`, sorted, without those that hold results, but for the one called `kept`."""
+    return [name for name in subfolders(folder) if name == kept or not holds_results(folder / name)]
+
+
 def is_visible(name: str) -> bool:
     """Return whether a file or folder of this name counts; what operating systems leave behind does not."""
     return not name.startswith(".") and name != "__MACOSX"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from us_anomaly.data.listing import list_images, relative, some, without_suffix
+from us_anomaly.data.other_files import say_once
 from us_anomaly.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -16,10 +17,11 @@ class MaskIndex:
 
     def __init__(self, root: Path, folder: Path) -> None:
         """List the masks in `folder`, which may be missing; masks are named relative to `root`."""
+        self._root = root
         self._folder = folder
         self._by_key: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        self._owners: dict[str, str] = {}
+        self._owners: dict[str, list[str]] = defaultdict(list)
         masks = list_images(folder)
         for mask in masks:
             place = mask.relative_to(folder)
@@ -33,33 +35,31 @@ class MaskIndex:
                 self._by_key[key].append(relative(root, picture_folder))
         self._count = len(masks)
 
-    def find(self, picture: Path) -> str | None:
-        """Return the mask of a picture, given by its path below the images.
+    def find(self, picture: Path, *, below: Path) -> str | None:
+        """Return the mask of a picture; with `<path>` for its path in the folder `below`, without the suffix.
 
-        It is `<path>_mask.*`, `<path>.*` or the folder `<path>/`, each without the picture's suffix; of several, the one
-        with that suffix.
+        It is `<path>_mask.*`, `<path>.*` or the folder `<path>/`; of several, the one with the picture's suffix. Two pictures
+        may have one mask, as two files of one shot do.
 
         Raises:
-            DataError: Several masks could be meant, or the mask is that of another picture.
+            DataError: Several masks could be meant.
         """
-        key = without_suffix(picture)
+        key = without_suffix(picture.relative_to(below))
         for candidate in (f"{key}_mask", key):
             if masks := self._by_key.get(candidate):
-                return self._claimed(masks, picture)
+                mask = self._chosen(masks, picture)
+                self._owners[mask].append(relative(self._root, picture))
+                return mask
         return None
 
-    def _claimed(self, masks: list[str], picture: Path) -> str:
-        """Return the one of `masks` that belongs to a picture, which no other picture may then have."""
-        alike = [mask for mask in masks if PurePosixPath(mask).suffix == picture.suffix] if len(masks) > 1 else masks
+    def _chosen(self, masks: list[str], picture: Path) -> str:
+        """Return the only one of `masks`, or the only one with the suffix of a picture."""
+        suffix = picture.suffix.lower()
+        alike = [mask for mask in masks if len(masks) == 1 or PurePosixPath(mask).suffix.lower() == suffix]
         if len(alike) != 1:
             raise DataError(
-                f"the masks {some(masks)} have the name of the picture {picture.as_posix()}: leave one of them in {self._folder}"
-            )
-        owner = self._owners.setdefault(alike[0], picture.as_posix())
-        if owner != picture.as_posix():
-            raise DataError(
-                f"the mask {alike[0]} has the name of two pictures, {owner} and {picture.as_posix()}: rename one of them, "
-                "and its mask"
+                f"the masks {some(masks)} have the name of the picture {relative(self._root, picture)}: leave one of them in "
+                f"{self._folder}"
             )
         return alike[0]
 
@@ -83,14 +83,22 @@ class MaskIndex:
                 f"share the name {stem!r}: put masks at the same relative path as their pictures, "
                 f"as in {self._folder}/<defect>/{stem}.png"
             )
-        self._owners[masks[0]] = claimants[0]
+        self._owners[masks[0]] += claimants
         return masks[0]
 
     def _is_used(self, mask: str) -> bool:
         return mask in self._owners or PurePosixPath(mask).parent.as_posix() in self._owners
 
-    def warn_about_unused(self) -> None:
-        """Warn when masks were found and none of them belongs to a picture."""
+    def warn(self) -> None:
+        """Warn about masks that several pictures have, and when masks were found and none of them belongs to a picture."""
+        shared = [f"{mask} ({' and '.join(owners)})" for mask, owners in self._owners.items() if len(owners) > 1]
+        if shared:
+            say_once(
+                logging.WARNING,
+                f"{len(shared)} masks have the names of several pictures, which all get them: {some(sorted(shared), limit=3)}. "
+                "Where the pictures show different things, rename them and give each a mask of its own",
+                root=self._root,
+            )
         if self._count and not self._owners:
             log.warning(
                 "none of the %d masks in %s has the name of a picture: they are not used",

@@ -5,6 +5,7 @@ from pathlib import Path
 from us_anomaly.data.categories import category_folder
 from us_anomaly.data.listing import (
     contents,
+    folders_of_pictures,
     list_images,
     look_through,
     refuse_hidden_defect,
@@ -14,7 +15,7 @@ from us_anomaly.data.listing import (
     subfolders,
 )
 from us_anomaly.data.mask_lookup import MaskIndex
-from us_anomaly.data.other_files import warn_about_others
+from us_anomaly.data.other_files import tell_left_out, warn_about_others
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.errors import DataError
 
@@ -54,10 +55,11 @@ def read_mvtec(
     samples = []
     others = []
     for name, split in _FOLDERS:
-        kinds = subfolders(folder / name)
+        kinds = folders_of_pictures(folder / name, kept=normal)
         refuse_hidden_defect(folder / name, kinds, normal)
-        for kind in kinds:
-            listing = look_through(folder / name / kind)
+        listings = {kind: look_through(folder / name / kind, without_results=True) for kind in kinds}
+        tell_left_out(folder / name, listings, root=root)
+        for kind, listing in listings.items():
             others += listing.others
             for path in listing.pictures:
                 samples.append(
@@ -65,16 +67,14 @@ def read_mvtec(
                         filename=relative(root, path),
                         is_anomalous=kind != normal,
                         defect_type=NORMAL_TYPE if kind == normal else kind,
-                        mask_path=index.find(path.relative_to(folder / name))
-                        if split == "test" or kind != normal
-                        else None,
+                        mask_path=index.find(path, below=folder / name) if split == "test" or kind != normal else None,
                         split=split,
                     )
                 )
     warn_about_others(others, root=root)
     if not samples:
         raise DataError(f"data.root={root}: no pictures in the folders train, validation and test of {folder}")
-    index.warn_about_unused()
+    index.warn()
     paths = [path for sample in samples for path in (sample.filename, sample.mask_path) if path is not None]
     refuse_outside(root, paths, allow_outside_root=allow_outside_root)
     return sorted(samples, key=lambda sample: sample.filename)

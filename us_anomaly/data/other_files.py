@@ -1,10 +1,11 @@
-"""Files beside the pictures that somebody may take for pictures: they are not looked at, and that is said."""
+"""What lies among the pictures of a data set and is not looked at, because it is no picture of it: that is said."""
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from us_anomaly.data.listing import relative, some
+from us_anomaly.data.listing import Listing, holds_results, relative, some, subfolders
 
 log = logging.getLogger(__name__)
 
@@ -12,7 +13,7 @@ MAX_OTHERS_NAMED = 5
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
 """What is read, in words."""
 _told: set[tuple[str, str]] = set()
-"""Data sets with what was said of their other files: every stage of `usad run` reads the data set, and one says it."""
+"""Data sets with what was said of them: every stage of `usad run` reads the data set, and one says it."""
 
 
 def others_in_words(others: list[Path], *, base: Path) -> str:
@@ -25,9 +26,28 @@ def others_in_words(others: list[Path], *, base: Path) -> str:
 
 def warn_about_others(others: list[Path], *, root: Path) -> None:
     """Warn, once in a process, about the files of a data set that are beside its pictures and are not looked at."""
-    if not others:
-        return
-    said = (os.path.realpath(root), others_in_words(sorted(others, key=Path.as_posix), base=root))
+    if others:
+        say_once(logging.WARNING, others_in_words(sorted(others, key=Path.as_posix), base=root), root=root)
+
+
+def tell_left_out(folder: Path, listings: Mapping[str, Listing], *, root: Path) -> None:
+    """Tell, once in a process, which folders among those of pictures hold results of commands and were left out.
+
+    Args:
+        folder: The folders of pictures lie in it.
+        listings: What was found in each, by its name.
+        root: Folder of the data set.
+    """
+    left_out = [folder / name for name in subfolders(folder) if name not in listings and holds_results(folder / name)]
+    left_out += [path for listing in listings.values() for path in listing.results]
+    if left_out:
+        named = some([relative(root, path) for path in left_out], limit=MAX_OTHERS_NAMED)
+        say_once(logging.INFO, f"left out of the data set, because of results of usad in it: {named}", root=root)
+
+
+def say_once(level: int, text: str, *, root: Path) -> None:
+    """Log a text about a data set once in a process."""
+    said = (os.path.realpath(root), text)
     if said not in _told:
         _told.add(said)
-        log.warning("%s", said[1])
+        log.log(level, "%s", text)

@@ -52,9 +52,7 @@ def read_samples(data: DataSettings) -> list[Sample]:
     if not isinstance(data, DemoData) and not (exists(root) and root.is_dir()):
         raise DataError(f"data.root={root}: {contents(root)}")
     samples = _read(root, data)
-    unwritable = [repr(sample.filename) for sample in samples if not _is_utf8(sample.filename)]
-    if unwritable:
-        raise DataError(f"file names that are not UTF-8 cannot be written down, rename them: {some(unwritable)}")
+    _refuse_unwritable([sample.filename for sample in samples])
     return samples if data.group_pattern is None else grouped(samples, pattern=data.group_pattern)
 
 
@@ -81,6 +79,12 @@ def _read(root: Path, data: DataSettings) -> list[Sample]:
             )
         case _:
             raise SettingsError(f"no adapter reads {type(data).__name__}: choose data=folder, csv, mvtec or demo")
+
+
+def _refuse_unwritable(names: Sequence[str]) -> None:
+    unwritable = [repr(name) for name in names if not _is_utf8(name)]
+    if unwritable:
+        raise DataError(f"file names that are not UTF-8 cannot be written down, rename them: {some(unwritable)}")
 
 
 def _is_utf8(text: str) -> bool:
@@ -131,7 +135,7 @@ def find_inputs(path_or_glob: str) -> list[Path]:
     What is left out is told: folders of results, and files that may be pictures of formats that are not read.
 
     Raises:
-        DataError: It matches no picture.
+        DataError: It matches no picture, or one whose name cannot be written down.
     """
     found = _look_for(path_or_glob, without_results=True)
     if found.results:
@@ -141,6 +145,7 @@ def find_inputs(path_or_glob: str) -> list[Path]:
     if found.others and found.pictures:  # else the error tells them
         log.warning("%s", others_in_words(found.others, base=_fixed_part(Path(path_or_glob))))
     _refuse_nothing(found, path_or_glob, key="inference.input")
+    _refuse_unwritable([str(path) for path in found.pictures])
     return found.pictures
 
 

@@ -214,14 +214,20 @@ def _assign(
 
 
 def _fill_empty(chosen: dict[Split, list[_Part]]) -> None:
-    """Give a split without normal pictures the smallest normal group of the split with most of them; single pictures stay."""
-    for given in chosen.values():
+    """Give a split without normal pictures the smallest normal group of the split with most of them; single pictures stay.
+
+    Test can do without where it has anomalous ones: then it gets no group of more than a third of all normal pictures.
+    """
+    num_normal = sum(part.kinds[_NORMAL] for parts in chosen.values() for part in parts)
+    for split, given in chosen.items():
         donor = max(chosen.values(), key=lambda parts: sum(not part.is_anomalous for part in parts))
         normal = [part for part in donor if not part.is_anomalous]
         groups = [part for part in normal if len(part.members) > 1]
         has_normal = any(not sample.is_anomalous for part in given for sample in part.members)
         if not has_normal and len(normal) > 1 and groups:
             smallest = min(groups, key=lambda part: (len(part.members), part.order))
+            if split == "test" and given and 3 * len(smallest.members) > num_normal:
+                continue
             donor.remove(smallest)
             given.append(smallest)
 

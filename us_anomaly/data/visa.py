@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from us_anomaly.data.categories import category_folder
-from us_anomaly.data.listing import contents, list_images, refuse_outside, relative, some, subfolders
+from us_anomaly.data.listing import contents, look_through, refuse_outside, relative, some, subfolders
 from us_anomaly.data.mask_lookup import MaskIndex
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.data.table import ANOMALOUS_TYPE, Fault, Row, read_rows, refuse_faults
@@ -85,16 +85,16 @@ def _from_folders(root: Path, folder: Path) -> list[Sample]:
     index = MaskIndex(root, folder / "Data" / "Masks")
     samples = []
     for kind, is_anomalous in (("Normal", False), ("Anomaly", True)):
-        for path in list_images(images / kind):
+        for path in look_through(images / kind, without_results=True).pictures:
             samples.append(
                 Sample(
                     filename=relative(root, path),
                     is_anomalous=is_anomalous,
                     defect_type=ANOMALOUS_TYPE if is_anomalous else NORMAL_TYPE,
-                    mask_path=index.find(path.relative_to(images)),
+                    mask_path=index.find(path, below=images),
                 )
             )
-    index.warn_about_unused()
+    index.warn()
     return samples
 
 

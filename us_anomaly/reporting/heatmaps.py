@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from us_anomaly.data.bands import bands
-from us_anomaly.data.images import read_own
+from us_anomaly.data.images import DEFAULT_MAX_PIXELS, read_own
 from us_anomaly.reporting.color_scale import map_colors
 from us_anomaly.run_dir.atomic import write_atomically
 
@@ -78,13 +78,13 @@ def write_color_steps(path: Path, steps: npt.NDArray[np.uint8]) -> None:
     write_atomically(path, lambda file: picture.save(file, format="PNG", compress_level=PNG_EFFORT), flush=False)
 
 
-def read_color_steps(path: Path) -> npt.NDArray[np.uint8] | None:
+def read_color_steps(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8] | None:
     """Return the colour numbers (H, W) of a heatmap that `write_heatmap` wrote, or None if it is another picture.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or has more than `max_pixels`.
     """
-    return read_own(path, _color_steps_of)
+    return read_own(path, _color_steps_of, max_pixels=max_pixels)
 
 
 def _color_steps_of(picture: Image.Image) -> npt.NDArray[np.uint8] | None:

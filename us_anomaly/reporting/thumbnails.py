@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from us_anomaly.data.images import read_own
+from us_anomaly.data.images import DEFAULT_MAX_PIXELS, read_own
 from us_anomaly.reporting.heatmaps import heatmap_picture, read_color_steps
 from us_anomaly.run_dir.atomic import write_atomically
 
@@ -52,17 +52,19 @@ def write_image_copy(path: Path, pixels: ByteImage, *, longest_px: int) -> None:
     )
 
 
-def write_heatmap_copy(path: Path, source: Path, *, longest_px: int) -> None:
+def write_heatmap_copy(path: Path, source: Path, *, longest_px: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
     """Write the heatmap `source` as a PNG of at most `longest_px`, each pixel the mean of those that it covers.
 
     Raises:
-        OSError: The heatmap cannot be read.
+        OSError: The heatmap cannot be read, or has more than `max_pixels`.
     """
-    steps = read_color_steps(source)
+    steps = read_color_steps(source, max_pixels=max_pixels)
     picture = (
         Image.fromarray(steps)
         if steps is not None
-        else read_own(source, lambda opened: opened.convert("RGBA"))  # any other picture with transparency
+        else read_own(
+            source, lambda opened: opened.convert("RGBA"), max_pixels=max_pixels
+        )  # any other picture with transparency
     )
     height, width = fitted_size(picture.height, picture.width, longest_px)
     picture = picture.resize((width, height), Image.Resampling.BOX)

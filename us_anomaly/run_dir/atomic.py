@@ -55,7 +55,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, flush: 
 
 def flush_file(path: Path) -> None:
     """Force a file that is already written to the disk."""
-    with path.open("rb") as file:
+    with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows flushes what may be written only
         os.fsync(file.fileno())
 
 

@@ -31,9 +31,16 @@ class RunDir:
     def is_known(self) -> bool:
         """Whether a command ever worked here, even if it failed at once."""
         try:
-            return self.evaluation_json.is_file() or self.split.is_file() or self.records.is_dir()
+            return self.evaluation_json.is_file() or self.split.is_file() or self._has_records
         except OSError:  # a folder that may not be entered
             return False
+
+    @property
+    def _has_records(self) -> bool:
+        """Whether a command left its record here; every program that is made with Hydra has a folder of the name of ours."""
+        if self.made_with.is_file() or self.scored_input.is_file():
+            return True
+        return any(path.is_file() for path in self.records.glob("*/log.txt"))
 
     @property
     def split(self) -> Path:

@@ -33,7 +33,8 @@ SCORED_PICTURES = "scored pictures"
 TEST_MASKS = "masks of the test pictures"
 SCORED_MASKS = "masks of the scored pictures"
 SEVERAL = (TRAINING_PICTURES, REFERENCE_PICTURES, SCORED_PICTURES, TEST_MASKS, SCORED_MASKS)
-OF_THE_DATA_SET = (LIST_OF_PICTURES, CONTENTS, *SEVERAL)
+SATURATION_TABLE = "table of saturated defects"
+OF_THE_DATA_SET = (LIST_OF_PICTURES, CONTENTS, *SEVERAL, SATURATION_TABLE)
 """Names of inputs that lie outside of the run directory, by name and content."""
 
 

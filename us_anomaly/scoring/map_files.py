@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from us_anomaly.data.images import read_own
+from us_anomaly.data.images import DEFAULT_MAX_PIXELS, read_own
 from us_anomaly.errors import ArtifactError
 from us_anomaly.run_dir.atomic import write_atomically
 
@@ -29,14 +29,14 @@ def write_map(path: Path, anomaly_map: npt.NDArray[np.floating]) -> None:
     write_atomically(path, lambda file: picture.save(file, format="TIFF"), flush=False)
 
 
-def read_map(path: Path) -> FloatMap:
-    """Read a map (H, W).
+def read_map(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FloatMap:
+    """Read a map (H, W) of at most `max_pixels`.
 
     Raises:
-        ArtifactError: It is missing, damaged, not float32, or holds a value that is not finite.
+        ArtifactError: It is missing, damaged, too large, not float32, or holds a value that is not finite.
     """
     try:
-        mode, values = read_own(path, lambda picture: (picture.mode, np.array(picture)))
+        mode, values = read_own(path, lambda picture: (picture.mode, np.array(picture)), max_pixels=max_pixels)
     except (OSError, SyntaxError, ValueError) as error:
         raise _unreadable(path, error) from error
     if mode != "F":
@@ -46,14 +46,14 @@ def read_map(path: Path) -> FloatMap:
     return values
 
 
-def map_size(path: Path) -> tuple[int, int]:
+def map_size(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
     """Return height and width of a map without reading its values.
 
     Raises:
-        ArtifactError: It is missing or damaged.
+        ArtifactError: It is missing, damaged or too large.
     """
     try:
-        return read_own(path, lambda picture: (picture.height, picture.width))
+        return read_own(path, lambda picture: (picture.height, picture.width), max_pixels=max_pixels)
     except (OSError, SyntaxError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -45,7 +45,7 @@ class PixelSource:
 
     def sizes(self) -> list[Size]:
         """Return height and width at which each image is compared, from the headers of the maps."""
-        sizes = [map_size(self._map_path(image)) for image in self.images]
+        sizes = [map_size(self._map_path(image), max_pixels=self.max_image_pixels) for image in self.images]
         return sizes if self.network_size is None else [self.network_size(size) for size in sizes]
 
     def __iter__(self) -> Iterator[PixelItem]:
@@ -57,10 +57,10 @@ class PixelSource:
             DataError: The proportions of a mask are not those of its image.
         """
         for image in self.images:
-            size = map_size(self._map_path(image))
+            size = map_size(self._map_path(image), max_pixels=self.max_image_pixels)
             truth = self._truth(image, size)
             if truth is not None:
-                anomaly_map = read_map(self._map_path(image))
+                anomaly_map = read_map(self._map_path(image), max_pixels=self.max_image_pixels)
                 if self.network_size is not None:
                     anomaly_map = _resized_map(anomaly_map, self.network_size(size))
                 yield PixelItem(anomaly_map, truth, image.defect_type)

@@ -28,7 +28,8 @@ class DataSettings:
     on_bad_image: OnBadImage
     """`error` lists every file that cannot be decoded and stops; `skip` leaves them out and counts them."""
     max_image_pixels: int
-    """Larger images are refused before they are decoded (protection against decompression bombs)."""
+    """Larger images are refused before they are decoded (protection against decompression bombs), also those of folders in
+    `teacher.images` and `students.penalty_images`."""
     allow_outside_root: bool
     """Accept image and mask paths that leave `data.root` (links, `..`, absolute paths)."""
     group_pattern: str | None

@@ -64,8 +64,7 @@ class ScoringSettings:
     image_score: ImageScore
     """`max`; `top_mean`: mean of the highest `scoring.image_score_fraction` of the map; `quantile`: that upper quantile."""
     image_score_fraction: float
-    """Fraction of the map that `top_mean` and `quantile` look at. A small defect lights about one patch, however large the
-    picture is: with a larger `image_size` take a smaller fraction."""
+    """Fraction of the map that `top_mean` and `quantile` look at."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -4,7 +4,7 @@
 `masks` turns masks into yes or no per pixel, `inspection` checks a whole data set.
 """
 
-from us_anomaly.data.images.decoding import IMAGE_SUFFIXES, image_size, read_image, read_own, rgb_of
+from us_anomaly.data.images.decoding import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, image_size, read_image, read_own, rgb_of
 from us_anomaly.data.images.inspection import (
     BadImage,
     Inspection,
@@ -15,6 +15,7 @@ from us_anomaly.data.images.inspection import (
 from us_anomaly.data.images.masks import Mask, load_mask, read_mask
 
 __all__ = [
+    "DEFAULT_MAX_PIXELS",
     "IMAGE_SUFFIXES",
     "BadImage",
     "Inspection",

@@ -24,6 +24,8 @@ from us_anomaly.errors import BadImageError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Endings, in lower case, of the files that count as pictures; upper case counts as well."""
 
+DEFAULT_MAX_PIXELS = 1_000_000_000
+"""Pixels that a picture may have where no setting says so."""
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _ORIENTATION_TAG = 0x0112
 _MAGIC = {
@@ -114,15 +116,18 @@ def decode(path: Path, work: Callable[[Opened], T], *, max_pixels: int) -> T:
         raise BadImageError(f"{path}: {_reason(error, path)}") from error
 
 
-def read_own(path: Path, work: Callable[[Image.Image], T]) -> T:
-    """Open a picture that a command of ours wrote, of any size, and return what `work` makes of it.
+def read_own(path: Path, work: Callable[[Image.Image], T], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> T:
+    """Open a picture that a command wrote, which is as large as the picture it is about, and return what `work` makes of it.
 
     Raises:
-        OSError: The file is missing or no picture.
+        OSError: The file is missing or no picture, or it is too large by its header, as one from somebody else may be.
     """
 
     def read() -> T:
         with Image.open(path) as picture:
+            if picture.width * picture.height > max_pixels:
+                sides = f"{picture.width} x {picture.height}"
+                raise OSError(f"{sides} pixels are more than data.max_image_pixels={max_pixels} allows")
             return work(picture)
 
     return _of_any_size(read)

@@ -156,7 +156,7 @@ class Artist:
             return None
         path = self._source.run_dir.root / relative
         try:
-            longest = read_own(path, lambda picture: max(picture.size))
+            longest = read_own(path, lambda picture: max(picture.size), max_pixels=self._source.max_image_pixels)
             copies = {}
             for name, side in (("gallery", GALLERY_PX), ("view", VIEW_PX)):
                 copies[name] = address if longest <= side else self._heatmap_copy(relative, path, name, side)
@@ -168,7 +168,7 @@ class Artist:
     def _heatmap_copy(self, relative: str, path: Path, name: str, side: int) -> str:
         target = self._files.pictures / f"{picture_key(relative, path)}-{name}.png"
         if self._is_needed(target):
-            write_heatmap_copy(target, path, longest_px=side)
+            write_heatmap_copy(target, path, longest_px=side, max_pixels=self._source.max_image_pixels)
         return f"pictures/{target.name}"
 
     def _values(self, relative: str | None, uncertainty: str | None) -> str | None:
@@ -181,7 +181,8 @@ class Artist:
             target = self._files.values / f"{key}.js"
             if self._is_needed(target):
                 low, high = self._source.calibration.color_range
-                values = {"score": encode_map(read_map(path), unit=(high - low) / UNITS_PER_RANGE)}
+                scores = read_map(path, max_pixels=self._source.max_image_pixels)
+                values = {"score": encode_map(scores, unit=(high - low) / UNITS_PER_RANGE)}
                 if link_into_run_dir(uncertainty) is not None and uncertainty is not None:
                     values |= self._uncertainty_values(self._source.run_dir.root / uncertainty)
                 write_bytes(target, as_script("usad.takeValues", key, values).encode(), flush=False)
@@ -192,7 +193,7 @@ class Artist:
 
     def _uncertainty_values(self, path: Path) -> dict[str, Any]:
         """Return the uncertainty per pixel as its picture shows it: between the ends of the colour range."""
-        steps = read_color_steps(path)
+        steps = read_color_steps(path, max_pixels=self._source.max_image_pixels)
         if steps is None:
             return {}
         low, high = self._source.calibration.uncertainty_color_range

@@ -49,13 +49,19 @@ class ReportFiles:
 
 
 def picture_key(name: str, path: Path) -> str:
-    """Return the name of what is drawn of a file: it changes with the file's name, size and time of change.
+    """Return the name of what is drawn of a file, or of a folder of masks: it changes with name, size and time of change.
 
     So pictures are drawn once, and no character of a file name ever reaches a name in the report.
     """
-    status = path.stat()
-    text = f"{DRAWING_VERSION}\0{name}\0{status.st_size}\0{status.st_mtime_ns}"
+    text = f"{DRAWING_VERSION}\0{name}\0{_state(path)}"
+    if path.is_dir():
+        text += "".join(f"\0{file.name}\0{_state(file)}" for file in sorted(path.iterdir()))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:20]
+
+
+def _state(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}\0{status.st_mtime_ns}"
 
 
 def link(relative: str) -> str:

@@ -64,7 +64,11 @@ const usad = {
   writeAddress(state) {
     const kept = new URLSearchParams(Object.entries(state).filter(([, value]) => value !== "" && value !== null));
     const text = kept.toString();
-    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+    try {
+      history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+    } catch {
+      // Some browsers refuse more than a hundred in a row, as a slider makes them; the next one tells the state again.
+    }
   },
 
   fail(message) {

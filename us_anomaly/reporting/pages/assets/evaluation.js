@@ -9,6 +9,7 @@ usad.onPredictions = (meaning, records) => {
   const splits = [...new Set(predictions.map(({ split }) => split))];
   const types = usad.fillTypes(controls.type, predictions);
   const remembered = ["search", "split", "show", "type", "sort"];
+  const everything = "all"; // a value of its own: an empty one is not kept in the address
   let shown = [];
 
   function identity({ name, split, anomalous, type }) {
@@ -113,6 +114,7 @@ usad.onPredictions = (meaning, records) => {
     outline.addEventListener("change", () => {
       controls.outline.checked = outline.checked;
       look();
+      usad.byId("viewer-side").querySelector("input[type=checkbox]").focus(); // or the keys of the dialog are dead
     });
     box.append(select, slider, usad.element("label", { class: "check" }, outline, " Mask outline"));
     return box;
@@ -130,7 +132,7 @@ usad.onPredictions = (meaning, records) => {
     const text = controls.search.value.trim().toLowerCase();
     const { split, show, type } = Object.fromEntries(["split", "show", "type"].map((id) => [id, controls[id].value]));
     return predictions.filter((one) => {
-      if (split && one.split !== split) return false;
+      if (split !== everything && one.split !== split) return false;
       if (type && !(one.anomalous && one.type === type)) return false;
       if (text && !one.name.toLowerCase().includes(text)) return false;
       if (!show) return true;
@@ -150,7 +152,7 @@ usad.onPredictions = (meaning, records) => {
     return list.sort(orders[controls.sort.value]);
   };
 
-  const ofSplit = () => predictions.filter((one) => !controls.split.value || one.split === controls.split.value);
+  const ofSplit = () => predictions.filter((one) => [everything, one.split].includes(controls.split.value));
 
   const update = () => {
     shown = sorted(chosen());
@@ -179,10 +181,11 @@ usad.onPredictions = (meaning, records) => {
   const gallery = new usad.Gallery(usad.byId("gallery"), { draw, refresh, open: (position) => viewer.open(shown, position) });
 
   for (const split of splits) controls.split.append(usad.element("option", { value: split }, split));
-  controls.split.append(usad.element("option", { value: "" }, "all"));
+  controls.split.append(usad.element("option", { value: everything }, "all"));
   if (splits.includes("test")) controls.split.value = "test";
   const address = usad.readAddress();
   for (const id of remembered) if (address.has(id)) controls[id].value = address.get(id);
+  if (!controls.split.value) controls.split.value = everything; // an address of another data set
   if (Number.isFinite(parseFloat(address.get("threshold")))) panel.threshold = parseFloat(address.get("threshold"));
   for (const id of remembered) controls[id].addEventListener("input", update);
   for (const radio of radios) radio.addEventListener("change", look);
