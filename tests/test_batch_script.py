@@ -49,21 +49,20 @@ def test_every_category_is_run_and_compared(call, name):
     done, (run, compare) = call(name, "/data/some set")
     assert done.returncode == 0
     assert run == ["run", "-m", f"data={name}", "data.root=/data/some set", f"run_dir=runs/{name}", "data.category=all"]
-    assert compare == ["compare", f"runs/{name}-sweep", f"output=runs/{name}-sweep"]
+    assert compare == ["compare", f"runs/{name}-sweep", f"output='runs/{name}-sweep'"]
 
 
-def test_another_run_directory_is_that_of_the_table_too(call):
-    _, (run, compare) = call("mvtec", "/data", "run_dir=runs/a b", "seed=1")
-    assert [argument for argument in run if argument.startswith("run_dir=")][-1] == "run_dir=runs/a b"
-    assert compare == ["compare", "runs/a b-sweep", "output=runs/a b-sweep"]
-
-
-def test_the_table_is_of_the_folder_into_which_hydra_puts_the_jobs(call):
+@pytest.mark.parametrize(
+    "typed", [[], ["run_dir=runs/x"], ["run_dir=runs/x/"], ['run_dir="runs/a, b"'], ["run_dir='a b/'"]]
+)
+def test_the_table_is_of_the_folder_into_which_hydra_puts_the_jobs(call, typed):
     register_schemas()
-    _, (run, compare) = call("mvtec", "/data")
+    _, (run, compare) = call("mvtec", "/data", *typed)
+    assert sum(argument.startswith("run_dir=") for argument in run) == 1
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         config = compose(config_name="run", overrides=run[2:], return_hydra_config=True)
     assert compare[1] == config.hydra.sweep.dir
+    assert compare[2] == f"output='{compare[1]}'"
 
 
 def test_a_data_set_without_categories_is_not_asked_for_them(call):

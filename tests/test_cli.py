@@ -559,7 +559,9 @@ def test_a_sweep_over_all_categories_calls_the_run_directories_after_them(catego
         assert first["filename"].startswith(category)
 
 
-@pytest.mark.parametrize("flag", [["--config-dir", "mine"], ["--config-dir=mine"], ["hydra.searchpath=[file://mine]"]])
+@pytest.mark.parametrize(
+    "flag", [["--config-dir", "mine"], ["--config-dir=mine"], ["+hydra.searchpath=[file://mine,pkg://us_anomaly]"]]
+)
 def test_categories_are_found_with_an_experiment_of_ones_own_and_commas_in_paths(
     categories, tmp_path, monkeypatch, flag
 ):

@@ -237,7 +237,7 @@ def test_demo_runs_the_demo_with_the_arguments_it_was_given(checkout: Path, envi
     call(checkout / "scripts" / "setup", "offline", VIRTUAL_ENV=str(environment))
     result = call(checkout / "scripts" / "demo", "seed=3", "run_dir='a, b'", VIRTUAL_ENV=str(environment))
     assert result.returncode == 0
-    assert calls(environment)[1:] == ["-m us_anomaly run data=demo seed=3 run_dir='a, b'"]
+    assert calls(environment)[1:] == ["-P -m us_anomaly run data=demo seed=3 run_dir='a, b'"]
 
 
 @pytest.mark.parametrize("launcher", ["usad", "usad.exe", "Scripts/usad.exe"])

@@ -164,15 +164,19 @@ def test_results_in_the_folder_of_the_data_set_are_told(infer_to, parts, photos,
 def test_a_failure_leaves_nothing_in_a_folder_of_the_users(infer_to, refusal, photos, tmp_path):
     own, new = tmp_path / "line", tmp_path / "new"
     shutil.copytree(photos, own / "a")
+    other = tmp_path / "of another program"
+    (other / ".hydra").mkdir(parents=True)
+    (other / ".hydra/config.yaml").write_text("x: 1")
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "c.png").write_bytes(b"")
-    for output in (own / "a", new):
+    for output in (own / "a", new, other):
         assert "no such file or folder" in refusal(tmp_path / "nowhere", output=output)
         assert "nothing was scored" in refusal(broken, output=output)
     assert files_below(own) == {"a/a.png", "a/b.png"}
     assert not (own / "a/.hydra").exists()
     assert not new.exists()
+    assert files_below(other) == {".hydra/config.yaml"}
 
 
 def test_only_infer_takes_a_folder_for_results(trained_copy, photos, tiny, tmp_path, capsys):

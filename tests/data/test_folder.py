@@ -133,16 +133,17 @@ def test_run_directories_beside_the_kinds_of_pictures_are_no_kind_and_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(tmp_path, "good/1.png", "bad/2.png", "out/split.jsonl", "out/heatmaps/bad/2.png")
-    touch(tmp_path, "runs/folder/.hydra/infer/log.txt", "runs/folder/heatmaps/bad/2.png", "bad/more/evaluation.json")
-    touch(tmp_path, "bad/more/3.png")
+    touch(tmp_path, "out/provenance/split.jsonl.json", "bad/more/evaluation.json", "bad/more/provenance/x.json")
+    touch(tmp_path, "runs/folder/.hydra/infer/log.txt", "runs/folder/heatmaps/bad/2.png", "bad/more/3.png")
     caplog.set_level(logging.INFO)
     for _ in range(2):
         assert [sample.filename for sample in read(tmp_path, images=".")] == ["bad/2.png", "good/1.png"]
     assert caplog.messages == ["left out of the data set, because of results of usad in it: out, bad/more, runs/folder"]
 
 
-def test_pictures_that_another_program_with_hydra_made_are_pictures(tmp_path: Path) -> None:
-    touch(tmp_path, "images/good/1.png", "images/good/split.jsonl", "images/bad/2.png", "images/bad/.hydra/config.yaml")
+def test_pictures_beside_what_other_programs_call_alike_are_pictures(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/1.png", "images/good/split.jsonl", "images/bad/2.png", "images/bad/evaluation.json")
+    touch(tmp_path, "images/bad/.hydra/config.yaml")
     assert [sample.filename for sample in read(tmp_path)] == ["images/bad/2.png", "images/good/1.png"]
 
 

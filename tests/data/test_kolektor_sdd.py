@@ -43,6 +43,7 @@ def test_run_directories_beside_the_parts_are_left_out(tmp_path: Path) -> None:
     for run_dir in ("out", "runs/kolektor_sdd"):
         (tmp_path / run_dir / "heatmaps").mkdir(parents=True)
         (tmp_path / run_dir / "split.jsonl").touch()
+        (tmp_path / run_dir / "provenance").mkdir()
         (tmp_path / run_dir / "heatmaps/Part0.png").touch()
     assert [sample.filename for sample in read_kolektor_sdd(tmp_path, max_pixels=100)] == ["kos01/Part0.jpg"]
 

@@ -262,6 +262,7 @@ class TestFindInputs:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, pattern: str, sign: str
     ) -> None:
         touch(tmp_path, "work/a.png", "work/line/b.png", f"work/run/{sign}", "work/run/inference/x/heatmaps/a.png")
+        touch(tmp_path, *([] if "hydra" in sign else ["work/run/provenance/x.json"]))
         monkeypatch.chdir(tmp_path / "work")
         assert [path.name for path in find_inputs(pattern)] == ["a.png", "b.png"]
         (said,) = caplog.messages
@@ -270,6 +271,7 @@ class TestFindInputs:
 
     def test_several_are_told_in_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
         touch(tmp_path, "a.png", "runs/x/split.jsonl", "runs/y/evaluation.json", "runs/y/report/b.png")
+        touch(tmp_path, "runs/x/provenance/x.json", "runs/y/provenance/x.json")
         monkeypatch.chdir(tmp_path)
         assert find_inputs(".") == [Path("a.png")]
         assert caplog.messages == ["left out, because they hold results of usad: runs/x, runs/y"]
@@ -286,6 +288,7 @@ class TestFindInputs:
 
     def test_a_run_directory_that_is_named_itself_gives_what_is_no_result(self, tmp_path: Path, caplog) -> None:
         touch(tmp_path, "split.jsonl", "heatmaps/a.png", "inference/x/maps/a.tiff", "images/good/b.png")
+        touch(tmp_path, "provenance/split.jsonl.json")
         assert find_inputs(str(tmp_path)) == [tmp_path / "images/good/b.png"]
         assert caplog.messages == [
             f"left out, because they hold results of usad: {tmp_path}/heatmaps, {tmp_path}/inference"

@@ -19,6 +19,8 @@ EVIL = {
     "a log file": (
         "hydra:\n  job_logging:\n    handlers:\n      x: {class: logging.FileHandler, filename: MARKER, mode: w}\n"
     ),
+    "the file of our log": "hydra:\n  job_logging:\n    handlers:\n      file: {filename: MARKER, mode: w, delay: false}\n",
+    "a place in a log": "defaults:\n  - seeds@hydra.job_logging.handlers.file: one\n",
     "an escaped key": 'hydra:\n  callbacks:\n    x: {"_tar\\u0067et_": os.mkdir, path: MARKER}\n',
     "an entry of a list": "augmentation:\n  students:\n    - {_target_: os.mkdir, path: MARKER}\n",
     "a way to other folders": "hydra:\n  searchpath: [file:///tmp]\n",
@@ -64,6 +66,20 @@ def test_a_file_from_elsewhere_that_names_something_to_call_is_refused_by_name(f
     assert "configuration is data only" in said
     assert len(said.splitlines()) == 1
     assert not marker.exists()
+
+
+def test_a_file_that_is_put_into_the_configuration_of_logs_is_refused(folder):
+    marker = plant(folder, "filename: MARKER\n")
+    (folder / "experiment/x.yaml").write_text(f"# @package hydra.job_logging.handlers.file\nfilename: {marker}\n")
+    with pytest.raises(
+        SettingsError, match=r"the key hydra\.job_logging\.handlers\.file\.filename could make something run"
+    ):
+        refuse_code(["--config-dir", str(folder)])
+
+
+def test_annotations_in_a_folder_of_configuration_are_no_code(folder):
+    (folder / "labels.yaml").write_text("- {filename: 1.png, class: scratch}\n- {filename: 2.png, class: 3}\n")
+    refuse_code(["--config-dir", str(folder)])
 
 
 @pytest.mark.parametrize("flags", [["--config-dir", "FOLDER"], ["-cd", "FOLDER"], ["hydra.searchpath=[file://FOLDER]"]])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from us_anomaly.cli.configuration import config_dir, to_settings
-from us_anomaly.cli.foreign import added_folders
+from us_anomaly.cli.foreign import added_folders, search_path_of
 from us_anomaly.cli.job_names import is_swept
 from us_anomaly.cli.messages import as_text, quoted
 from us_anomaly.cli.remembered import with_remembered
@@ -151,8 +151,9 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
                 other for other in arguments if "=" in other and not other.startswith("-") and other != argument
             ]
             others = [other for other in settings if _is_of_all_jobs(other)]
-            folders = [f"file://{folder.absolute()}" for folder in added_folders(arguments)]
-            search_path = [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
+            places = [f"file://{folder.absolute()}" for folder in added_folders(arguments)]
+            places += [place for place in search_path_of(arguments) if place.startswith("pkg://")]
+            search_path = [f"hydra.searchpath=[{','.join(map(quoted, places))}]"] if places else []
             categories = _categories(name, [*others, f"data.category={quoted(value)}", *search_path])
             arguments[position] = f"data.category={','.join(map(as_text, categories))}"
     return arguments
@@ -160,7 +161,7 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
 
 def _is_of_all_jobs(setting: str) -> bool:
     """Return whether a setting has one value, which is that of every job, and is one of ours."""
-    return not setting.startswith("hydra") and not is_swept(setting)
+    return not setting.lstrip("+~").startswith("hydra") and not is_swept(setting)
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:

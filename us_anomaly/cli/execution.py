@@ -12,6 +12,7 @@ from us_anomaly.cli.commands import COMMANDS
 from us_anomaly.cli.configuration import to_settings
 from us_anomaly.cli.messages import as_text
 from us_anomaly.cli.remembered import missing_data, remember, renew_paths
+from us_anomaly.data.other_files import forget_what_was_told
 from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.reporting.comparison_unfinished import FAILED
 from us_anomaly.run_dir import RunDir
@@ -46,6 +47,7 @@ def execute(name: str, config: Any) -> None:
         overrides = [override for override in typed if not override.startswith("run_dir=")]
         overrides.append(f"run_dir={as_text(config.run_dir)}")
     forget_what_was_said()
+    forget_what_was_told()
     try:
         with interruptible(), explained():
             settings = _settings(config, typed)
@@ -77,7 +79,7 @@ def execute(name: str, config: Any) -> None:
             log.error("this job failed: %s", error)
             failures.append(f"{config.run_dir} ({' '.join(typed)}): {error}")
             sweep = shlex.quote(str(Path(config.run_dir).parent))
-            raise type(error)(f"{failures[-1]}; `usad compare {sweep}` lists all jobs") from error
+            raise type(error)(f"{failures[-1]}; `usad compare {sweep}` lists those that began") from error
         faults.append(error)  # not raised, because Hydra would print a line of its own
 
 

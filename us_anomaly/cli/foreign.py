@@ -14,9 +14,12 @@ from typing import Any
 from us_anomaly.cli.configuration import config_dir
 from us_anomaly.errors import SettingsError
 
+_OUR_LOG = "usad.log"
+"""As `config.yaml` names a file that is never opened; a copy of it may, too."""
+_SEARCH_PATH = "hydra.searchpath"
 _FOLDER_FLAGS = ("-cd", "-cp")
-_CALLS = ("_target_", "()", "class")
-"""Keys whose value is called: by Hydra, and by the configuration of logs in Python's library."""
+_CALLS = ("_target_", "()")
+"""Keys whose value is called: by Hydra, and by the configuration of logs in Python's library, which also calls `class`."""
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -61,6 +64,13 @@ def added_folders(arguments: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(_folders(arguments, replacing=False)))
 
 
+def search_path_of(arguments: Sequence[str]) -> list[str]:
+    """Return the entries of `hydra.searchpath` among the arguments."""
+    given = [argument.partition("=") for argument in arguments]
+    values = [value for name, _, value in given if name.lstrip("+~") == _SEARCH_PATH]
+    return [part for value in values for part in re.split(r"[\[\],'\"]+", value) if part]
+
+
 def _folders(arguments: Sequence[str], *, replacing: bool = True) -> Iterator[Path]:
     """Yield the folders of configuration files that the arguments name; optionally without those that replace ours."""
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
@@ -69,8 +79,8 @@ def _folders(arguments: Sequence[str], *, replacing: bool = True) -> Iterator[Pa
             continue
         if name.startswith("--config-") or name in _FOLDER_FLAGS:
             named = [value or following]
-        elif name.lstrip("+~") == "hydra.searchpath":
-            named = [part.removeprefix("file://") for part in re.split(r"[\[\],'\"]+", value)]
+        elif name.lstrip("+~") == _SEARCH_PATH:
+            named = [part.removeprefix("file://") for part in search_path_of([argument])]
         else:
             continue
         for candidate in named:
@@ -98,18 +108,28 @@ def _call(path: Path) -> str | None:
 
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        package = re.search(r"^\s*#\s*@package\s+(\S+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     except Exception:  # Hydra tells it when it reads the file, in its words
         return None
-    return next(_calls(content, ""), None)
+    place = "" if package is None or package[1].startswith("_") else package[1]
+    return next(_calls(content, place), None)
 
 
 def _calls(content: Any, prefix: str) -> Iterator[str]:
     if isinstance(content, dict):
         for key, value in content.items():
             full = f"{prefix}.{key}" if prefix else str(key)
-            if key in _CALLS or full.endswith("searchpath"):
+            if key in _CALLS or full.endswith("searchpath") or _is_of_a_log(full, value) or "@hydra" in str(key):
                 yield full
             yield from _calls(value, full)
     elif isinstance(content, list):
         for index, value in enumerate(content):
             yield from _calls(value, f"{prefix}[{index}]")
+
+
+def _is_of_a_log(key: str, value: Any) -> bool:
+    """Return whether a key names the class of a handler, or the file that one writes into; a word alone names no class."""
+    last = key.rpartition(".")[2]
+    if last == "class":
+        return isinstance(value, str) and ("." in value or "${" in value)
+    return last == "filename" and "handlers" in key and value != _OUR_LOG

@@ -108,7 +108,9 @@ def holds_results(folder: Path) -> bool:
     """Return whether commands write into `folder`: a run directory, or one of its folders of results."""
     folder = Path(os.path.realpath(folder))
     above = RunDir(folder.parent)
-    return RunDir(folder).is_known or (folder in (*above.result_folders, above.report, above.inputs) and above.is_known)
+    if RunDir(folder).is_certain:
+        return True
+    return folder in (*above.result_folders, above.report, above.inputs) and above.is_certain
 
 
 def refuse_outside(root: Path, paths: Iterable[str], *, allow_outside_root: bool) -> None:

@@ -54,8 +54,12 @@ class MaskIndex:
 
     def _chosen(self, masks: list[str], picture: Path) -> str:
         """Return the only one of `masks`, or the only one with the suffix of a picture."""
-        suffix = picture.suffix.lower()
-        alike = [mask for mask in masks if len(masks) == 1 or PurePosixPath(mask).suffix.lower() == suffix]
+        if len(masks) == 1:
+            return masks[0]
+        suffixes = {mask: PurePosixPath(mask).suffix for mask in masks}
+        alike = [mask for mask in masks if suffixes[mask] == picture.suffix] or [
+            mask for mask in masks if suffixes[mask].lower() == picture.suffix.lower()
+        ]
         if len(alike) != 1:
             raise DataError(
                 f"the masks {some(masks)} have the name of the picture {relative(self._root, picture)}: leave one of them in "

@@ -25,13 +25,13 @@ def others_in_words(others: list[Path], *, base: Path) -> str:
 
 
 def warn_about_others(others: list[Path], *, root: Path) -> None:
-    """Warn, once in a process, about the files of a data set that are beside its pictures and are not looked at."""
+    """Warn, once for a command, about the files of a data set that are beside its pictures and are not looked at."""
     if others:
         say_once(logging.WARNING, others_in_words(sorted(others, key=Path.as_posix), base=root), root=root)
 
 
 def tell_left_out(folder: Path, listings: Mapping[str, Listing], *, root: Path) -> None:
-    """Tell, once in a process, which folders among those of pictures hold results of commands and were left out.
+    """Tell, once for a command, which folders among those of pictures hold results of commands and were left out.
 
     Args:
         folder: The folders of pictures lie in it.
@@ -45,8 +45,13 @@ def tell_left_out(folder: Path, listings: Mapping[str, Listing], *, root: Path) 
         say_once(logging.INFO, f"left out of the data set, because of results of usad in it: {named}", root=root)
 
 
+def forget_what_was_told() -> None:
+    """Let the next command of this process tell it again."""
+    _told.clear()
+
+
 def say_once(level: int, text: str, *, root: Path) -> None:
-    """Log a text about a data set once in a process."""
+    """Log a text about a data set once for a command."""
     said = (os.path.realpath(root), text)
     if said not in _told:
         _told.add(said)

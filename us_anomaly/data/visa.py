@@ -5,6 +5,7 @@ from pathlib import Path
 from us_anomaly.data.categories import category_folder
 from us_anomaly.data.listing import contents, look_through, refuse_outside, relative, some, subfolders
 from us_anomaly.data.mask_lookup import MaskIndex
+from us_anomaly.data.other_files import tell_left_out
 from us_anomaly.data.sample import NORMAL_TYPE, Sample, Split
 from us_anomaly.data.table import ANOMALOUS_TYPE, Fault, Row, read_rows, refuse_faults
 from us_anomaly.errors import DataError
@@ -84,8 +85,10 @@ def _from_folders(root: Path, folder: Path) -> list[Sample]:
     images = folder / "Data" / "Images"
     index = MaskIndex(root, folder / "Data" / "Masks")
     samples = []
+    listings = {kind: look_through(images / kind, without_results=True) for kind in ("Normal", "Anomaly")}
+    tell_left_out(images, listings, root=root)
     for kind, is_anomalous in (("Normal", False), ("Anomaly", True)):
-        for path in look_through(images / kind, without_results=True).pictures:
+        for path in listings[kind].pictures:
             samples.append(
                 Sample(
                     filename=relative(root, path),

@@ -17,6 +17,7 @@ from us_anomaly.run_dir.provenance import (
     CONTENTS,
     LIST_OF_PICTURES,
     OF_THE_DATA_SET,
+    SATURATION_TABLE,
     SCORED_PICTURES,
     TEST_MASKS,
     content_hash,
@@ -53,6 +54,8 @@ class Origin:
     """Hash of what those pictures hold that were scored, of validation and test; None alike."""
     test_masks: str | None
     """Hash of what the masks of the test pictures hold; None where there are none, and alike."""
+    saturation: str | None
+    """Hash of the table of saturated defects, `none` where there is none; None in notes of before version 0.6.0."""
     files: dict[str, str]
     """Hash of each other file from outside, by setting and artifact: `teacher.checkpoint (p33/teacher.pt)`."""
 
@@ -78,6 +81,7 @@ def read_origin(run_dir: RunDir, *, off: Mapping[str, Any]) -> Origin | None:
             contents=outside.get((CONTENTS, "split.jsonl")),
             scored=outside.get((SCORED_PICTURES, "predictions.jsonl")),
             test_masks=outside.get((TEST_MASKS, "evaluation.json")),
+            saturation=outside.get((SATURATION_TABLE, "evaluation.json")),
             files={
                 f"{name} ({artifact})": str(digest)
                 for (name, artifact), digest in outside.items()

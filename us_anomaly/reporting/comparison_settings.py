@@ -179,6 +179,8 @@ def _is_same(run: EvaluatedRun, other: EvaluatedRun) -> bool:
         key: other.origin.settings.get(key) for key in ("data.root", *NAMED_FILES) if key in run.origin.settings
     }
     held = {name: getattr(other.origin, name) for name in ("contents", "scored", "test_masks")}  # compared by the first
+    if None in (run.origin.saturation, other.origin.saturation):
+        held["saturation"] = other.origin.saturation
     moved = replace(run.origin, settings=run.origin.settings | elsewhere, **held)
     if None in contents:
         is_same_data = len(roots) == 1 or run.evaluation["metrics"] == other.evaluation["metrics"]

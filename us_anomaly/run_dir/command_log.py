@@ -60,15 +60,30 @@ def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iter
 def leaving_no_trace(run_dir: RunDir) -> Iterator[None]:
     """Within it, a failure leaves nothing behind in a folder where nobody worked before and no results came to be."""
     was_there, is_new = run_dir.root.exists(), not run_dir.is_known
+    strangers = {path.name for path in run_dir.records.iterdir()} if run_dir.records.is_dir() else set()
     try:
         yield
     except BaseException:
         if is_new and not run_dir.predictions.exists():
-            shutil.rmtree(run_dir.records, ignore_errors=True)
+            _remove_records(run_dir, but=strangers)
             if not was_there:
                 with suppress(OSError):
                     run_dir.root.rmdir()
         raise
+
+
+def _remove_records(run_dir: RunDir, *, but: set[str]) -> None:
+    """Remove the records of a folder, but for what another program that is made with Hydra had put there before."""
+    if not but:
+        shutil.rmtree(run_dir.records, ignore_errors=True)
+        return
+    for path in run_dir.records.iterdir():
+        if path.name in but:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class _Log(logging.FileHandler):

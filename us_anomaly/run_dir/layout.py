@@ -36,6 +36,14 @@ class RunDir:
             return False
 
     @property
+    def is_certain(self) -> bool:
+        """Whether commands worked here by more than the names of single files, which other programs may give to theirs."""
+        try:
+            return self.is_known and (self._has_records or (self.root / "provenance").is_dir())
+        except OSError:
+            return False
+
+    @property
     def _has_records(self) -> bool:
         """Whether a command left its record here; every program that is made with Hydra has a folder of the name of ours."""
         if self.made_with.is_file() or self.scored_input.is_file():
