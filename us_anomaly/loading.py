@@ -6,7 +6,7 @@ from pathlib import Path
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.images import DEFAULT_MAX_PIXELS
 from us_anomaly.detector import Detector, ScaleModel
-from us_anomaly.errors import ArtifactError, MissingArtifactError
+from us_anomaly.errors import ArtifactError, MissingArtifactError, StaleArtifactError
 from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json
@@ -91,7 +91,7 @@ def load(
     compute = choose_compute(runtime)
     calibrated = calibrated_precision(content, path=directory.calibration)
     say_if_calibrated_otherwise(directory.root, calibrated=calibrated, now=compute.precision)
-    return detector_of(
+    detector = detector_of(
         directory,
         list(calibration.statistics),
         transforms=transforms,
@@ -99,6 +99,10 @@ def load(
         calibration=calibration,
         compute=compute,
     )
+    require_consistent(directory, directory.calibration, parts=parts)  # it may be made anew meanwhile
+    if read_json(directory.calibration) != content:
+        raise StaleArtifactError(f"{directory.root} was calibrated anew just now: load it again")
+    return detector
 
 
 def detector_of(

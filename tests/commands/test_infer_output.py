@@ -183,6 +183,8 @@ def test_only_infer_takes_a_folder_for_results(trained_copy, photos, tiny, tmp_p
     given = [*tiny(trained_copy), f"inference.input={photos}", f"inference.output={tmp_path / 'results'}"]
     assert _main(["run", *given]) == 1
     assert "`inference.output` is for `usad infer`, and does nothing for `usad run`" in capsys.readouterr().err
+    assert _main(["evaluate", *given[:-1]]) == 1
+    assert "`inference.input` is for `usad infer`, and does nothing for `usad evaluate`" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 

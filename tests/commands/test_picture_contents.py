@@ -243,3 +243,15 @@ def test_the_report_of_a_moved_data_set_links_to_where_it_is(moved):
     drawn = page.stat().st_mtime_ns
     report.run(settings())
     assert page.stat().st_mtime_ns == drawn
+
+
+def test_masks_that_are_added_to_test_pictures_evaluate_again(moved):
+    root, run_dir, settings = moved
+    shutil.move(root / "masks", root / "aside")
+    split.run(settings("overwrite=true"))
+    run_all(settings())
+    assert "pixel_auroc" not in json.loads((run_dir / "evaluation.json").read_text())["metrics"]
+    shutil.move(root / "aside", root / "masks")
+    split.run(settings("overwrite=true"))
+    run_all(settings())
+    assert "pixel_auroc" in json.loads((run_dir / "evaluation.json").read_text())["metrics"]

@@ -76,7 +76,7 @@ def test_first_results_are_published_where_there_were_none(tmp_path):
     assert files(run_dir.root) == {"maps/a.tiff": "new", "maps/b/c.tiff": "new", "predictions.jsonl": "new"}
 
 
-@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("step", range(8))
 def test_an_end_at_any_step_leaves_no_list_that_vouches_for_other_files(run_dir, monkeypatch, step):
     """Kill the process at each rename in turn: predictions are the old with all old files, the new, or not there."""
     fill(run_dir, "old")
@@ -99,8 +99,30 @@ def test_an_end_at_any_step_leaves_no_list_that_vouches_for_other_files(run_dir,
     monkeypatch.setattr(Path, "replace", dying(Path.replace))
     with pytest.raises(KeyboardInterrupt):
         fill_and_publish(run_dir, folders=("heatmaps", "uncertainty"))
-    assert not run_dir.predictions.exists()
-    assert not run_dir.provenance(run_dir.predictions).exists()
+    folders = (run_dir.maps, run_dir.heatmaps, run_dir.uncertainty)
+    are_intact = [set(files(folder).values()) for folder in folders] == [{"old"}] * 3
+    assert are_intact or not run_dir.predictions.exists()
+    assert run_dir.provenance(run_dir.predictions).exists() == (step == 0)
+
+
+@pytest.mark.parametrize("stuck", ["maps", "heatmaps", "predictions.jsonl"])
+def test_where_one_of_the_old_cannot_be_moved_all_of_them_stay(run_dir, monkeypatch, stuck):
+    fill(run_dir, "old")
+    run_dir.heatmaps.mkdir()
+    (run_dir.heatmaps / "a").write_text("old")
+    record(run_dir, run_dir.predictions, RECIPE, seconds=1)
+    before = {path: path.read_bytes() for path in run_dir.root.rglob("*") if path.is_file()}
+    genuine = Path.rename
+
+    def rename(self, target):
+        if self == run_dir.root / stuck:
+            raise PermissionError(errno.EACCES, "somebody looks at it")
+        return genuine(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(ResourceError, match="What was there before is untouched"):
+        fill_and_publish(run_dir, folders=("heatmaps",))
+    assert {path: path.read_bytes() for path in run_dir.root.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_of_maps_that_is_a_link_is_replaced_and_what_it_points_to_is_kept(run_dir, tmp_path):

@@ -1,6 +1,7 @@
 """A process that dies anywhere, and the same command once more: the same bytes as if nothing had happened."""
 
 import json
+import logging
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -187,9 +188,23 @@ def test_an_artifact_made_again_but_not_recorded_is_never_taken_for_the_old_one(
 def test_the_state_of_a_finished_training_that_was_left_behind_is_removed(trained_copy, compose, tiny):
     run_dir = RunDir(trained_copy)
     state = run_dir.training_state(run_dir.teacher(33))
+    note = run_dir.provenance(run_dir.teacher(33)).stat().st_mtime_ns
     state.write_bytes(b"left behind")
+    os.utime(state, ns=(note - 1, note - 1))
     distill_teacher.run(compose("run", *tiny(trained_copy)))
     assert not state.exists()
+
+
+def test_the_state_of_a_later_training_with_other_settings_stays(trained_copy, compose, tiny, caplog):
+    caplog.set_level(logging.INFO)
+    run_dir = RunDir(trained_copy)
+    state = run_dir.training_state(run_dir.teacher(33))
+    note = run_dir.provenance(run_dir.teacher(33)).stat().st_mtime_ns
+    state.write_bytes(b"in the middle")
+    os.utime(state, ns=(note + 1, note + 1))
+    distill_teacher.run(compose("run", *tiny(trained_copy)))
+    assert state.exists()
+    assert "teacher.resume.pt stays: a training with other settings was interrupted there" in caplog.text
 
 
 # --- the checkpoint itself ---------------------------------------------------------------------------------------

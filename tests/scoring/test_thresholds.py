@@ -103,8 +103,14 @@ def test_an_explicit_number_needs_no_image():
 
 def test_one_normal_image_gives_a_threshold_just_above_it():
     threshold = choose([0.25], [False], "f1")
-    assert threshold.value == np.nextafter(0.25, 1)
+    assert threshold.value == np.nextafter(np.float32(0.25), np.float32(1))
     assert threshold.rule == "quantile"
+    assert choose([0.1], [False], "f1").value == np.nextafter(0.1, 1)  # no float32
+
+
+def test_a_threshold_just_above_a_score_is_that_for_an_exported_detector_too():
+    score = np.float32(1.7)
+    assert np.float32(choose([float(score)], [False], "quantile").value) > score
 
 
 def test_one_anomalous_image_is_enough_for_recall():

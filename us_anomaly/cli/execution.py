@@ -87,13 +87,17 @@ def _home(name: str, settings: Any) -> RunDir:
     """Return the folder in which a command works and whose lock it holds: the run directory, or `inference.output`.
 
     Raises:
-        SettingsError: `inference.output` is given to a command that puts no results there.
+        SettingsError: `inference.input` or `inference.output` is given to a command that has no use for it.
         UsadError: The folder cannot take the results.
     """
+    if name != "infer":
+        for key in ("output", "input"):
+            if getattr(settings.inference, key) is not None:
+                raise SettingsError(
+                    f"`inference.{key}` is for `usad infer`, and does nothing for `usad {name}`: leave it out"
+                )
     if settings.inference.output is None:
         return RunDir(settings.run_dir)
-    if name != "infer":
-        raise SettingsError(f"`inference.output` is for `usad infer`, and does nothing for `usad {name}`: leave it out")
     from us_anomaly.commands.output_folder import output_folder
 
     return output_folder(settings)

@@ -26,10 +26,13 @@ from us_anomaly.scoring.raw_maps import RawMaps
 from us_anomaly.scoring.threshold_support import threshold_doubt
 from us_anomaly.settings import CalibrationSettings, Settings
 from us_anomaly.settings.plain import plain
+from us_anomaly.training.course import OnStep
 
 log = logging.getLogger(__name__)
 
 MAX_MEMORY_SHARE = 0.25
+NUM_ROUNDS = 2
+"""How often `calibrate` looks at the maps of a normal picture; with `scoring.per_picture` once more."""
 
 
 def run(settings: Settings) -> None:
@@ -92,13 +95,18 @@ def measure(settings: Settings) -> Calibration:
     detector = build_detector(settings, None)
     compute_maps = _RawMapsOf(settings, detector, normals + anomalies)
     lazily = [compute_maps.of(index) for index in range(len(normals) + len(anomalies))]
-    return calibrate(
-        lazily[: len(normals)],
-        lazily[len(normals) :],
-        reference=reference,
-        scoring=settings.scoring,
-        settings=settings.calibration,
-    )
+    num_rounds = 1 if compute_maps.keeps else NUM_ROUNDS + settings.scoring.per_picture
+    with progress(
+        "scoring validation", num_rounds * len(normals) + len(anomalies), enabled=settings.runtime.progress
+    ) as on_step:
+        compute_maps.compute_all(on_step)
+        return calibrate(
+            lazily[: len(normals)],
+            lazily[len(normals) :],
+            reference=reference,
+            scoring=settings.scoring,
+            settings=settings.calibration,
+        )
 
 
 class _RawMapsOf:
@@ -109,24 +117,31 @@ class _RawMapsOf:
         self._samples = samples
         self._cache: ImageCache = cached_images(settings, samples, detector.pipeline, description="decoding validation")
         self._kept: dict[int, dict[int, RawMaps]] = {}
-        with progress("scoring validation", len(samples), enabled=settings.runtime.progress) as on_step:
-            num_pixels = sum(self._cache[index][0].numel() for index in range(len(samples)))
-            num_bytes = 8 * len(detector.scales) * num_pixels / settings.scoring.stride_px**2
-            self._keeps = num_bytes < MAX_MEMORY_SHARE * available_memory_bytes()
-            if self._keeps:
-                for index in range(len(samples)):
-                    self._kept[index] = self._compute(index)
-                    on_step(index + 1, {})
+        self._on_step: OnStep = lambda done, values: None
+        self._num_computed = 0
+        num_pixels = sum(self._cache[index][0].numel() for index in range(len(samples)))
+        num_bytes = 8 * len(detector.scales) * num_pixels / settings.scoring.stride_px**2
+        self.keeps = num_bytes < MAX_MEMORY_SHARE * available_memory_bytes()
+
+    def compute_all(self, on_step: OnStep) -> None:
+        """Compute all maps if they are kept; tell each, now and later, to `on_step`."""
+        self._on_step = on_step
+        if self.keeps:
+            for index in range(len(self._samples)):
+                self._kept[index] = self._compute(index)
 
     def of(self, index: int) -> MapsOf:
         """Return a function that returns the maps of one picture."""
-        return lambda: self._kept[index] if self._keeps else self._compute(index)
+        return lambda: self._kept[index] if self.keeps else self._compute(index)
 
     def _compute(self, index: int) -> dict[int, RawMaps]:
         try:
-            return self._detector.raw_maps(self._cache[index])
+            maps = self._detector.raw_maps(self._cache[index])
         except DataError as error:
             raise DataError(f"{self._samples[index].filename}: {error}") from error
+        self._num_computed += 1
+        self._on_step(self._num_computed, {})
+        return maps
 
 
 def _tell_doubts(calibration: Calibration, settings: CalibrationSettings) -> None:

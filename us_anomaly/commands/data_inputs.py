@@ -20,14 +20,16 @@ from us_anomaly.run_dir.provenance import (
     SATURATION_TABLE,
     SCORED_MASKS,
     SCORED_PICTURES,
+    TEST_LABELS,
     TEST_MASKS,
+    TRAINING_GROUPS,
     TRAINING_PICTURES,
     Recipe,
     content_hash,
 )
 from us_anomaly.run_dir.staleness import require
 from us_anomaly.scoring.saturation import saturation_file
-from us_anomaly.settings import Settings, category_of
+from us_anomaly.settings import OnBadImage, Settings, category_of
 from us_anomaly.settings.plain import flat
 
 _SPLIT_AGAIN = "delete it and run `usad split`"
@@ -65,17 +67,21 @@ class DataInputs:
     @functools.cached_property
     def split(self) -> Recipe:
         """What decides `split.jsonl`: settings, seed, and which pictures with which labels there are."""
-        without: tuple[str, ...] = ("name", "max_image_pixels", "allow_outside_root")
+        without: tuple[str, ...] = ("name", "allow_outside_root")
+        limit = {"data.max_image_pixels": self.settings.data.max_image_pixels}
+        if self.settings.data.on_bad_image is not OnBadImage.skip:  # else it decides which pictures there are
+            without += ("max_image_pixels",)
         if self.settings.data.group_pattern is None:  # splits from before there was the setting stay up to date
             without += ("group_pattern",)
         data = flat("data", self.settings.data, without=without)
         data["data.root"] = str(self.root.resolve())
-        listing = hashlib.sha256(dump_labels(self.samples).encode("utf-8", "surrogateescape")).hexdigest()
+        listing = _hash_of(dump_labels(self.samples))
         names = files_of(self.samples, self.root)
         return Recipe(
             command="split",
             settings={**data, **flat("split", self.settings.split), "seed": self.settings.seed},
             inputs={LIST_OF_PICTURES: listing, **self._digest(CONTENTS, names)},
+            when_absent=limit,
             explain={
                 LIST_OF_PICTURES: lambda: what_changed(self.run_dir, self.samples),
                 CONTENTS: lambda: _replaced(self.contents.changed(names)),
@@ -85,7 +91,8 @@ class DataInputs:
     @functools.cached_property
     def contents(self) -> PictureContents:
         """What pictures and masks hold."""
-        return PictureContents(self.run_dir, self.root, is_there=self._is_there)
+        shows_progress = self.settings.runtime.progress
+        return PictureContents(self.run_dir, self.root, is_there=self._is_there, shows_progress=shows_progress)
 
     def _digest(self, input_name: str, names: Sequence[str]) -> dict[str, str]:
         """Return the hash of some files of the data set by the name of the input; nothing where it is not known."""
@@ -138,6 +145,18 @@ class DataInputs:
         return self._masks(TEST_MASKS, of_split(self._divided, "test"))
 
     @functools.cached_property
+    def test_labels(self) -> dict[str, str]:
+        """The test pictures with their labels, defect types and the names of their masks."""
+        self.split_hash  # noqa: B018 (as above)
+        return {TEST_LABELS: _hash_of(dump_labels(of_split(self._divided, "test")))}
+
+    @functools.cached_property
+    def training_groups(self) -> dict[str, str]:
+        """Which training pictures show one part, for what holds some of them out."""
+        self.split_hash  # noqa: B018
+        return {TRAINING_GROUPS: _hash_of(repr([sample.group for sample in of_split(self._divided, "train")]))}
+
+    @functools.cached_property
     def saturation_table(self) -> dict[str, str]:
         """The table of the data set that says how much of each kind of defect counts as all of it, or that there is none."""
         path = saturation_file(self.root, category_of(self.settings.data))
@@ -162,6 +181,10 @@ class DataInputs:
     @functools.cached_property
     def _divided(self) -> list[Sample]:
         return read_split(self.run_dir)
+
+
+def _hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _replaced(names: list[str]) -> str:

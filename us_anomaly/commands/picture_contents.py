@@ -14,11 +14,14 @@ from pathlib import Path
 from us_anomaly.data.images.masks import is_mask_picture
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import ArtifactError, ResourceError
+from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.run_dir.provenance import content_hash
 
 MAX_THREADS = 8
+LONG_BYTES = 2**30
+"""Reading more than this is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,16 @@ class Content:
 class PictureContents:
     """Content hashes of the files of one data set, each of which an object of this class looks at once."""
 
-    def __init__(self, run_dir: RunDir, root: Path, *, is_there: bool) -> None:
+    def __init__(self, run_dir: RunDir, root: Path, *, is_there: bool, shows_progress: bool = False) -> None:
         """Remember what the run directory knows.
 
         Args:
             run_dir: Where hashes are remembered.
             root: Folder of the data set.
             is_there: Whether the files can be looked at; else what is remembered is believed.
+            shows_progress: Show how far the reading of many bytes is.
         """
+        self._shows_progress = shows_progress
         self._run_dir = run_dir
         self._root = root
         self._is_there = is_there
@@ -90,8 +95,16 @@ class PictureContents:
         ]
         if not unknown:
             return
-        with ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-            hashes = list(pool.map(lambda name: _hash(self._root / name), unknown))
+        num_bytes = sum(int(found[name].partition(" ")[0] or 0) for name in unknown)
+        is_long = self._shows_progress and num_bytes > LONG_BYTES
+        hashes = []
+        with (
+            progress("reading pictures", len(unknown), enabled=is_long) as on_step,
+            ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool,
+        ):
+            for digest in pool.map(lambda name: _hash(self._root / name), unknown):
+                hashes.append(digest)
+                on_step(len(hashes), {})
         for name, digest in zip(unknown, hashes, strict=True):
             before = self._known.get(_key(name))
             self._known[_key(name)] = Content(found[name], digest, before.hash_at_split if before else None)

@@ -109,7 +109,7 @@ class Recipes:
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
                 "seed": self.settings.seed,
             },
-            **self._with_training_pictures(**self._weights(self.run_dir.backbone)),
+            **self._with_training_pictures(**self._weights(self.run_dir.backbone), **self.data.training_groups),
         )
 
     @_kept
@@ -242,6 +242,7 @@ class Recipes:
             settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed},
             inputs={
                 **self._checked(self.run_dir.predictions, self.predictions),
+                **self.data.test_labels,
                 **self.data.test_masks,
                 **self.data.saturation_table,
             },

@@ -17,6 +17,7 @@ from us_anomaly.commands import (
 )
 from us_anomaly.commands.named_files import named_teacher
 from us_anomaly.commands.stage import read_split
+from us_anomaly.commands.train_students import validation_normals
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.models.compute import choose_compute
@@ -29,6 +30,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.evaluation import NO_TEST_IMAGE
 from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.settings import Settings, TeacherPositions
+from us_anomaly.training.pictures import require_sources
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ def run(settings: Settings) -> None:
         for number, (name, stage) in enumerate(stages, start=1):
             log.info("[%d/%d] %s", number, len(stages), name)
             stage(settings)
-            if name == "split" and not read_split(RunDir(settings.run_dir), "test"):
-                raise DataError(NO_TEST_IMAGE)
+            if name == "split":
+                _refuse_split(settings)
     log.info("done in %s: %s", clock_text(time.monotonic() - started), settings.run_dir)
     _summarize(RunDir(settings.run_dir))
 
@@ -75,7 +77,7 @@ def _refuse_early(settings: Settings) -> None:
     Raises:
         SettingsError: A device or the package of a tracker is not there, a transform list that is used is wrong, or nothing
             would be there to evaluate.
-        DataError: A teacher to take or to start from is not there.
+        DataError: A teacher to take or to start from, or the pictures of a folder, are not there.
     """
     if "test" not in settings.inference.splits:
         raise SettingsError(
@@ -86,7 +88,11 @@ def _refuse_early(settings: Settings) -> None:
     require_package(settings.tracking)
     build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     build_transforms(settings.augmentation.students, key="augmentation.students", patch_size=None)
-    teacher = settings.teacher
+    teacher, students = settings.teacher, settings.students
+    if teacher.checkpoint is None:
+        require_sources(teacher.image_sources(), key="teacher.images")
+    if students.penalty_images is not None:
+        require_sources([students.penalty_images], key="students.penalty_images")
     for patch_size in settings.scales:
         if teacher.checkpoint is not None:
             named_teacher("checkpoint", teacher.checkpoint, patch_size)
@@ -94,6 +100,17 @@ def _refuse_early(settings: Settings) -> None:
             named_teacher("start_from", teacher.start_from, patch_size)
         if teacher.checkpoint is None and teacher.positions is TeacherPositions.patches:
             build_transforms(settings.augmentation.teacher, key="augmentation.teacher", patch_size=patch_size)
+
+
+def _refuse_split(settings: Settings) -> None:
+    """Refuse a split with which a later stage could do nothing.
+
+    Raises:
+        DataError: There is nothing to evaluate, or nothing to validate students with.
+    """
+    if not read_split(RunDir(settings.run_dir), "test"):
+        raise DataError(NO_TEST_IMAGE)
+    validation_normals(settings)
 
 
 def _summarize(run_dir: RunDir) -> None:

@@ -48,7 +48,7 @@ def make(
     condition, reason = state(run_dir, artifact, recipe)
     if condition == "current" and not anew:
         log.info("%s is up to date", artifact)
-        run_dir.training_state(artifact).unlink(missing_ok=True)  # left by a process that was killed at the very end
+        _remove_finished_state(run_dir, artifact)
         return False
     if condition == "stale":
         if is_precious and not settings.overwrite:
@@ -66,6 +66,20 @@ def make(
     )
     run_dir.training_state(artifact).unlink(missing_ok=True)
     return True
+
+
+def _remove_finished_state(run_dir: RunDir, artifact: Path) -> None:
+    """Remove the state of the training that made an artifact, left by a process that was killed at the very end.
+
+    A later one is that of another training, with other settings, which was interrupted and may go on.
+    """
+    state_path = run_dir.training_state(artifact)
+    if not state_path.exists():
+        return
+    if state_path.stat().st_mtime_ns <= run_dir.provenance(artifact).stat().st_mtime_ns:
+        state_path.unlink(missing_ok=True)
+    else:
+        log.info("%s stays: a training with other settings was interrupted there, and goes on with them", state_path)
 
 
 def read_split(run_dir: RunDir, split: Split | None = None) -> list[Sample]:

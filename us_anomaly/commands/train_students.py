@@ -11,6 +11,7 @@ from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import tracked
 from us_anomaly.commands.training_images import cached_images, training_images
 from us_anomaly.data.augmentation import build_transforms
+from us_anomaly.data.sample import Sample
 from us_anomaly.errors import DataError, UsadError
 from us_anomaly.models.compute import Compute, choose_compute
 from us_anomaly.models.ensemble import StudentEnsemble
@@ -168,6 +169,21 @@ def _untrained(settings: Settings, teacher: PatchNetwork) -> StudentEnsemble:
     )
 
 
+def validation_normals(settings: Settings) -> list[Sample]:
+    """Return the normal pictures of validation.
+
+    Raises:
+        DataError: There are none, and students are to be validated with them.
+    """
+    samples = [sample for sample in read_split(RunDir(settings.run_dir), "val") if not sample.is_anomalous]
+    if not samples and settings.students.validate_every_steps is not None:
+        raise DataError(
+            "`students.validate_every_steps` needs normal pictures in validation, and there are none: give split.ratios (or "
+            "split.validation_fraction) a share for validation and run `usad split overwrite=true`, or set it to null"
+        )
+    return samples
+
+
 def _validation(settings: Settings) -> Validation | None:
     """Return what validates the students while they learn, if the settings ask for it.
 
@@ -177,12 +193,7 @@ def _validation(settings: Settings) -> Validation | None:
     every_steps = settings.students.validate_every_steps
     if every_steps is None:
         return None
-    samples = [sample for sample in read_split(RunDir(settings.run_dir), "val") if not sample.is_anomalous]
-    if not samples:
-        raise DataError(
-            "`students.validate_every_steps` needs normal pictures in validation, and there are none: give split.ratios (or "
-            "split.validation_fraction) a share for validation and run `usad split overwrite=true`, or set it to null"
-        )
+    samples = validation_normals(settings)
     pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     cache = cached_images(settings, samples, pipeline, description="decoding validation")
     return Validation(
@@ -193,8 +204,7 @@ def _validation(settings: Settings) -> Validation | None:
 def _disagreement(ensemble: StudentEnsemble, settings: Settings, *, compute: Compute) -> dict[str, float | None]:
     """Return the mean uncertainty per dimension on some normal pictures, of validation if it has any, and on generic ones."""
     run_dir = RunDir(settings.run_dir)
-    normals = [sample for sample in read_split(run_dir, "val") if not sample.is_anomalous]
-    samples = (normals or read_split(run_dir, "train"))[:NUM_COMPARED]
+    samples = (validation_normals(settings) or read_split(run_dir, "train"))[:NUM_COMPARED]
     pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     cache = cached_images(settings, samples, pipeline, description="decoding")
     measured: dict[str, float | None] = {"generic": None}

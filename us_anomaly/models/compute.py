@@ -69,6 +69,10 @@ def choose_compute(runtime: RuntimeSettings) -> Compute:
     torch.set_num_threads(runtime.num_threads or available_cores())
     device = _device(runtime.device)
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(
+                device
+            )  # what is asked without a device, such as its number formats, is then asked of this one
         torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, it is float32
         torch.backends.cudnn.benchmark = True  # searches the fastest algorithm of a layer once for each picture size
     match runtime.precision:

@@ -34,7 +34,9 @@ TEST_MASKS = "masks of the test pictures"
 SCORED_MASKS = "masks of the scored pictures"
 SEVERAL = (TRAINING_PICTURES, REFERENCE_PICTURES, SCORED_PICTURES, TEST_MASKS, SCORED_MASKS)
 SATURATION_TABLE = "table of saturated defects"
-OF_THE_DATA_SET = (LIST_OF_PICTURES, CONTENTS, *SEVERAL, SATURATION_TABLE)
+TEST_LABELS = "list of the test pictures"
+TRAINING_GROUPS = "list of the groups of the training pictures"
+OF_THE_DATA_SET = (LIST_OF_PICTURES, CONTENTS, *SEVERAL, SATURATION_TABLE, TEST_LABELS, TRAINING_GROUPS)
 """Names of inputs that lie outside of the run directory, by name and content."""
 
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,25 +75,46 @@ def writing_threads(num_threads: int) -> Iterator[Submit]:
 def publish(staging: RunDir, run_dir: RunDir) -> None:
     """Replace predictions and the folders of maps, pictures and exports of `run_dir` by those in `staging`.
 
-    A process killed in between leaves no `predictions.jsonl`, so that nothing vouches for half of the files.
+    A process killed in between leaves no `predictions.jsonl`, so that nothing vouches for half of the files. Where one of the old
+    files cannot be moved, all of them stay.
 
     Raises:
         ResourceError: The disk is full or the folder cannot be written.
     """
     try:
         _flush(staging.root)
-        withdraw(run_dir, run_dir.predictions)
-        run_dir.predictions.unlink(missing_ok=True)
-        flush_folder(run_dir.root)
-        for new, old in zip(staging.result_folders, run_dir.result_folders, strict=True):
-            if old.exists() or old.is_symlink():
-                old.rename(staging.root / f"old-{old.name}")
-            if new.exists():
-                new.rename(old)
-        staging.predictions.replace(run_dir.predictions)
-        flush_folder(run_dir.root)
+        with held_back():
+            note = run_dir.provenance(run_dir.predictions)
+            _move_aside([note, run_dir.predictions, *run_dir.result_folders], staging.root)
+            if note.parent.is_dir():
+                flush_folder(note.parent)
+            flush_folder(run_dir.root)
+            for new, old in zip(staging.result_folders, run_dir.result_folders, strict=True):
+                if new.exists():
+                    new.rename(old)
+            staging.predictions.replace(run_dir.predictions)
+            flush_folder(run_dir.root)
     except OSError as error:
         raise cannot_write(run_dir.predictions, error) from error
+
+
+def _move_aside(paths: Iterable[Path], aside: Path) -> None:
+    """Move files and folders into a folder, all or none of them; a viewer that is open in one of them may forbid it.
+
+    Raises:
+        OSError: One cannot be moved.
+    """
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for path in paths:
+            if path.exists() or path.is_symlink():
+                place = aside / f"old-{path.name}"
+                path.rename(place)
+                moved.append((path, place))
+    except OSError:
+        for path, place in reversed(moved):
+            place.rename(path)
+        raise
 
 
 def replace_together(run_dir: RunDir, artifact: Path, contents: Mapping[Path, str | bytes]) -> None:

@@ -127,7 +127,16 @@ def _lowest_with_at_most(normal_scores: FloatArray, share: float) -> float:
     descending = np.sort(normal_scores)[::-1]
     if allowed >= descending.size:
         return float(descending[-1])
-    return float(np.nextafter(descending[allowed], np.inf))
+    return _just_above(float(descending[allowed]))
+
+
+def _just_above(score: float) -> float:
+    """Return the next higher number: of float32 where the score is one, as that of every picture is.
+
+    An exported detector knows no others.
+    """
+    single = np.float32(score)
+    return float(np.nextafter(single, np.float32(np.inf)) if float(single) == score else np.nextafter(score, np.inf))
 
 
 def _highest_with_at_least(anomalous_scores: FloatArray, share: float) -> float:

@@ -121,6 +121,8 @@ __all__ = [
     "category_of",
 ]
 
+MAX_SEED = 2**32 - 1
+"""The largest seed that all generators of random numbers take."""
 DATA_LAYOUTS = (FolderData, CsvData, MvtecData, DemoData, VisaData, KolektorSddData)
 """Every layout of a data set."""
 BACKBONES = (TorchvisionBackbone, EfficientNetLite0Backbone, TimmBackbone)
@@ -209,6 +211,8 @@ class Settings:
         self.cache_dir = expanded("cache_dir", self.cache_dir)
         self.tracking.directory = expanded("tracking.directory", self.tracking.directory)  # by default below run_dir
         at_least("seed", self.seed, 0)
+        if self.seed > MAX_SEED:
+            raise SettingsError(f"`seed` must be at most {MAX_SEED}, got {self.seed}")
         for side_px in self.input_size():
             at_least("image_size", side_px, MIN_SIDE_PX)
         not_empty("scales", self.scales, "[33]")

@@ -150,10 +150,20 @@ def picture_source(
     return parts[0] if len(parts) == 1 else MixedPictures(parts, list(sources.values()))
 
 
+def require_sources(names: Iterable[str], *, key: str) -> None:
+    """Refuse sources of pictures that are not there, without looking into folders.
+
+    Raises:
+        SettingsError: A name is neither built in nor that of a folder.
+    """
+    for name in names:
+        if name != TRAIN and name not in PHOTOGRAPH_FRACTIONS and not Path(name).is_dir():
+            built_in = ", ".join(PHOTOGRAPH_FRACTIONS)
+            raise SettingsError(f"`{key}` may name {built_in} and folders of pictures; there is no folder {name}")
+
+
 def _folder(name: str, *, key: str) -> list[Path]:
-    if not Path(name).is_dir():
-        built_in = ", ".join(PHOTOGRAPH_FRACTIONS)
-        raise SettingsError(f"`{key}` may name {built_in} and folders of pictures; there is no folder {name}")
+    require_sources([name], key=key)
     return find_images(name, key=key)
 
 
