@@ -20,6 +20,7 @@ def write_run(
     pictures: str | None = None,
     contents: str | None = None,
     scored: str | None = None,
+    saturation: str | None = None,
     teacher: str = "teacher",
     settings: dict[str, Any] | None = None,
     image_size: int | list[int] = 64,
@@ -34,6 +35,7 @@ def write_run(
         pictures: Hash of the list of pictures; by default each category has its own.
         contents: Hash of what they hold; by default it is not known.
         scored: Hash of what those hold that are scored; by default it is not known.
+        saturation: Hash of the table of saturated defects; by default it is not known.
         teacher: Hash of the finished teacher.
         settings: What differs from the settings below.
         image_size: Side of the network's input, or its height and width.
@@ -73,7 +75,7 @@ def write_run(
         run_dir.evaluation_json: (
             "evaluate",
             {"evaluation.resolution": "original", "evaluation.bootstrap_samples": 10, "seed": 0},
-            {"predictions.jsonl": ""},
+            {"predictions.jsonl": "", **({"table of saturated defects": saturation} if saturation else {})},
         ),
     }
     evaluation = {

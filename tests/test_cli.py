@@ -58,6 +58,12 @@ def test_help_and_version_take_less_than_half_a_second_of_the_processor(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_answers_quickly_imports_no_arrays():
+    code = "import sys, us_anomaly.cli; print(sorted({'numpy', 'PIL', 'torch'} & sys.modules.keys()))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "[]\n"
+
+
 def test_the_overview_names_every_command_with_what_it_does():
     lines = overview().splitlines()
     for name, command in COMMANDS.items():

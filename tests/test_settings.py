@@ -33,7 +33,7 @@ def changed(settings, key, value):
     ("key", "value", "message"),
     [
         ("seed", -1, "`seed` must be at least 0, got -1"),
-        ("seed", 20261128093000, "`seed` must be at most 4294967295, got 20261128093000"),
+        ("seed", 20261128093000, "`seed` must be at most 10000000000000, got 20261128093000"),
         ("image_size", 8, "`image_size` must be at least 16, got 8"),
         ("image_size", [64, 8], "`image_size` must be at least 16, got 8"),
         ("scales", [], "`scales` must not be empty: add for example scales=[33]"),

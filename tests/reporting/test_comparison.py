@@ -228,7 +228,7 @@ def seen_by(folder, **hashes):
     """Return a run whose notes tell these hashes of what it saw."""
     unknown = {"pictures": "list", "contents": None, "scored": None, "test_masks": None}
     ((run,), _) = collect_runs([folder], off={})
-    return dataclasses.replace(run, origin=Origin(settings={}, files={}, **(unknown | hashes)))
+    return dataclasses.replace(run, origin=Origin(settings={}, files={}, saturation=None, **(unknown | hashes)))
 
 
 @pytest.mark.parametrize(

@@ -284,3 +284,22 @@ def test_a_run_that_does_not_know_what_its_pictures_held_goes_with_those_that_ag
     ]
     found = [row.repeats and row.repeats.rpartition("/")[2] for row in compared(runs).rows]
     assert tuple(found) == repeats
+
+
+@pytest.mark.parametrize(
+    ("tables", "repeats"), [(("a", "a"), True), (("a", "b"), False), (("none", "b"), False), ((None, "b"), True)]
+)
+def test_runs_that_were_evaluated_with_other_tables_of_saturated_defects_are_not_the_same(tmp_path, tables, repeats):
+    runs = [write_run(tmp_path / str(n), contents="one", saturation=table) for n, table in enumerate(tables)]
+    rows = compared(runs).rows
+    assert rows[0].name == rows[1].name or not repeats
+    assert (rows[1].repeats is not None) == repeats
+
+
+@pytest.mark.parametrize(("limits", "repeats"), [((None, 5), True), ((5, 5), True), ((6, 5), False)])
+def test_a_limit_of_pixels_that_older_notes_do_not_tell_keeps_no_run_from_being_the_same(tmp_path, limits, repeats):
+    runs = [
+        write_run(tmp_path / str(n), contents="one", settings={"data.max_image_pixels": limit} if limit else {})
+        for n, limit in enumerate(limits)
+    ]
+    assert (compared(runs).rows[1].repeats is not None) == repeats

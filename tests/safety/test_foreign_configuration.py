@@ -21,6 +21,9 @@ EVIL = {
     ),
     "the file of our log": "hydra:\n  job_logging:\n    handlers:\n      file: {filename: MARKER, mode: w, delay: false}\n",
     "a place in a log": "defaults:\n  - seeds@hydra.job_logging.handlers.file: one\n",
+    "a word that is a module": "hydra:\n  job_logging:\n    handlers:\n      x: {class: evil}\n",
+    "a place in a log, as a text": "defaults:\n  - seeds/one@hydra.job_logging.handlers.file\n",
+    "a place in a log, from the root": "defaults:\n  - seeds@_global_.hydra.job_logging.handlers.file: one\n",
     "an escaped key": 'hydra:\n  callbacks:\n    x: {"_tar\\u0067et_": os.mkdir, path: MARKER}\n',
     "an entry of a list": "augmentation:\n  students:\n    - {_target_: os.mkdir, path: MARKER}\n",
     "a way to other folders": "hydra:\n  searchpath: [file:///tmp]\n",
@@ -68,9 +71,12 @@ def test_a_file_from_elsewhere_that_names_something_to_call_is_refused_by_name(f
     assert not marker.exists()
 
 
-def test_a_file_that_is_put_into_the_configuration_of_logs_is_refused(folder):
-    marker = plant(folder, "filename: MARKER\n")
-    (folder / "experiment/x.yaml").write_text(f"# @package hydra.job_logging.handlers.file\nfilename: {marker}\n")
+@pytest.mark.parametrize(
+    "header", ["# @package PLACE", "# @package _global_.PLACE", "# @package _global_\n# @package PLACE"]
+)
+def test_a_file_that_is_put_into_the_configuration_of_logs_is_refused(folder, header):
+    header = header.replace("PLACE", "hydra.job_logging.handlers.file")
+    (folder / "experiment/x.yaml").write_text(f"{header}\nfilename: victim\n")
     with pytest.raises(
         SettingsError, match=r"the key hydra\.job_logging\.handlers\.file\.filename could make something run"
     ):

@@ -12,7 +12,6 @@ from us_anomaly.cli.commands import COMMANDS
 from us_anomaly.cli.configuration import to_settings
 from us_anomaly.cli.messages import as_text
 from us_anomaly.cli.remembered import missing_data, remember, renew_paths
-from us_anomaly.data.other_files import forget_what_was_told
 from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.reporting.comparison_unfinished import FAILED
 from us_anomaly.run_dir import RunDir
@@ -37,6 +36,7 @@ def execute(name: str, config: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from us_anomaly.data.other_files import forget_what_was_told
     from us_anomaly.reporting.summary import working_in
 
     is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
@@ -94,7 +94,8 @@ def _home(name: str, settings: Any) -> RunDir:
         for key in ("output", "input"):
             if getattr(settings.inference, key) is not None:
                 raise SettingsError(
-                    f"`inference.{key}` is for `usad infer`, and does nothing for `usad {name}`: leave it out"
+                    f"`inference.{key}` is for `usad infer`, and does nothing for `usad {name}`: leave it out (or, where an "
+                    f"experiment sets it, add inference.{key}=null)"
                 )
     if settings.inference.output is None:
         return RunDir(settings.run_dir)

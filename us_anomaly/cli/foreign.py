@@ -108,28 +108,38 @@ def _call(path: Path) -> str | None:
 
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        package = re.search(r"^\s*#\s*@package\s+(\S+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        packages = re.findall(r"^\s*#\s*@package\s+(\S+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     except Exception:  # Hydra tells it when it reads the file, in its words
         return None
-    place = "" if package is None or package[1].startswith("_") else package[1]
-    return next(_calls(content, place), None)
+    places = [
+        place for package in packages if (place := package.removeprefix("_global_").lstrip(".")) and place[0] != "_"
+    ]
+    return next((key for place in ["", *places] for key in _calls(content, place)), None)
 
 
 def _calls(content: Any, prefix: str) -> Iterator[str]:
     if isinstance(content, dict):
         for key, value in content.items():
             full = f"{prefix}.{key}" if prefix else str(key)
-            if key in _CALLS or full.endswith("searchpath") or _is_of_a_log(full, value) or "@hydra" in str(key):
+            if key in _CALLS or full.endswith("searchpath") or _is_of_a_log(full, value) or _goes_to_hydra(key):
                 yield full
             yield from _calls(value, full)
     elif isinstance(content, list):
         for index, value in enumerate(content):
+            if _goes_to_hydra(value):
+                yield f"{prefix}[{index}]"
             yield from _calls(value, f"{prefix}[{index}]")
 
 
 def _is_of_a_log(key: str, value: Any) -> bool:
-    """Return whether a key names the class of a handler, or the file that one writes into; a word alone names no class."""
+    """Return whether a key names the class of a handler or formatter, or the file that one writes into."""
     last = key.rpartition(".")[2]
     if last == "class":
-        return isinstance(value, str) and ("." in value or "${" in value)
+        is_of_a_log = any(word in key for word in ("hydra", "logging", "handlers", "formatters"))
+        return is_of_a_log or (isinstance(value, str) and ("." in value or "${" in value))
     return last == "filename" and "handlers" in key and value != _OUR_LOG
+
+
+def _goes_to_hydra(entry: Any) -> bool:
+    """Return whether an entry of a list of defaults puts a file into the configuration of Hydra itself."""
+    return isinstance(entry, str) and re.search(r"@(_global_\.)?hydra", entry) is not None

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from us_anomaly.commands import (
     calibrate,
@@ -88,10 +89,12 @@ def _refuse_early(settings: Settings) -> None:
     require_package(settings.tracking)
     build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
     build_transforms(settings.augmentation.students, key="augmentation.students", patch_size=None)
-    teacher, students = settings.teacher, settings.students
-    if teacher.checkpoint is None:
+    teacher, students, run_dir = settings.teacher, settings.students, RunDir(settings.run_dir)
+    if teacher.checkpoint is None and _will_be_made(map(run_dir.teacher, settings.scales), settings):
         require_sources(teacher.image_sources(), key="teacher.images")
-    if students.penalty_images is not None:
+    penalizes = students.penalty_images is not None and students.penalty_weight > 0
+    if penalizes and _will_be_made(map(run_dir.students, settings.scales), settings):
+        assert students.penalty_images is not None
         require_sources([students.penalty_images], key="students.penalty_images")
     for patch_size in settings.scales:
         if teacher.checkpoint is not None:
@@ -100,6 +103,11 @@ def _refuse_early(settings: Settings) -> None:
             named_teacher("start_from", teacher.start_from, patch_size)
         if teacher.checkpoint is None and teacher.positions is TeacherPositions.patches:
             build_transforms(settings.augmentation.teacher, key="augmentation.teacher", patch_size=patch_size)
+
+
+def _will_be_made(artifacts: Iterable[Path], settings: Settings) -> bool:
+    """Return whether something is certain to be made, or made anew: what is finished needs nothing of what it was made from."""
+    return settings.overwrite or not all(artifact.exists() for artifact in artifacts)
 
 
 def _refuse_split(settings: Settings) -> None:

@@ -69,10 +69,6 @@ def choose_compute(runtime: RuntimeSettings) -> Compute:
     torch.set_num_threads(runtime.num_threads or available_cores())
     device = _device(runtime.device)
     if device.type == "cuda":
-        if device.index is not None:
-            torch.cuda.set_device(
-                device
-            )  # what is asked without a device, such as its number formats, is then asked of this one
         torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, it is float32
         torch.backends.cudnn.benchmark = True  # searches the fastest algorithm of a layer once for each picture size
     match runtime.precision:
@@ -124,7 +120,8 @@ def _processors_of_container(cgroup: Path) -> int:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Return whether the processor has instructions that multiply bfloat16 matrices."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # the question is about the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bfloat16_speedup() > 1
 
 

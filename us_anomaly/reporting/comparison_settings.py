@@ -169,21 +169,29 @@ def repeated(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun | None]:
     return found
 
 
+def _without(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
 def _is_same(run: EvaluatedRun, other: EvaluatedRun) -> bool:
     """Tell whether both were made alike; where notes do not tell what pictures hold, their folder does, or the figures."""
     if run.origin is None or other.origin is None or run.subject != other.subject:
         return False
     contents = {run.origin.contents, other.origin.contents}
     roots = {one.settings.get("data.root") for one in (run.origin, other.origin)}
+    only_one = {"data.max_image_pixels"} - (
+        run.origin.settings.keys() & other.origin.settings.keys()
+    )  # older notes lack it
+    theirs = replace(other.origin, settings=_without(other.origin.settings, only_one))
     elsewhere = {
         key: other.origin.settings.get(key) for key in ("data.root", *NAMED_FILES) if key in run.origin.settings
     }
     held = {name: getattr(other.origin, name) for name in ("contents", "scored", "test_masks")}  # compared by the first
     if None in (run.origin.saturation, other.origin.saturation):
         held["saturation"] = other.origin.saturation
-    moved = replace(run.origin, settings=run.origin.settings | elsewhere, **held)
+    moved = replace(run.origin, settings=_without(run.origin.settings | elsewhere, only_one), **held)
     if None in contents:
         is_same_data = len(roots) == 1 or run.evaluation["metrics"] == other.evaluation["metrics"]
     else:
         is_same_data = len(contents) == 1
-    return is_same_data and moved == other.origin  # which compares the content of named files
+    return is_same_data and moved == theirs  # which compares the content of named files

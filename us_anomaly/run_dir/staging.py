@@ -3,9 +3,9 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -76,44 +76,49 @@ def publish(staging: RunDir, run_dir: RunDir) -> None:
     """Replace predictions and the folders of maps, pictures and exports of `run_dir` by those in `staging`.
 
     A process killed in between leaves no `predictions.jsonl`, so that nothing vouches for half of the files. Where one of the old
-    files cannot be moved, all of them stay.
+    or new files cannot be moved, the old ones stay.
 
     Raises:
         ResourceError: The disk is full or the folder cannot be written.
     """
     try:
         _flush(staging.root)
-        with held_back():
-            note = run_dir.provenance(run_dir.predictions)
-            _move_aside([note, run_dir.predictions, *run_dir.result_folders], staging.root)
+        note = run_dir.provenance(run_dir.predictions)
+        old = [note, run_dir.predictions, *run_dir.result_folders]
+        made = [*staging.result_folders, staging.predictions]
+        places = [*run_dir.result_folders, run_dir.predictions]
+        with held_back(), _moving_back() as move:
+            for path in old:
+                move(path, staging.root / f"old-{path.name}")
             if note.parent.is_dir():
                 flush_folder(note.parent)
             flush_folder(run_dir.root)
-            for new, old in zip(staging.result_folders, run_dir.result_folders, strict=True):
-                if new.exists():
-                    new.rename(old)
-            staging.predictions.replace(run_dir.predictions)
+            for path, place in zip(made, places, strict=True):
+                move(path, place)
             flush_folder(run_dir.root)
     except OSError as error:
         raise cannot_write(run_dir.predictions, error) from error
 
 
-def _move_aside(paths: Iterable[Path], aside: Path) -> None:
-    """Move files and folders into a folder, all or none of them; a viewer that is open in one of them may forbid it.
+@contextmanager
+def _moving_back() -> Iterator[Callable[[Path, Path], None]]:
+    """Yield how to move a file or folder, if it exists, to a free place; where one cannot be moved, all others go back.
 
-    Raises:
-        OSError: One cannot be moved.
+    A viewer that is open in a folder may forbid it.
     """
     moved: list[tuple[Path, Path]] = []
+
+    def move(path: Path, place: Path) -> None:
+        if path.exists() or path.is_symlink():
+            path.rename(place)
+            moved.append((path, place))
+
     try:
-        for path in paths:
-            if path.exists() or path.is_symlink():
-                place = aside / f"old-{path.name}"
-                path.rename(place)
-                moved.append((path, place))
+        yield move
     except OSError:
         for path, place in reversed(moved):
-            place.rename(path)
+            with suppress(OSError):  # as many as can be
+                place.rename(path)
         raise
 
 

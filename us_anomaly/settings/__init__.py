@@ -121,8 +121,8 @@ __all__ = [
     "category_of",
 ]
 
-MAX_SEED = 2**32 - 1
-"""The largest seed that all generators of random numbers take."""
+MAX_SEED = 10**13
+"""Of a larger one the seeds of students, which are a million times as large, are more than torch takes."""
 DATA_LAYOUTS = (FolderData, CsvData, MvtecData, DemoData, VisaData, KolektorSddData)
 """Every layout of a data set."""
 BACKBONES = (TorchvisionBackbone, EfficientNetLite0Backbone, TimmBackbone)

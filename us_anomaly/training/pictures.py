@@ -157,7 +157,8 @@ def require_sources(names: Iterable[str], *, key: str) -> None:
         SettingsError: A name is neither built in nor that of a folder.
     """
     for name in names:
-        if name != TRAIN and name not in PHOTOGRAPH_FRACTIONS and not Path(name).is_dir():
+        is_built_in = name in PHOTOGRAPH_FRACTIONS or (name == TRAIN and key == "teacher.images")
+        if not is_built_in and not Path(name).is_dir():
             built_in = ", ".join(PHOTOGRAPH_FRACTIONS)
             raise SettingsError(f"`{key}` may name {built_in} and folders of pictures; there is no folder {name}")
 
