@@ -292,7 +292,6 @@ def test_a_run_that_does_not_know_what_its_pictures_held_goes_with_those_that_ag
 def test_runs_that_were_evaluated_with_other_tables_of_saturated_defects_are_not_the_same(tmp_path, tables, repeats):
     runs = [write_run(tmp_path / str(n), contents="one", saturation=table) for n, table in enumerate(tables)]
     rows = compared(runs).rows
-    assert rows[0].name == rows[1].name or not repeats
     assert (rows[1].repeats is not None) == repeats
 
 
