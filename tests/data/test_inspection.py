@@ -95,7 +95,8 @@ def test_pictures_over_the_limit_are_bad(root: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "anomalous", "remark"),
     [
-        ({"size": (7, 5)}, True, "masks of another size than their picture"),
+        ({"size": (12, 10)}, True, "masks of another size than their picture"),
+        ({"size": (5, 6)}, True, "masks of other proportions than their picture, which `usad evaluate` refuses"),
         ({"marked": 0}, True, "masks that mark nothing in a picture labelled anomalous"),
         ({}, False, "masks that mark a defect in a picture labelled normal"),
     ],

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from us_anomaly.data.images import load_mask
+from us_anomaly.data.images.masks import same_proportions
 from us_anomaly.errors import DataError
 from us_anomaly.scoring.data_problems import DataProblems
 from us_anomaly.scoring.map_files import FloatMap, map_size, read_map
@@ -103,7 +104,7 @@ class PixelSource:
                 self.problems.add("masks_not_binary", image.filename)
         if truth.mask.shape == size:
             return truth
-        if not _same_proportions(truth.mask.shape, size):
+        if not same_proportions(truth.mask.shape, size):
             raise DataError(
                 f"{path}: the mask has {truth.mask.shape[1]} x {truth.mask.shape[0]} pixels and its image "
                 f"{image.filename} has {size[1]} x {size[0]}: other proportions, so it cannot be the mask of "
@@ -111,13 +112,6 @@ class PixelSource:
             )
         self.problems.add("masks_resized", image.filename)
         return _resized_truth(truth, size)
-
-
-def _same_proportions(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
-    """Tell whether one size is the other one scaled, up to rounding by one pixel."""
-    (small, large) = sorted([first, second])
-    expected = small[1] * large[0] / small[0]
-    return abs(expected - large[1]) <= max(1.0, large[0] / small[0])
 
 
 def _resized_truth(truth: PixelTruth, size: Size) -> PixelTruth:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from us_anomaly.data.images.decoding import read_with_white_level
-from us_anomaly.data.images.masks import load_mask
+from us_anomaly.data.images.masks import load_mask, same_proportions
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import BadImageError, DataError
 from us_anomaly.settings import OnBadImage
@@ -131,9 +131,11 @@ def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
 def _mask_remarks(path: Path, sample: Sample, size: tuple[int, ...], max_pixels: int) -> tuple[str, ...]:
     mask = load_mask(path, max_pixels=max_pixels)
     has_defect = bool(mask.pixels.any())
+    is_scaled = same_proportions(mask.pixels.shape, size)
     remarks = {
+        "masks of other proportions than their picture, which `usad evaluate` refuses": not is_scaled,
         "masks that are not binary, cut at half of their range": not mask.is_binary,
-        "masks of another size than their picture": mask.pixels.shape != size,
+        "masks of another size than their picture": mask.pixels.shape != size and is_scaled,
         "masks that mark nothing in a picture labelled anomalous": sample.is_anomalous and not has_defect,
         "masks that mark a defect in a picture labelled normal": not sample.is_anomalous and has_defect,
     }

@@ -78,6 +78,13 @@ def _united(folder: Path, max_pixels: int) -> NDArray[np.bool_]:
     return union
 
 
+def same_proportions(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Tell whether one size (H, W) is the other one scaled, up to rounding by one pixel; else no mask can be that of a picture."""
+    (small, large) = sorted([first, second])
+    expected = small[1] * large[0] / small[0]
+    return abs(expected - large[1]) <= max(1.0, large[0] / small[0])
+
+
 def is_mask_picture(path: Path) -> bool:
     """Return whether a file in a folder of masks is one, by its name."""
     return not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES
