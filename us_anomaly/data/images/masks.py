@@ -79,7 +79,7 @@ def _united(folder: Path, max_pixels: int) -> NDArray[np.bool_]:
 
 
 def same_proportions(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
-    """Tell whether one size (H, W) is the other one scaled, up to rounding by one pixel; else no mask can be that of a picture."""
+    """Tell whether one size (H, W) is the other one scaled, up to rounding by one pixel, as those of mask and picture must be."""
     (small, large) = sorted([first, second])
     expected = small[1] * large[0] / small[0]
     return abs(expected - large[1]) <= max(1.0, large[0] / small[0])
