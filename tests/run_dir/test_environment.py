@@ -10,10 +10,10 @@ import torch
 from us_anomaly.run_dir import environment as module
 from us_anomaly.run_dir.environment import (
     environment,
-    forget_what_was_said,
     say_if_calibrated_otherwise,
     say_if_made_elsewhere,
 )
+from us_anomaly.run_dir.said import forget_what_was_said
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,9 @@ from us_anomaly.commands import (
 from us_anomaly.errors import ArtifactError, StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, read_tensors, write_tensors
-from us_anomaly.run_dir.environment import environment, forget_what_was_said
+from us_anomaly.run_dir.environment import environment
 from us_anomaly.run_dir.provenance import content_hash
+from us_anomaly.run_dir.said import forget_what_was_said
 from us_anomaly.version import __version__
 
 ARTIFACTS = {

@@ -151,12 +151,16 @@ def expand_categories(name: str, arguments: list[str]) -> list[str]:
                 other for other in arguments if "=" in other and not other.startswith("-") and other != argument
             ]
             others = [other for other in settings if _is_of_all_jobs(other)]
-            places = [f"file://{folder.absolute()}" for folder in added_folders(arguments)]
-            places += [place for place in search_path_of(arguments) if place.startswith("pkg://")]
-            search_path = [f"hydra.searchpath=[{','.join(map(quoted, places))}]"] if places else []
-            categories = _categories(name, [*others, f"data.category={quoted(value)}", *search_path])
+            categories = _categories(name, [*others, f"data.category={quoted(value)}", *_search_path(arguments)])
             arguments[position] = f"data.category={','.join(map(as_text, categories))}"
     return arguments
+
+
+def _search_path(arguments: Sequence[str]) -> list[str]:
+    """Return the override by which configuration is also looked for where the arguments say, if they do."""
+    places = [f"file://{folder.absolute()}" for folder in added_folders(arguments)]
+    places += [place for place in search_path_of(arguments) if place.startswith("pkg://")]
+    return [f"hydra.searchpath=[{','.join(map(quoted, places))}]"] if places else []
 
 
 def _is_of_all_jobs(setting: str) -> bool:

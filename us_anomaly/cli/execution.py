@@ -16,10 +16,10 @@ from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.reporting.comparison_unfinished import FAILED
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import leaving_no_trace, recorded
-from us_anomaly.run_dir.environment import forget_what_was_said
 from us_anomaly.run_dir.faults import explained, with_way_out
 from us_anomaly.run_dir.interruption import interruptible
 from us_anomaly.run_dir.lock import locked
+from us_anomaly.run_dir.said import forget_what_was_said
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ def execute(name: str, config: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from us_anomaly.data.other_files import forget_what_was_told
     from us_anomaly.reporting.summary import working_in
 
     is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
@@ -47,7 +46,6 @@ def execute(name: str, config: Any) -> None:
         overrides = [override for override in typed if not override.startswith("run_dir=")]
         overrides.append(f"run_dir={as_text(config.run_dir)}")
     forget_what_was_said()
-    forget_what_was_told()
     try:
         with interruptible(), explained():
             settings = _settings(config, typed)

@@ -260,10 +260,11 @@ class Recipes:
     @functools.cached_property
     def report(self) -> Recipe:
         """What decides the pages: the results, and how this version shows them."""
+        place = {"data.root": str(self.data.root.resolve())}  # pages link to pictures there
         return Recipe(
             command="report",
-            settings={"data.root": self._data_root},  # pages link to pictures there
-            when_absent={"data.root": self._data_root},
+            settings=place,
+            when_absent=place,
             inputs={
                 "split.jsonl": self.data.split_hash,
                 **self._checked(self.run_dir.calibration, self.calibration),
@@ -273,10 +274,6 @@ class Recipes:
                 "version of the pages": pages_hash(),
             },
         )
-
-    @property
-    def _data_root(self) -> str:
-        return str(Path(self.settings.data.root).resolve())
 
     def _checked(self, artifact: Path, recipe: Recipe) -> dict[str, str]:
         """Return the content hash of an up-to-date artifact by its name in the run directory."""

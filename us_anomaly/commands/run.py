@@ -92,10 +92,9 @@ def _refuse_early(settings: Settings) -> None:
     teacher, students, run_dir = settings.teacher, settings.students, RunDir(settings.run_dir)
     if teacher.checkpoint is None and _will_be_made(map(run_dir.teacher, settings.scales), settings):
         require_sources(teacher.image_sources(), key="teacher.images")
-    penalizes = students.penalty_images is not None and students.penalty_weight > 0
-    if penalizes and _will_be_made(map(run_dir.students, settings.scales), settings):
-        assert students.penalty_images is not None
-        require_sources([students.penalty_images], key="students.penalty_images")
+    penalty_images = students.penalty_images if students.penalty_weight > 0 else None
+    if penalty_images is not None and _will_be_made(map(run_dir.students, settings.scales), settings):
+        require_sources([penalty_images], key="students.penalty_images")
     for patch_size in settings.scales:
         if teacher.checkpoint is not None:
             named_teacher("checkpoint", teacher.checkpoint, patch_size)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from us_anomaly.data.listing import Listing, holds_results, relative, some, subfolders
+from us_anomaly.run_dir.said import note_said, was_said
 
 log = logging.getLogger(__name__)
 
 MAX_OTHERS_NAMED = 5
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
 """What is read, in words."""
-_told: set[tuple[str, str]] = set()
-"""Data sets with what was said of them: every stage of `usad run` reads the data set, and one says it."""
 
 
 def others_in_words(others: list[Path], *, base: Path) -> str:
@@ -45,14 +44,9 @@ def tell_left_out(folder: Path, listings: Mapping[str, Listing], *, root: Path) 
         say_once(logging.INFO, f"left out of the data set, because of results of usad in it: {named}", root=root)
 
 
-def forget_what_was_told() -> None:
-    """Let the next command of this process tell it again."""
-    _told.clear()
-
-
 def say_once(level: int, text: str, *, root: Path) -> None:
     """Log a text about a data set once for a command."""
-    said = (os.path.realpath(root), text)
-    if said not in _told:
-        _told.add(said)
+    said = ("data set", os.path.realpath(root), text)
+    if not was_said(*said):
+        note_said(*said)
         log.log(level, "%s", text)

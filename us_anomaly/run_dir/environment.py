@@ -8,13 +8,13 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from us_anomaly.run_dir.said import note_said, was_said
+
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
-_SAID: set[Path] = set()
-"""Run directories whose other origin was told; a command tells it once."""
-_FORMAT_SAID: set[Path] = set()
-"""Run directories of which it was told that they were calibrated in another number format."""
+_ORIGIN, _FORMAT = "made elsewhere", "calibrated in another number format"
+"""What is said once of a run directory."""
 
 
 def environment() -> dict[str, str]:
@@ -36,7 +36,7 @@ def say_if_made_elsewhere(root: Path, artifact: str, recorded: object) -> None:
         artifact: Name of the artifact in it.
         recorded: The environment in its provenance.
     """
-    if root in _SAID or not isinstance(recorded, Mapping):
+    if was_said(_ORIGIN, root) or not isinstance(recorded, Mapping):
         return
     now = environment()
     names = (*PACKAGES, "machine", "processor", "instructions", "gpu")
@@ -46,7 +46,7 @@ def say_if_made_elsewhere(root: Path, artifact: str, recorded: object) -> None:
         if name in recorded and name in now and recorded[name] != now[name]
     ]
     if differences:
-        _SAID.add(root)
+        note_said(_ORIGIN, root)
         log.warning(
             "%s was made elsewhere (%s): the same settings can give slightly other results here",
             artifact,
@@ -62,9 +62,9 @@ def say_if_calibrated_otherwise(root: Path, *, calibrated: str | None, now: str)
         calibrated: The number format of the calibration, `float32` or `bfloat16`; None if an older file does not say it.
         now: The number format in use.
     """
-    if calibrated in (None, now) or root in _FORMAT_SAID:
+    if calibrated in (None, now) or was_said(_FORMAT, root):
         return
-    _FORMAT_SAID.add(root)
+    note_said(_FORMAT, root)
     log.warning(
         "%s was calibrated in %s and now computes in %s: scores differ a little, but the threshold does not follow them; use "
         "runtime.precision=%s (in Python, precision=%r), or `usad calibrate overwrite=true`",
@@ -74,12 +74,6 @@ def say_if_calibrated_otherwise(root: Path, *, calibrated: str | None, now: str)
         calibrated,
         calibrated,
     )
-
-
-def forget_what_was_said() -> None:
-    """Let the next command of this process tell it again."""
-    _SAID.clear()
-    _FORMAT_SAID.clear()
 
 
 @cache

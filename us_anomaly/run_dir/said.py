@@ -1,0 +1,20 @@
+"""What was said already, so that a command says it once: every stage of `usad run` comes by the same things again."""
+
+from collections.abc import Hashable
+
+_said: set[tuple[Hashable, ...]] = set()
+
+
+def was_said(*what: Hashable) -> bool:
+    """Return whether something was said since a command began."""
+    return what in _said
+
+
+def note_said(*what: Hashable) -> None:
+    """Remember that something was said."""
+    _said.add(what)
+
+
+def forget_what_was_said() -> None:
+    """Let the next command of this process say it again."""
+    _said.clear()
