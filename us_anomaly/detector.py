@@ -85,6 +85,7 @@ class Detector:
         calibration: Calibration | None,
         compute: Compute,
         max_image_pixels: int = DEFAULT_MAX_PIXELS,
+        white_level: float | None = None,
     ) -> None:
         """Put a detector together.
 
@@ -95,6 +96,7 @@ class Detector:
             calibration: Statistics and thresholds; None before calibration, when only `raw_maps` can be had.
             compute: Device and number format.
             max_image_pixels: Larger images are refused.
+            white_level: Which value is white in pictures of more than 8 bits; None guesses it for each.
         """
         self.scales = {size: _for_inference(model, compute) for size, model in scales.items()}
         self.pipeline = pipeline
@@ -102,6 +104,7 @@ class Detector:
         self.calibration = calibration
         self.compute = compute
         self.max_image_pixels = max_image_pixels
+        self.white_level = white_level
 
     def raw_maps(self, prepared: Tensor) -> dict[int, RawMaps]:
         """Return error and uncertainty on the grid of `scoring.stride_px` by patch size, in relation to their position if known.
@@ -167,9 +170,9 @@ class Detector:
             case np.ndarray():
                 return image
             case str() | Path():
-                return read_image(Path(image), max_pixels=self.max_image_pixels)
+                return read_image(Path(image), max_pixels=self.max_image_pixels, white_level=self.white_level)
             case Image.Image():
-                return rgb_of(image)
+                return rgb_of(image, white_level=self.white_level)
         raise DataError(
             f"a picture must be a path, an RGB array (height, width, 3) of uint8 or a picture of PIL, got {type(image).__name__}"
         )

@@ -13,7 +13,7 @@ from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.environment import say_if_calibrated_otherwise
 from us_anomaly.run_dir.staleness import require_consistent
 from us_anomaly.scoring.calibration import Calibration
-from us_anomaly.scoring.calibration_file import calibrated_precision, read_calibration
+from us_anomaly.scoring.calibration_file import calibrated_precision, read_calibration, read_white_level
 from us_anomaly.scoring.position_statistics import load_position_statistics
 from us_anomaly.settings import Precision, RuntimeSettings, ScoringSettings, TransformSettings
 from us_anomaly.training.artifacts import load_statistics, load_students, load_teacher
@@ -98,6 +98,7 @@ def load(
         scoring=scoring,
         calibration=calibration,
         compute=compute,
+        white_level=read_white_level(content, path=directory.calibration),
     )
     require_consistent(directory, directory.calibration, parts=parts)  # it may be made anew meanwhile
     if read_json(directory.calibration) != content:
@@ -114,6 +115,7 @@ def detector_of(
     calibration: Calibration | None,
     compute: Compute,
     max_image_pixels: int = DEFAULT_MAX_PIXELS,
+    white_level: float | None = None,
 ) -> Detector:
     """Build the detector of some of the patch sizes of a run directory.
 
@@ -125,6 +127,7 @@ def detector_of(
         calibration: Statistics and thresholds; None before calibration.
         compute: Device and number format.
         max_image_pixels: Larger images are refused.
+        white_level: Which value is white in pictures of more than 8 bits; None guesses it for each.
 
     Raises:
         MissingArtifactError, ArtifactError: As `load_scale`.
@@ -137,4 +140,5 @@ def detector_of(
         calibration=calibration,
         compute=compute,
         max_image_pixels=max_image_pixels,
+        white_level=white_level,
     )

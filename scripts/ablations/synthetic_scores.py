@@ -119,7 +119,9 @@ def synthetic_samples(run_dir: RunDir, work: Path) -> tuple[Path, list[Sample]]:
         raise DataError(f"{run_dir.root}: validation has no normal picture, and the others were trained on")
     root, seed = Path(made_with["data.root"]), int(made_with["seed"])
     drawn_by = Path(synthetic_defects.__file__).read_text(encoding="utf-8")
-    identity = json.dumps([str(root), seed, NUM_PER_PICTURE, names, drawn_by])
+    white_level = made_with.get("data.white_level")
+    told = [] if white_level is None else [white_level]
+    identity = json.dumps([str(root), seed, NUM_PER_PICTURE, names, drawn_by, *told])
     folder = work / "synthetic" / hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder.parent.mkdir(parents=True, exist_ok=True)
     normals = [root / name for name in names]
@@ -129,6 +131,7 @@ def synthetic_samples(run_dir: RunDir, work: Path) -> tuple[Path, list[Sample]]:
         num_per_picture=NUM_PER_PICTURE,
         seed=seed,
         max_pixels=DEFAULT_MAX_PIXELS,
+        white_level=white_level,
     )
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from us_anomaly.data.images.brightness import WHITE_LEVELS, to_8_bits, value_range
+from us_anomaly.data.images.brightness import WHITE_LEVELS, ValueRangeError, to_8_bits, value_range
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,19 @@ def test_anything_else_is_stretched_from_its_minimum_to_its_maximum() -> None:
     assert value_range(np.array([-5, 10])) == (-5, 10)
     assert to_8_bits(np.array([-5.0, 2.5, 10.0])).tolist() == [0, 128, 255]
     assert to_8_bits(np.array([0, 70_000])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_a_white_level_that_is_named_holds_for_dark_pictures_too(dtype: type) -> None:
+    values = np.array([0, 100, 1000], dtype=dtype)
+    assert to_8_bits(values, white_level=4095).tolist() == np.rint(values * (255 / 4095)).tolist()
+    assert value_range(np.array([0.0, 0.5]), white_level=4095) == (0, 4095)
+
+
+@pytest.mark.parametrize("values", [[0, 4096], [-1, 100]])
+def test_values_beyond_the_white_level_are_refused_not_clipped(values: list[int]) -> None:
+    with pytest.raises(ValueRangeError, match=r"its values, .* to .*, go beyond 0 to data\.white_level=4095$"):
+        to_8_bits(np.array(values), white_level=4095)
 
 
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=20))

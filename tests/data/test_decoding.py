@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 from raw_files import png_chunk, write_deep_png, write_png_header
 
 from us_anomaly.data.images import IMAGE_SUFFIXES, image_size, read_image
+from us_anomaly.data.images.decoding import read_with_white_level, rgb_of
 from us_anomaly.errors import BadImageError
 
 LIMIT = 10**7
@@ -261,6 +262,52 @@ def test_deep_grey_tiff_uses_the_range_of_its_content(tmp_path: Path, dtype: typ
     assert np.array_equal(read(tmp_path / "a.tif")[..., 2], np.rint(values * (255 / 4095)).astype(np.uint8))
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_dark_picture_is_as_dark_as_others_where_white_is_named(tmp_path: Path, channels: int) -> None:
+    values = np.full((4, 5, channels), 1000, dtype=np.uint16)
+    values[..., 3:] = 65535
+    tifffile.imwrite(tmp_path / "a.tif", values.squeeze(), photometric="minisblack" if channels == 1 else "rgb")
+    assert np.unique(read(tmp_path / "a.tif")).tolist() == [249]  # of 1023
+    named, white = read_with_white_level(tmp_path / "a.tif", max_pixels=LIMIT, white_level=4095)
+    assert np.unique(named).tolist() == [62]
+    assert white == 4095
+    with pytest.raises(BadImageError, match=r"a\.tif: its values, 1000 to 1000, go beyond 0 to data\.white_level=999$"):
+        read_image(tmp_path / "a.tif", max_pixels=LIMIT, white_level=999)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_picture_of_pil_keeps_both_bytes_of_its_colours_and_goes_on_as_it_was(tmp_path: Path, channels: int) -> None:
+    values = np.random.default_rng(3).integers(0, 4096, size=(6, 7, channels)).astype(np.uint16)
+    values[..., 3:] = 65535
+    write_deep_png(tmp_path / "a.png", values)
+    untouched = np.asarray(Image.open(tmp_path / "a.png").convert("RGBA"))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.array_equal(rgb_of(picture), read(tmp_path / "a.png"))
+        assert np.array_equal(rgb_of(picture, white_level=65535), np.rint(values[..., :3] / 257).astype(np.uint8))
+        with pytest.raises(
+            BadImageError, match=r"^a picture of PIL: its values, .*go beyond 0 to data.white_level=999$"
+        ):
+            rgb_of(picture, white_level=999)
+        assert np.array_equal(np.asarray(picture.convert("RGBA")), untouched)
+
+
+def test_memory_that_is_exhausted_is_no_damaged_picture(monkeypatch: pytest.MonkeyPatch, colours: np.ndarray) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    picture = Image.fromarray(colours)
+    monkeypatch.setattr(picture, "convert", fail)
+    with pytest.raises(MemoryError):
+        rgb_of(picture)
+
+
+def test_a_white_level_leaves_pictures_of_8_bits_as_they_are(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 5, 3), 200, dtype=np.uint8)).save(tmp_path / "a.png")
+    picture, white = read_with_white_level(tmp_path / "a.png", max_pixels=LIMIT, white_level=4095)
+    assert np.unique(picture).tolist() == [200]
+    assert white is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_float_tiff_with_values_that_are_no_numbers_is_refused(tmp_path: Path, bad: float) -> None:
     values = np.zeros((4, 4), dtype=np.float32)
@@ -396,6 +443,16 @@ def test_pillows_warnings_reach_nobody_and_filters_come_back(tmp_path: Path) -> 
     assert caught == []
     read_image(tmp_path / "a.png", max_pixels=LIMIT)
     assert list(warnings.filters) == before
+
+
+def test_warnings_of_the_program_around_are_still_shown_once(tmp_path: Path, colours: np.ndarray) -> None:
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            warnings.warn("seen before", stacklevel=1)
+            read_image(tmp_path / "a.png", max_pixels=LIMIT)
+    assert len(caught) == 1
 
 
 def test_many_threads_read_the_same_and_leave_the_filters_alone(tmp_path: Path, colours: np.ndarray) -> None:

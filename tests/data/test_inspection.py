@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from raw_files import write_deep_png
 
 from us_anomaly.data.images import BadImage, find_duplicates, inspect_images, keep_good
 from us_anomaly.data.sample import Sample
@@ -164,6 +165,23 @@ def test_pictures_of_one_camera_that_get_several_brightnesses_are_told(root: Pat
     assert [inspection.white_level for inspection in found] == [1023, 4095, 1023]
     keep_good(found, on_bad_image=OnBadImage.error)
     assert "white is 1023 in 2, for example a.png; 4095 in 1, for example b.png; the same grey" in caplog.text
+    assert "data.white_level=4095" in caplog.text
+    caplog.clear()
+    names = [sample(name) for name in ("a.png", "b.png", "c.png")]
+    keep_good(
+        inspect_images(root, names, max_pixels=LIMIT, num_workers=1, white_level=4095), on_bad_image=OnBadImage.error
+    )
+    assert not caplog.records
+
+
+def test_brightness_of_colours_is_told_too(root: Path, caplog) -> None:
+    for name, brightest in (("a.png", 1023), ("b.png", 4000)):
+        write_deep_png(root / name, np.array([[[600, 5, brightest]]], dtype=np.uint16))
+    keep_good(
+        inspect_images(root, [sample("a.png"), sample("b.png")], max_pixels=LIMIT, num_workers=1),
+        on_bad_image=OnBadImage.error,
+    )
+    assert "white is 1023 in 1, for example a.png; 4095 in 1, for example b.png" in caplog.text
 
 
 def test_one_brightness_for_all_is_no_remark(root: Path, caplog) -> None:

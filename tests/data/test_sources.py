@@ -24,6 +24,7 @@ COMMON: dict[str, Any] = {
     "name": "set",
     "on_bad_image": OnBadImage.error,
     "max_image_pixels": 10**6,
+    "white_level": None,
     "allow_outside_root": False,
     "group_pattern": None,
 }

@@ -50,6 +50,7 @@ def run(settings: Settings) -> None:
             "scoring": plain(settings.scoring),
             "transforms": plain(settings.augmentation.evaluation),
             "precision": choose_compute(settings.runtime).precision,
+            "white_level": settings.data.white_level,
         }
         write_json(run_dir.calibration, content)
 

@@ -73,6 +73,8 @@ class DataInputs:
             without += ("max_image_pixels",)
         if self.settings.data.group_pattern is None:  # splits from before there was the setting stay up to date
             without += ("group_pattern",)
+        if self.settings.data.white_level is None:  # as above
+            without += ("white_level",)
         data = flat("data", self.settings.data, without=without)
         data["data.root"] = str(self.root.resolve())
         listing = _hash_of(dump_labels(self.samples))
@@ -168,7 +170,9 @@ class DataInputs:
         return self._masks(SCORED_MASKS, self._scored)
 
     def _pictures(self, input_name: str, samples: Sequence[Sample]) -> dict[str, str]:
-        return self._digest(input_name, [sample.filename for sample in samples])
+        digest = self._digest(input_name, [sample.filename for sample in samples])
+        white = self.settings.data.white_level
+        return digest if white is None else {name: _hash_of(f"{found} {white:g}") for name, found in digest.items()}
 
     def _masks(self, input_name: str, samples: Sequence[Sample]) -> dict[str, str]:
         names = [name for sample in samples for name in mask_files(sample, self.root)]

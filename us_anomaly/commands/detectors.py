@@ -33,4 +33,5 @@ def detector_of_scales(
         calibration=calibration,
         compute=choose_compute(settings.runtime),
         max_image_pixels=settings.data.max_image_pixels,
+        white_level=settings.data.white_level,
     )

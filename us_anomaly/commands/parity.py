@@ -70,7 +70,8 @@ def reference_pictures(settings: Settings) -> tuple[str, list[Picture]]:
             paths = image_paths(settings, read_split(run_dir, split))
             chosen = paths[:: -(-len(paths) // MAX_PICTURES)] if paths else []
             if chosen and all(map(exists, chosen)):
-                return split, [read_image(path, max_pixels=settings.data.max_image_pixels) for path in chosen]
+                max_pixels, white_level = settings.data.max_image_pixels, settings.data.white_level
+                return split, [read_image(path, max_pixels=max_pixels, white_level=white_level) for path in chosen]
     log.warning("the pictures of the data set are not there: the exported detector is compared on drawn pictures")
     source, rng = ProceduralPictures(side_px=DRAWN_SIDE_PX), np.random.default_rng(settings.seed)
     drawn = [source.draw(rng) for _ in range(MAX_PICTURES)]

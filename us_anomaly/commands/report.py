@@ -77,6 +77,7 @@ def read_source(settings: Settings) -> ReportSource:
         scales=settings.scales,
         pixels=_pixels(settings, samples, predictions, threshold=calibration.image_threshold),
         max_image_pixels=settings.data.max_image_pixels,
+        white_level=settings.data.white_level,
         num_workers=settings.runtime.num_workers,
     )
 

@@ -182,7 +182,7 @@ def _inputs(
     """Yield pictures in order, decoded and prepared ahead by threads; bad ones go to a list, or raise where there is none."""
 
     def prepare(path: Path) -> tuple[npt.NDArray[np.uint8], Tensor]:
-        pixels = read_image(path, max_pixels=settings.data.max_image_pixels)
+        pixels = read_image(path, max_pixels=settings.data.max_image_pixels, white_level=settings.data.white_level)
         return pixels, detector.pipeline.prefix(pixels)
 
     futures = read_ahead(

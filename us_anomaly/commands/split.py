@@ -72,6 +72,7 @@ def divide(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
     _warn_about_crossing(duplicates)
     _warn_about_missing_masks(divided)
     _warn_about_squeezing(inspections, settings)
+    _advise_a_white_level(inspections, settings)
     _write_bad_images(RunDir(settings.run_dir), bad)
     return divided
 
@@ -86,10 +87,22 @@ def _inspections(settings: Settings, samples: Sequence[Sample]) -> list[Inspecti
                 Path(settings.data.root),
                 samples[start : start + PICTURES_AT_ONCE],
                 max_pixels=settings.data.max_image_pixels,
+                white_level=settings.data.white_level,
                 num_workers=settings.runtime.num_workers,
             )
             on_step(len(inspections), {})
     return inspections
+
+
+def _advise_a_white_level(inspections: Sequence[Inspection], settings: Settings) -> None:
+    """Say what was taken for white where that was guessed and the same for all; where it differs, there is a warning."""
+    levels = {found.white_level for found in inspections if found.white_level is not None}
+    if settings.data.white_level is None and len(levels) == 1:
+        log.info(
+            "pictures of more than 8 bits: %g was taken for white, a guess from the largest value of each; data.white_level=%g "
+            "makes sure that darker and brighter pictures are read alike",
+            *(2 * [*levels]),
+        )
 
 
 def _write_bad_images(run_dir: RunDir, bad: Sequence[BadImage]) -> None:

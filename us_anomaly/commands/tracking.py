@@ -90,7 +90,7 @@ def _panel(settings: Settings, run_dir: RunDir, sample: Sample, prediction: Mapp
             pictures[kind] = read_own(
                 run_dir.root / path, lambda opened: np.asarray(opened.convert("RGBA")), max_pixels=max_pixels
             )
-    image = read_image(root / sample.filename, max_pixels=max_pixels)
+    image = read_image(root / sample.filename, max_pixels=max_pixels, white_level=settings.data.white_level)
     mask = None if sample.mask_path is None else read_mask(root / sample.mask_path, max_pixels=max_pixels)
     return panel(
         image,

@@ -35,6 +35,7 @@ class ImageCache:
         folder: Path,
         num_workers: int = 0,
         memory_budget_bytes: int | None = None,
+        white_level: float | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         """Read all pictures.
@@ -46,6 +47,7 @@ class ImageCache:
             folder: Where the mapped file goes if one is needed; it disappears with this object.
             num_workers: Threads that decode; 0 decodes in the calling thread.
             memory_budget_bytes: Larger sets go to the file; None grants a quarter of the free memory.
+            white_level: As for `read_image`.
             on_progress: Called with the number of pictures done, after each.
 
         Raises:
@@ -55,7 +57,7 @@ class ImageCache:
         budget = available_memory_bytes() * MEMORY_SHARE if memory_budget_bytes is None else memory_budget_bytes
 
         def load(path: Path) -> torch.Tensor:
-            return pipeline.prefix(read_image(path, max_pixels=max_pixels))
+            return pipeline.prefix(read_image(path, max_pixels=max_pixels, white_level=white_level))
 
         pictures = _reported(_map(load, paths, num_workers=num_workers), on_progress)
         self._images: torch.Tensor | list[torch.Tensor] = []

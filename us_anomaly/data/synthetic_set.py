@@ -20,7 +20,13 @@ from us_anomaly.errors import DataError
 
 
 def synthetic_set(
-    folder: Path, normals: Sequence[Path], *, num_per_picture: int, seed: int, max_pixels: int
+    folder: Path,
+    normals: Sequence[Path],
+    *,
+    num_per_picture: int,
+    seed: int,
+    max_pixels: int,
+    white_level: float | None = None,
 ) -> list[Sample]:
     """Return the samples of the data set in `folder`, which is written as a whole if it is not there yet.
 
@@ -31,6 +37,7 @@ def synthetic_set(
             second picture has the same ones.
         seed: Decides the defects, together with the number of the picture and of the copy.
         max_pixels: Larger pictures are refused.
+        white_level: As for `read_image`.
 
     Raises:
         DataError: There are no pictures.
@@ -44,7 +51,7 @@ def synthetic_set(
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         for number, path in enumerate(normals):
-            picture = read_image(path, max_pixels=max_pixels)
+            picture = read_image(path, max_pixels=max_pixels, white_level=white_level)
             _save(partial / "images" / NORMAL_TYPE / f"{number:04}.png", picture)
             for copy in range(num_per_picture):
                 _add(partial, picture, number, copy, seed=seed, kind=_kind(number * num_per_picture + copy))

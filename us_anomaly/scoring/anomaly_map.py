@@ -3,7 +3,7 @@
 Shapes: H W pixels of the network's input, R S rows and columns of the grid. Scales are put on a common scale and added up on the
 grid, which is small; pixels between its positions are interpolated once, at the end.
 
-Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
+Source: Bergmann et al., *Uninformed Students* (CVPR 2020), sections 3.2 and 3.3.
 """
 
 from dataclasses import dataclass

@@ -101,6 +101,25 @@ def calibrated_precision(content: dict[str, Any], *, path: Path) -> str | None:
     return precision
 
 
+def read_white_level(content: dict[str, Any], *, path: Path) -> float | None:
+    """Return which value is white in pictures of more than 8 bits (`data.white_level`); None where it is guessed for each.
+
+    Args:
+        content: The content of `calibration.json`.
+        path: Where it was read, for the message.
+
+    Raises:
+        ArtifactError: It is no number above 0.
+    """
+    level = content.get("white_level")
+    try:
+        if level is None or (level := _number("white_level", level)) > 0:
+            return level
+    except ValueError:
+        pass
+    raise _other_schema(path, f"white_level {level!r}")
+
+
 def _map_statistics(content: dict[str, Any]) -> MapStatistics:
     """Read the statistics of one kind of map; older files know nothing of levels."""
     numbers = {name: _number(name, number) for name, number in content.items() if name != "level"}

@@ -3,7 +3,7 @@
 Shapes: M students, B images, D descriptor dimensions, H W pixels of the network's input, R S rows and columns of the grid whose
 positions are computed.
 
-Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.3.
+Source: Bergmann et al., *Uninformed Students* (CVPR 2020), section 3.2.
 """
 
 from collections.abc import Callable, Sequence

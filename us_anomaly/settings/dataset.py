@@ -30,6 +30,10 @@ class DataSettings:
     max_image_pixels: int
     """Larger images are refused before they are decoded (protection against decompression bombs), also those of folders in
     `teacher.images` and `students.penalty_images`."""
+    white_level: float | None
+    """Which value is white in pictures of more than 8 bits, for example 4095 for a camera of 12 bits; black is 0. null guesses it
+    for each picture, the smallest of 255, 1023, 4095, 16383 and 65535 (or 1) that holds its largest value, so a dark picture
+    may come out brighter than others: name it wherever pictures have more than 8 bits."""
     allow_outside_root: bool
     """Accept image and mask paths that leave `data.root` (links, `..`, absolute paths)."""
     group_pattern: str | None
@@ -46,6 +50,8 @@ class DataSettings:
         not_empty("data.root", self.root, "/path/to/data")
         self.root = expanded("data.root", self.root)
         at_least("data.max_image_pixels", self.max_image_pixels, 1)
+        if self.white_level is not None:
+            above("data.white_level", self.white_level, 0)
         if self.group_pattern is not None:
             _check_pattern(self.group_pattern)
 

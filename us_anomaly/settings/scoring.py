@@ -97,7 +97,7 @@ class CalibrationSettings:
     quantile: float
     """The rule of this name takes this quantile of the validation normals' image scores."""
     pixel_quantile: float
-    """Pixel threshold and upper end of the calm colours: this quantile of the validation normals' pixel scores."""
+    """Pixel threshold: this quantile of the validation normals' pixel scores."""
 
     def __post_init__(self) -> None:
         """Check the rule and ranges."""

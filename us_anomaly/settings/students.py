@@ -37,8 +37,8 @@ class StudentSettings:
     schedule: Schedule
     """Course of the learning rate."""
     positions: StudentPositions
-    """`grid` trains on a random phase of the stride-4 grid (8 and 16 for patches of 66 and 132; same expected gradient,
-    a tenth of the cost); `dense` trains on every position."""
+    """`grid` trains on a random phase of the stride-4 grid (8 and 16 for patches of 66 and 132), at a tenth of the
+    cost, with nearly the same expected gradient where hard_fraction is 1; `dense` trains on every position."""
     window_px: int | None
     """Side, in pixels of the network's input, of the square window that a step looks at, drawn anew for each, so that time and
     memory of a step hardly grow with `image_size`; null looks at whole pictures. A position counts with all that lies

@@ -99,7 +99,8 @@ class TeacherSettings:
     max_gradient_norm: float | None
     """Gradients of a larger norm are scaled down to it, so that one odd batch cannot undo the training; null for no limit."""
     compactness_weight: float
-    """Weight of the compactness loss (sum of the off-diagonal correlations of descriptor dimensions)."""
+    """Weight of the compactness loss, the mean absolute correlation between different descriptor dimensions. The paper sums it
+    over the pairs of D dimensions, and the distillation loss over P target dimensions: its weight of 1 is D (D - 1) / P here."""
     whiten_targets: bool
     """Make the target dimensions uncorrelated and of one variance before they are learned, so that rare features count as much
     as common ones; directions in which targets hardly vary are not blown up."""

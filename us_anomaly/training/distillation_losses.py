@@ -12,7 +12,7 @@ from torch import Tensor
 def distillation_loss(decoded: Tensor, target: Tensor) -> Tensor:
     """Return L_k: the squared distance between decoded descriptor and target, as a mean over dimensions.
 
-    The paper takes the sum over dimensions; the mean keeps the weights of the terms independent of P.
+    The paper takes the sum over dimensions: what weighs 1 beside it there weighs 1 / P beside the mean.
 
     Args:
         decoded: (N, P).
@@ -24,8 +24,9 @@ def distillation_loss(decoded: Tensor, target: Tensor) -> Tensor:
 def compactness_loss(descriptors: Tensor) -> Tensor:
     """Return L_c: the mean absolute correlation between different descriptor dimensions over a batch.
 
-    Paper: the sum of |c_ij| over i != j, with c the D x D correlation matrix of descriptor dimensions; here divided by the
-    number of its terms. A dimension that is constant over the batch correlates with nothing.
+    Paper: the sum of c_ij over i != j, with c the D x D correlation matrix of descriptor dimensions; without absolute values it
+    would reward correlations below 0. Here it is divided by the number of its terms. A dimension that is constant over the
+    batch correlates with nothing.
 
     Args:
         descriptors: (N, D) with N >= 2.

@@ -2,10 +2,12 @@
 
 A 12-bit camera stores 0..4095 in 16-bit files. Divided by 65535 its pictures would be nearly black. Stretched
 from their own minimum to maximum, a flat clean part would become pure noise, and every picture would get a
-scale of its own. So zero stays black, and white is the full scale of the *sensor*: see `value_range`.
+scale of its own. So zero stays black, and white is the full scale of the *sensor*: the one that the user names
+(`data.white_level`), else a guess by `value_range`.
 """
 
 import sys
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,22 +18,30 @@ WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)
 """Full scale of sensors with 8, 10, 12, 14 and 16 bits."""
 
 
-def value_range(values: NDArray[Any]) -> tuple[float, float]:
+class ValueRangeError(ValueError):
+    """Values of a picture that cannot be brought to 8 bits; the message says why."""
+
+
+def value_range(values: NDArray[Any], *, white_level: float | None = None) -> tuple[float, float]:
     """Return which values become black and white.
 
-    The rule is the same for all pictures, and so is its answer for those that use the range of their camera; `usad split` warns
-    where it is not.
+    With `white_level`: 0 and that. Without, the rule is the same for all pictures, and so is its answer for those that use the
+    range of their camera; `usad split` warns where it is not.
 
     - Floating point within 0..1: 0 and 1.
     - Otherwise, nothing below 0 or above 65535: 0 and the smallest of `WHITE_LEVELS` that holds the maximum.
     - Anything else (heights, depths): minimum and maximum of this picture.
 
     Raises:
-        ValueError: A value is infinite or not a number.
+        ValueRangeError: A value is infinite or not a number, or not within 0 to `white_level`.
     """
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("it holds infinite values or not-a-number")
+        raise ValueRangeError("it holds infinite values or not-a-number")
+    if white_level is not None:
+        if low < 0 or high > white_level:
+            raise ValueRangeError(f"its values, {low:g} to {high:g}, go beyond 0 to data.white_level={white_level:g}")
+        return 0.0, white_level
     if low >= 0:
         if np.issubdtype(values.dtype, np.floating) and high <= 1:
             return 0.0, 1.0
@@ -41,13 +51,13 @@ def value_range(values: NDArray[Any]) -> tuple[float, float]:
     return low, high
 
 
-def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+def to_8_bits(values: NDArray[Any], *, white_level: float | None = None) -> NDArray[np.uint8]:
     """Scale any numbers to 0..255 by `value_range`, rounded to nearest; a picture without range is black.
 
     Raises:
-        ValueError: A value is infinite or not a number.
+        ValueRangeError: As `value_range`.
     """
-    black, white = value_range(values)
+    black, white = value_range(values, white_level=white_level)
     scale = 255.0 / (white - black) if white > black else 0.0
     if values.dtype == np.uint16:
         every_value = np.arange(65536, dtype=np.float64)
@@ -63,21 +73,40 @@ def is_deep_grey(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def deep_grey(image: Image.Image) -> NDArray[np.uint8] | None:
+def deep_grey(image: Image.Image, *, white_level: float | None = None) -> NDArray[np.uint8] | None:
     """Return a loaded picture with one channel of more than 8 bits as RGBA, (H, W, 4); None for others.
 
     Raises:
-        ValueError: A value is infinite or not a number.
+        ValueRangeError: As `value_range`.
     """
     if not is_deep_grey(image):
         return None
     values = np.asarray(image)
-    grey = to_8_bits(values)
+    grey = to_8_bits(values, white_level=white_level)
     return np.dstack([grey, grey, grey, _alpha_by_key(values[..., None], image)])
 
 
-def deep_channels(image: Image.Image, file: BinaryIO) -> NDArray[np.uint8] | None:
-    """Return a picture with several channels of 16 bits as RGBA, (H, W, 4); None for any other picture.
+@dataclass(frozen=True, slots=True)
+class DeepChannels:
+    """A picture with several channels of 16 bits."""
+
+    colour: NDArray[np.integer[Any]]
+    """Stored values, (H, W, 1) or (H, W, 3)."""
+    alpha: NDArray[np.uint8]
+    """(H, W)."""
+
+    def to_rgba(self, *, white_level: float | None = None) -> NDArray[np.uint8]:
+        """Return the picture as RGBA, (H, W, 4).
+
+        Raises:
+            ValueRangeError: A value is whiter than `white_level`.
+        """
+        colour = to_8_bits(self.colour, white_level=white_level)
+        return np.dstack([np.broadcast_to(colour, (*self.alpha.shape, 3)), self.alpha])
+
+
+def deep_channels(image: Image.Image, file: BinaryIO) -> DeepChannels | None:
+    """Return a picture with several channels of 16 bits; None for any other picture.
 
     Pillow keeps only the high byte of such files. Decoding once more with the opposite byte order yields the
     low byte.
@@ -89,17 +118,14 @@ def deep_channels(image: Image.Image, file: BinaryIO) -> NDArray[np.uint8] | Non
     raw_mode = _raw_mode(image)
     if raw_mode == "LA;16B":  # grey and alpha, two bytes each, fit into the four channels of one pass
         pair = _decoded_as(file, image, "RGBA").astype(np.uint16)
-        grey = to_8_bits(pair[..., 0] << 8 | pair[..., 1])
-        return np.dstack([grey, grey, grey, pair[..., 2].astype(np.uint8)])
+        return DeepChannels((pair[..., 0] << 8 | pair[..., 1])[..., None], pair[..., 2].astype(np.uint8))
     swapped = _swapped(raw_mode)
     if swapped is None:
         return None
     high = _decoded_as(file, image, raw_mode)
     low = _decoded_as(file, image, swapped)
     values = high.astype(np.uint16) << 8 | low
-    colour = to_8_bits(values[..., :3])
-    alpha = high[..., 3] if high.shape[2] == 4 else _alpha_by_key(values, image)
-    return np.dstack([colour, alpha])
+    return DeepChannels(values[..., :3], high[..., 3] if high.shape[2] == 4 else _alpha_by_key(values, image))
 
 
 def _alpha_by_key(values: NDArray[Any], image: Image.Image) -> NDArray[np.uint8]:

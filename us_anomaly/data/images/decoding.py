@@ -6,6 +6,7 @@ counts. Colour profiles are not applied. Legend: `H W` pixels after the EXIF ori
 
 import errno
 import logging
+import re
 import stat
 import threading
 import warnings
@@ -18,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from us_anomaly.data.images.brightness import deep_channels, deep_grey, is_deep_grey, value_range
+from us_anomaly.data.images.brightness import (
+    DeepChannels,
+    ValueRangeError,
+    deep_channels,
+    deep_grey,
+    is_deep_grey,
+    value_range,
+)
 from us_anomaly.errors import BadImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -45,47 +53,80 @@ T = TypeVar("T")
 Opened = tuple[Image.Image, BinaryIO]
 
 
-def read_image(path: Path, *, max_pixels: int) -> NDArray[np.uint8]:
+def read_image(path: Path, *, max_pixels: int, white_level: float | None = None) -> NDArray[np.uint8]:
     """Read a picture as uint8 RGB of shape (H, W, 3), the way a person sees it.
 
     Transparency is composited over white; what is fully opaque keeps its exact values. Pictures of more than
     8 bits per channel are scaled by `brightness.value_range`. The EXIF orientation is applied.
 
+    Args:
+        path: The file.
+        max_pixels: Files of more pixels are refused.
+        white_level: Which value is white in pictures of more than 8 bits; None guesses it for each.
+
     Raises:
         BadImageError: The file is missing, unreadable, empty, truncated, not a picture, has more than
-            `max_pixels` pixels (told from the header, before decoding), or holds not-a-number.
+            `max_pixels` pixels (told from the header, before decoding), holds not-a-number, or values above `white_level`.
     """
-    return decode(path, _rgb, max_pixels=max_pixels)
+    return read_with_white_level(path, max_pixels=max_pixels, white_level=white_level)[0]
 
 
-def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
-    """Return a picture of Pillow as `read_image` reads its file, but for 16 bits in each of several channels.
+def rgb_of(image: Image.Image, *, white_level: float | None = None) -> NDArray[np.uint8]:
+    """Return a picture of Pillow as `read_image` reads its file.
 
-    Of those Pillow keeps the high byte alone.
+    Of 16 bits in each of several channels Pillow itself keeps the high byte alone: once it is loaded, or where it comes from
+    no file, that is all there is.
 
     Raises:
-        BadImageError: The pixels cannot be decoded, or hold not-a-number.
+        BadImageError: The pixels cannot be decoded, hold not-a-number, or values above `white_level`.
     """
     orientation = stored_orientation(image)
     try:
+        deep = _deep_channels_of(image)
+        if deep is not None:
+            return upright(_over_white(deep.to_rgba(white_level=white_level)), orientation)
         image.load()
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # which some versions of Pillow have turned by now
             image = ImageOps.exif_transpose(image)
-        return upright(_colours(image), orientation)
+        return upright(_colours(image, white_level=white_level), orientation)
+    except MemoryError:
+        raise
+    except ValueRangeError as error:
+        raise BadImageError(f"a picture of PIL: {error}") from error
     except Exception as error:  # as in `decode`
         raise BadImageError(f"a picture of PIL: it is damaged or incomplete ({error})") from error
 
 
-def read_with_white_level(path: Path, *, max_pixels: int) -> tuple[NDArray[np.uint8], float | None]:
-    """Return a picture as `read_image`, and which value is white if it has one channel of more than 8 bits; None for others.
+def _deep_channels_of(image: Image.Image) -> DeepChannels | None:
+    """Return what a picture of Pillow holds in several channels of 16 bits, which stays as it is; None for any other."""
+    file = getattr(image, "fp", None)
+    if file is None:
+        return None
+    position = file.tell()
+    try:
+        return deep_channels(image, file)
+    finally:
+        file.seek(position)
+
+
+def read_with_white_level(
+    path: Path, *, max_pixels: int, white_level: float | None = None
+) -> tuple[NDArray[np.uint8], float | None]:
+    """Return a picture as `read_image`, and which value is white if it has more than 8 bits per channel; None for others.
 
     Raises:
         BadImageError: As `read_image`.
     """
 
     def read(opened: Opened) -> tuple[NDArray[np.uint8], float | None]:
-        pixels, image = _rgb(opened), opened[0]
-        return pixels, value_range(np.asarray(image))[1] if is_deep_grey(image) else None
+        image, file = opened
+        orientation = stored_orientation(image)
+        deep = deep_channels(image, file)
+        if deep is not None:
+            _, white = value_range(deep.colour, white_level=white_level)
+            return upright(_over_white(deep.to_rgba(white_level=white)), orientation), white
+        pixels = upright(_colours(loaded(image), white_level=white_level), orientation)
+        return pixels, value_range(np.asarray(image), white_level=white_level)[1] if is_deep_grey(image) else None
 
     return decode(path, read, max_pixels=max_pixels)
 
@@ -207,17 +248,9 @@ def _valid_orientation(read: Callable[[], object]) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _rgb(opened: Opened) -> NDArray[np.uint8]:
-    """Return the upright picture as uint8, shape (H, W, 3)."""
-    image, file = opened
-    orientation = stored_orientation(image)
-    rgba = deep_channels(image, file)
-    return upright(_colours(loaded(image)) if rgba is None else _over_white(rgba), orientation)
-
-
-def _colours(image: Image.Image) -> NDArray[np.uint8]:
+def _colours(image: Image.Image, *, white_level: float | None) -> NDArray[np.uint8]:
     """Return a loaded picture as uint8, shape (H, W, 3), as it lies."""
-    rgba = deep_grey(image)
+    rgba = deep_grey(image, white_level=white_level)
     if rgba is None and image.has_transparency_data:
         rgba = np.asarray(straight_alpha(image).convert("RGBA"))
     return np.asarray(image.convert("RGB")) if rgba is None else _over_white(rgba)
@@ -245,6 +278,8 @@ def _reason(error: Exception, path: Path) -> str:
             return "it does not exist"
         case UnidentifiedImageError():
             return _unidentified(path)
+        case ValueRangeError():
+            return str(error)
         case OSError() if error.errno == errno.ELOOP:
             return "it is a link that leads back to itself"
         case OSError() if error.errno in (errno.EACCES, errno.EPERM):
@@ -270,16 +305,21 @@ def _unidentified(path: Path) -> str:
 _lock = threading.Lock()
 _limit_lock = threading.Lock()
 _num_quiet = 0
-_PILLOW_MODULES = r"PIL\."
+_IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings while any thread decodes; `warnings.catch_warnings` is not for threads."""
+    """Silence Pillow's warnings while any thread decodes; `warnings.catch_warnings` is not for threads.
+
+    The list is changed directly: after `warnings.filterwarnings` Python would forget which warnings of the program around us it
+    has shown, and show them once more with every picture.
+    """
     global _num_quiet
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]
     with _lock:
-        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)  # moves to the front, never twice in the list
-        entry = warnings.filters[0]
+        if _IGNORE_PILLOW not in filters:
+            filters.insert(0, _IGNORE_PILLOW)
         _num_quiet += 1
     try:
         yield
@@ -288,7 +328,7 @@ def _quiet_pillow() -> Iterator[None]:
             _num_quiet -= 1
             if _num_quiet == 0:
                 with suppress(ValueError):  # somebody reset the filters meanwhile
-                    warnings.filters.remove(entry)  # type: ignore[attr-defined]
+                    filters.remove(_IGNORE_PILLOW)
 
 
 def _of_any_size(read: Callable[[], T]) -> T:

@@ -44,14 +44,16 @@ class Inspection:
     size: tuple[int, int] | None = None
     """Height and width of the upright picture; None where it cannot be read."""
     white_level: float | None = None
-    """Which value is white in a picture with one channel of more than 8 bits."""
+    """Which value is white in a picture of more than 8 bits per channel."""
 
 
-def inspect_images(root: Path, samples: Sequence[Sample], *, max_pixels: int, num_workers: int) -> list[Inspection]:
+def inspect_images(
+    root: Path, samples: Sequence[Sample], *, max_pixels: int, num_workers: int, white_level: float | None = None
+) -> list[Inspection]:
     """Decode every picture and mask in `num_workers` threads (0 or 1: in this one); keep the order."""
 
     def inspect(sample: Sample) -> Inspection:
-        return _inspect(root, sample, max_pixels)
+        return _inspect(root, sample, max_pixels, white_level)
 
     if num_workers <= 1:
         return [inspect(sample) for sample in samples]
@@ -90,8 +92,9 @@ def _warn_about_brightness(levels: dict[float, list[str]]) -> None:
     found = [f"{level:g} in {len(names)}, for example {names[0]}" for level, names in sorted(levels.items())]
     log.warning(
         "pictures of more than 8 bits are not brought to one brightness, because their largest values differ: white is %s; the "
-        "same grey looks different in them, so save all of them as 8 bits by one scale",
+        "same grey looks different in them: say what is white in all of them, here data.white_level=%g",
         "; ".join(found[:MAX_LEVELS_NAMED]) + ("; ..." if len(found) > MAX_LEVELS_NAMED else ""),
+        max(levels),
     )
 
 
@@ -104,10 +107,10 @@ def find_duplicates(inspections: Iterable[Inspection]) -> list[list[str]]:
     return sorted(sorted(names) for names in by_content.values() if len(names) > 1)
 
 
-def _inspect(root: Path, sample: Sample, max_pixels: int) -> Inspection:
+def _inspect(root: Path, sample: Sample, max_pixels: int, white_level: float | None) -> Inspection:
     path = root / sample.filename
     try:
-        pixels, white = read_with_white_level(path, max_pixels=max_pixels)
+        pixels, white = read_with_white_level(path, max_pixels=max_pixels, white_level=white_level)
     except BadImageError as error:
         return Inspection(sample=sample, reason=_without_path(error, path), content_hash=None, remarks=())
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=20)

@@ -144,7 +144,7 @@ def mask_values(opened: Opened) -> NDArray[Any]:
     orientation = stored_orientation(image)
     deep = deep_channels(image, file)
     if deep is not None:
-        return upright(_brightest(deep), orientation)
+        return upright(_brightest(deep.to_rgba()), orientation)
     image = loaded(image)
     if is_deep_grey(image):
         values = np.asarray(image)

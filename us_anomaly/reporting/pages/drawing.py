@@ -123,14 +123,15 @@ class Artist:
         return path.name not in self._present
 
     def _image_layer(self, sample: Sample, path: Path, *, longest: int) -> Layer:
-        key = picture_key(sample.filename, path)
+        white_level = self._source.white_level
+        key = picture_key(sample.filename if white_level is None else f"{sample.filename} {white_level:g}", path)
         gallery = self._files.pictures / f"{key}.jpg"
         view = gallery if longest <= GALLERY_PX else self._files.pictures / f"{key}-view.jpg"
         wanted = [
             (target, side) for target, side in ((view, VIEW_PX), (gallery, GALLERY_PX)) if self._is_needed(target)
         ]
         if wanted:
-            pixels = read_image(path, max_pixels=self._source.max_image_pixels)
+            pixels = read_image(path, max_pixels=self._source.max_image_pixels, white_level=white_level)
             for target, side in dict(wanted).items():
                 write_image_copy(target, pixels, longest_px=side)
         return Layer(gallery=f"pictures/{gallery.name}", view=f"pictures/{view.name}")

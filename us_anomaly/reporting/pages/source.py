@@ -39,3 +39,5 @@ class ReportSource:
     """Larger images are refused."""
     num_workers: int
     """Threads that draw."""
+    white_level: float | None = None
+    """Which value is white in pictures of more than 8 bits; None: guessed for each."""
