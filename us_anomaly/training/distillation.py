@@ -112,7 +112,8 @@ class Distillation(nn.Module):
             row, col = int(shifts[0]), int(shifts[1])
             noise = torch.randn(images.shape, generator=generator).to(images.device)
             positive = self.descriptors(images + 0.1 * noise, shift=(row, col))
-            negative = descriptors.roll(len(descriptors) // len(images), dims=0)  # the same position of another picture; of patches, the one before
+            # Negatives: the same position of another picture; of patches, the one before, nearly always of another one.
+            negative = descriptors.roll(len(descriptors) // len(images), dims=0)
             triplet = metric_loss(descriptors, positive, negative, margin=self.settings.metric_margin)
             terms["metric"] = self.settings.metric_weight * triplet
         return terms
