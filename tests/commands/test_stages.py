@@ -19,7 +19,14 @@ from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.run import STAGES
 from us_anomaly.commands.run import run as run_all
 from us_anomaly.data.sample import parse_labels
-from us_anomaly.errors import ArtifactError, DataError, MissingArtifactError, SettingsError, StaleArtifactError
+from us_anomaly.errors import (
+    ArtifactError,
+    DataError,
+    MissingArtifactError,
+    SettingsError,
+    StaleArtifactError,
+    WeightsError,
+)
 from us_anomaly.run_dir.provenance import content_hash
 from us_anomaly.training.artifacts import load_statistics
 
@@ -502,6 +509,13 @@ def test_a_teacher_that_is_not_there_is_named(compose, tiny, tmp_path):
     run("split", settings)
     with pytest.raises(DataError, match=r"`teacher.checkpoint`: there is no file nowhere/teacher.pt"):
         run("distill-teacher", settings)
+
+
+def test_weights_that_are_not_there_are_named_before_pictures_are_read(compose, tiny, tmp_path):
+    settings = compose("run", *tiny(tmp_path / "run"), f"backbone.weights={tmp_path}/resnet18.pth")
+    with pytest.raises(WeightsError, match=r"^`backbone.weights`: there is no file .*/resnet18.pth$"):
+        run_all(settings)
+    assert not (tmp_path / "run/split.jsonl").exists()
 
 
 def test_a_teacher_can_learn_from_patches(compose, tiny, tmp_path):

@@ -283,7 +283,8 @@ def test_an_impossible_download_names_the_two_ways_out(server, weights_url):
         load_backbone(resnet18_settings("default"))
     message = str(caught.value)
     assert message.startswith("the pretrained weights of resnet18 cannot be downloaded (HTTP Error 404")
-    assert "give backbone.weights=PATH, or do without: experiment=accurate" in message
+    fetched = f"Either fetch {address}/resnet18-00000000.pth elsewhere and give backbone.weights=PATH"
+    assert f"{fetched}, or do without: experiment=accurate" in message
     assert "\n" not in message
 
 

@@ -22,6 +22,7 @@ from us_anomaly.commands.train_students import validation_normals
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.models.compute import choose_compute
+from us_anomaly.models.weights import require_weights
 from us_anomaly.reporting.metric_names import LABELS, shown
 from us_anomaly.reporting.pages.files import ReportFiles
 from us_anomaly.reporting.progress import clock_text
@@ -30,7 +31,7 @@ from us_anomaly.reporting.trackers import require_package
 from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.evaluation import NO_TEST_IMAGE
 from us_anomaly.scoring.evaluation_file import read_evaluation
-from us_anomaly.settings import Settings, TeacherPositions
+from us_anomaly.settings import DEFAULT_WEIGHTS, Settings, TeacherPositions
 from us_anomaly.training.pictures import require_sources
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def _refuse_early(settings: Settings) -> None:
         SettingsError: A device or the package of a tracker is not there, a transform list that is used is wrong, or nothing
             would be there to evaluate.
         DataError: A teacher to take or to start from, or the pictures of a folder, are not there.
+        WeightsError: The file of the backbone's weights is not there.
     """
     if "test" not in settings.inference.splits:
         raise SettingsError(
@@ -92,6 +94,8 @@ def _refuse_early(settings: Settings) -> None:
     teacher, students, run_dir = settings.teacher, settings.students, RunDir(settings.run_dir)
     if teacher.checkpoint is None and _will_be_made(map(run_dir.teacher, settings.scales), settings):
         require_sources(teacher.image_sources(), key="teacher.images")
+        if settings.backbone.weights != DEFAULT_WEIGHTS:
+            require_weights(Path(settings.backbone.weights))
     penalty_images = students.penalty_images if students.penalty_weight > 0 else None
     if penalty_images is not None and _will_be_made(map(run_dir.students, settings.scales), settings):
         require_sources([penalty_images], key="students.penalty_images")

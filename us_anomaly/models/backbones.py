@@ -66,7 +66,7 @@ def _torchvision(settings: TorchvisionBackbone) -> Backbone:
             "check_hash": True,
             "weights_only": True,
         }  # what lies in the cache may not run either
-        state = download(settings.name, lambda: weights.get_state_dict(**flags))
+        state = download(settings.name, lambda: weights.get_state_dict(**flags), url=weights.url)
     else:
         state = read_state_dict(Path(settings.weights))
     fill(network, state, settings)

