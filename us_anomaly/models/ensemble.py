@@ -33,7 +33,7 @@ class StudentEnsemble(nn.Module):
         self.students = nn.ModuleList()
         for student in range(num_students):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed * 1_000_003 + student)
+                torch.default_generator.manual_seed(seed * 1_000_003 + student)  # torch.manual_seed: of all devices
                 network = PatchNetwork(
                     patch_size, descriptor_dim=descriptor_dim, width=width, extra_layers=extra_layers
                 )
