@@ -120,8 +120,9 @@ class Detector:
             raise DataError(
                 f"raw maps are made of what `pipeline.prefix` gives, uint8 (3, h, w), not of {prepared.dtype}"
             )
-        image, finish = self.pipeline.by_parts(prepared)
-        return {size: self._raw_maps(size, model, image, finish) for size, model in self.scales.items()}
+        with self.compute.alone():
+            image, finish = self.pipeline.by_parts(prepared)
+            return {size: self._raw_maps(size, model, image, finish) for size, model in self.scales.items()}
 
     def _raw_maps(
         self, patch_size: int, model: ScaleModel, image: Tensor, finish: Callable[[Tensor], Tensor]
@@ -188,7 +189,9 @@ class Detector:
                 f"a picture must be an RGB array (height, width, 3) of uint8, got shape {pixels.shape} of {pixels.dtype}"
             )
         height, width = pixels.shape[:2]
-        return self.predict_prepared(self.pipeline.prefix(pixels), height=height, width=width)
+        with self.compute.alone():
+            prepared = self.pipeline.prefix(pixels)
+        return self.predict_prepared(prepared, height=height, width=width)
 
     def predict_prepared(self, prepared: Tensor, *, height: int, width: int) -> Prediction:
         """Return the prediction for a picture of `height` x `width` pixels from what the head of `pipeline` made of it.
@@ -201,16 +204,17 @@ class Detector:
             width: Columns of the picture on disk.
         """
         calibration = self.require_calibration()
-        raw = self.raw_maps(prepared)
-        anomaly_map, uncertainty = combine(raw, statistics=calibration.statistics, settings=self.scoring)
-        score = image_score(anomaly_map, settings=self.scoring)
-        return Prediction(
-            anomaly_score=score,
-            normalized_score=calibration.normalized_score(score),
-            is_anomalous=calibration.decide(score),
-            anomaly_map=resize_map(anomaly_map, height=height, width=width),
-            uncertainty_map=resize_map(uncertainty, height=height, width=width),
-        )
+        with self.compute.alone():
+            raw = self.raw_maps(prepared)
+            anomaly_map, uncertainty = combine(raw, statistics=calibration.statistics, settings=self.scoring)
+            score = image_score(anomaly_map, settings=self.scoring)
+            return Prediction(
+                anomaly_score=score,
+                normalized_score=calibration.normalized_score(score),
+                is_anomalous=calibration.decide(score),
+                anomaly_map=resize_map(anomaly_map, height=height, width=width),
+                uncertainty_map=resize_map(uncertainty, height=height, width=width),
+            )
 
     def require_calibration(self) -> Calibration:
         """Return the calibration.

@@ -9,6 +9,7 @@ from us_anomaly.models.compute import Compute, available_cores, choose_compute, 
 from us_anomaly.settings import Precision, RuntimeSettings
 
 CPU = torch.device("cpu")
+NAMED_SINCE_2_9 = hasattr(torch.backends.cudnn, "conv")
 
 
 @pytest.fixture
@@ -115,6 +116,42 @@ def test_functions_are_compiled_once_and_only_where_it_is_wanted(runtime, monkey
     compute = choose_compute(dataclasses.replace(runtime, compile=True))
     assert [compute.compiled(double)(3), compute.compiled(double)(4)] == [6, 8]
     assert asked == [double]
+
+
+def told_of_convolutions():
+    cudnn = torch.backends.cudnn
+    return [cudnn.benchmark, *([cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision] if NAMED_SINCE_2_9 else [])]
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_how_a_graphics_card_computes_convolutions_is_put_back_after_scoring(is_exact):
+    cudnn = torch.backends.cudnn
+    before, benchmark = cudnn.allow_tf32, cudnn.benchmark
+    try:
+        cudnn.allow_tf32, cudnn.benchmark = not is_exact, is_exact
+        told = told_of_convolutions()
+        with Compute(torch.device("cuda"), torch.float32).alone():
+            assert (cudnn.allow_tf32, cudnn.benchmark) == (False, True)
+        assert (cudnn.allow_tf32, cudnn.benchmark) == (not is_exact, is_exact)
+        assert told_of_convolutions() == told
+        with Compute(CPU, torch.float32).alone():
+            assert told_of_convolutions() == told
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark = before, benchmark
+
+
+@pytest.mark.skipif(not NAMED_SINCE_2_9, reason="torch has one name for all")
+@pytest.mark.parametrize(("conv", "rnn"), [("tf32", "ieee"), ("ieee", "tf32")])
+def test_a_program_that_tells_convolutions_by_the_newer_names_finds_them_as_they_were(conv, rnn):
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    try:
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = conv, rnn
+        with Compute(torch.device("cuda"), torch.float32).alone():
+            assert cudnn.conv.fp32_precision == "ieee"
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == (conv, rnn)
+    finally:
+        cudnn.allow_tf32 = before
 
 
 def test_pictures_arrive_channels_last_in_the_format_asked_for():

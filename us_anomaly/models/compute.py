@@ -3,8 +3,8 @@
 import functools
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -13,6 +13,7 @@ import torch
 
 from us_anomaly.errors import SettingsError
 from us_anomaly.settings import Precision, RuntimeSettings
+from us_anomaly.settings.checks import device_name
 
 CGROUP = Path("/sys/fs/cgroup")
 COMPARED_AT_ONCE = 2**16
@@ -40,6 +41,23 @@ class Compute:
         """Return the context in which networks with float32 weights compute in `dtype`."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Compute as in a process of one's own, whatever a caller told torch: autocast, default device, TF32.
+
+        Only how a graphics card computes convolutions is told to the whole process, and put back. The default number format is of
+        the whole process, too, and stays: tensors whose format counts are made in it.
+        """
+        with ExitStack() as stack:
+            for kind in {"cpu", self.device.type}:
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            if torch.empty(0).device.type != "cpu":  # a mode costs time at every call of torch
+                stack.enter_context(torch.device("cpu"))
+            if self.device.type == "cuda":
+                stack.enter_context(_convolutions_as_ours())
+            yield
+
     def compiled(self, function: Callable[P, T]) -> Callable[P, T]:
         """Return a function of networks and tensors, compiled if `compile` says so; the first call then takes much longer."""
         return _compiled(function) if self.compile else function
@@ -50,6 +68,26 @@ class Compute:
             images = images.pin_memory()
         moved = images.to(self.device, dtype or images.dtype, non_blocking=True)
         return moved.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _convolutions_as_ours() -> Iterator[None]:
+    """Compute the convolutions of a graphics card as `choose_compute` has them, and put back how they were computed."""
+    cudnn: Any = torch.backends.cudnn
+    exact: tuple[Any, str, Any] = (cudnn, "allow_tf32", False)
+    try:
+        _ = cudnn.allow_tf32
+    except RuntimeError:  # the caller uses the names that torch has since 2.9, which it refuses to mix with this one
+        exact = (cudnn.conv, "fp32_precision", "ieee")
+    changes = [exact, (cudnn, "benchmark", True)]
+    before = [getattr(owner, name) for owner, name, _ in changes]
+    try:
+        for owner, name, value in changes:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for (owner, name, _), value in zip(changes, before, strict=True):
+            setattr(owner, name, value)
 
 
 @functools.cache
@@ -67,18 +105,43 @@ def choose_compute(runtime: RuntimeSettings) -> Compute:
         SettingsError: A CUDA device is asked for and there is none.
     """
     torch.set_num_threads(runtime.num_threads or available_cores())
-    device = _device(runtime.device)
+    device = find_device(runtime.device, key="runtime.device")
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, it is float32
         torch.backends.cudnn.benchmark = True  # searches the fastest algorithm of a layer once for each picture size
-    match runtime.precision:
+    return Compute(device, number_format(runtime.precision, device), compile=runtime.compile)
+
+
+def find_device(name: str, *, key: str) -> torch.device:
+    """Return the device of a name: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Args:
+        name: The name.
+        key: What the user calls it, for the messages.
+
+    Raises:
+        SettingsError: It is no such name, or a CUDA device that is not there.
+    """
+    device_name(key, name)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise SettingsError(f"`{key}` is {name}, but torch sees no CUDA device: use {key}=cpu or auto")
+    index = int(name.removeprefix("cuda:")) if ":" in name else 0
+    if name.startswith("cuda") and index >= torch.cuda.device_count():
+        raise SettingsError(f"`{key}` is {name}, but there are only {torch.cuda.device_count()} CUDA devices")
+    return torch.device(name)
+
+
+def number_format(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the number format in which networks compute; `auto` is bfloat16 where the device multiplies it in hardware."""
+    match precision:
         case Precision.float32:
-            dtype = torch.float32
+            return torch.float32
         case Precision.bfloat16:
-            dtype = torch.bfloat16
+            return torch.bfloat16
         case Precision.auto:
-            dtype = torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-    return Compute(device, dtype, compile=runtime.compile)
+            return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def available_cores(*, cgroup: Path = CGROUP) -> int:
@@ -131,16 +194,3 @@ def bfloat16_speedup() -> float:
     return max(
         (speedup for check, speedup in speedups.items() if getattr(torch.cpu, check, lambda: False)()), default=1.0
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(
-            f"`runtime.device` is {name}, but torch sees no CUDA device: use runtime.device=cpu or auto"
-        )
-    index = int(name.removeprefix("cuda:")) if ":" in name else 0
-    if name.startswith("cuda") and index >= torch.cuda.device_count():
-        raise SettingsError(f"`runtime.device` is {name}, but there are only {torch.cuda.device_count()} CUDA devices")
-    return torch.device(name)

@@ -55,7 +55,8 @@ class Grid:
         return full
 
     def _interpolated(self, values: Tensor, *, axis: int, first: int, end: int) -> Tensor:
-        position = ((torch.arange(first, end) - self.axes[axis][0]) / self.stride).clamp(0, values.shape[axis] - 1)
+        distance = torch.arange(first, end, dtype=torch.float32) - self.axes[axis][0]
+        position = (distance / self.stride).clamp(0, values.shape[axis] - 1)
         low = position.floor().long()
         high = (low + 1).clamp(max=values.shape[axis] - 1)
         weight = (position - low).unsqueeze(1 - axis).to(values.dtype)
@@ -127,7 +128,7 @@ def raw_maps(
         _inside(axis, length, min(border_px, margin)) for axis, length in zip(grid.axes, (height, width), strict=True)
     )
     rows, cols = grid.axes[0][inner_rows], grid.axes[1][inner_cols]
-    whole_maps = [torch.empty(*map(len, grid.axes)) for _ in range(2)]
+    whole_maps = [torch.empty(*map(len, grid.axes), dtype=torch.float32) for _ in range(2)]
     computed = [values[inner_rows, inner_cols] for values in whole_maps]
     sides = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1
     most = MAX_RECORDED_TILE_PIXELS if torch.onnx.is_in_onnx_export() else MAX_TILE_PIXELS

@@ -1,6 +1,7 @@
 """Range checks whose messages quote the key as the user types it."""
 
 import math
+import re
 from pathlib import Path
 
 from us_anomaly.errors import SettingsError
@@ -32,6 +33,12 @@ def not_empty(key: str, value: str | list[int] | list[str], example: str) -> Non
     """Refuse an empty text or list."""
     if not value:
         raise SettingsError(f"`{key}` must not be empty: add for example {key}={example}")
+
+
+def device_name(key: str, value: str) -> None:
+    """Refuse what is no name of a device that networks compute on."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
+        raise SettingsError(f"`{key}` must be auto, cpu, cuda or cuda:N, got {value!r}")
 
 
 def expanded(key: str, path: str) -> str:

@@ -1,11 +1,10 @@
 """Settings of the work around the method: what is inferred, evaluated, saved, and on which hardware."""
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.settings.checks import at_least, expanded, not_empty
+from us_anomaly.settings.checks import at_least, device_name, expanded, not_empty
 
 INFERENCE_SPLITS = ("train", "val", "test")
 
@@ -128,8 +127,7 @@ class RuntimeSettings:
         at_least("runtime.num_threads", self.num_threads, 1)
         at_least("runtime.num_workers", self.num_workers, 0)
         at_least("runtime.num_drawing_processes", self.num_drawing_processes, 0)
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", self.device):
-            raise SettingsError(f"`runtime.device` must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+        device_name("runtime.device", self.device)
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"`runtime.log_level` must be debug, info, warning or error, got {self.log_level!r}")
 
