@@ -16,7 +16,7 @@ import us_anomaly
 from us_anomaly.data import bands
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.detector import Detector, ScaleModel
-from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError
+from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError, SettingsError
 from us_anomaly.loading import load
 from us_anomaly.models.compute import Compute
 from us_anomaly.models.ensemble import StudentEnsemble
@@ -295,6 +295,59 @@ def test_without_calibration_there_are_maps_and_no_scores():
         detector.predict(picture_of(8, 8))
 
 
+# --- inside of a program that uses torch itself ------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch_as_it_is():
+    """Puts back what a test tells torch."""
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+def test_scores_do_not_follow_autocast(detector, parts):
+    path = parts / "images/cut/000.png"
+    (expected,) = detector.predict(path)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (prediction,) = detector.predict(path)
+        raw = detector.raw_maps(detector.pipeline.prefix(picture_of(48, 48)))[33]
+        assert torch.is_autocast_enabled("cpu")
+    assert prediction.anomaly_score == expected.anomaly_score
+    assert np.array_equal(prediction.anomaly_map, expected.anomaly_map)
+    assert torch.equal(raw.error, detector.raw_maps(detector.pipeline.prefix(picture_of(48, 48)))[33].error)
+
+
+@pytest.mark.usefixtures("torch_as_it_is")
+@pytest.mark.parametrize(("device", "dtype"), [("meta", torch.float32), ("cpu", torch.float64)])
+def test_scores_do_not_follow_default_device_and_format(trained, detector, parts, device, dtype):
+    path, pixels = parts / "images/cut/000.png", picture_of(40, 52)
+    smoothed = made_by_hand(17, 33, stride_px=3, smoothing_sigma_px=2.0, normalization=Normalization.zscore)
+    expected = [*detector.predict(path), *smoothed.predict(pixels)]
+    torch.set_default_device(device)
+    torch.set_default_dtype(dtype)
+    predictions = [*load(trained, device="cpu", precision="float32").predict(path), *smoothed.predict(pixels)]
+    assert (torch.get_default_device().type, torch.get_default_dtype()) == (device, dtype)
+    for prediction, other in zip(predictions, expected, strict=True):
+        assert prediction.anomaly_score == other.anomaly_score
+        assert prediction.anomaly_map.dtype == np.float32
+        assert np.array_equal(prediction.anomaly_map, other.anomaly_map)
+
+
+@pytest.mark.usefixtures("torch_as_it_is")
+def test_loading_sets_the_number_of_threads_only_where_it_is_given(trained):
+    torch.set_num_threads(3)
+    load(trained, device="cpu")
+    assert torch.get_num_threads() == 3
+    load(trained, device="cpu", num_threads=2)
+    assert torch.get_num_threads() == 2
+
+
+# --- faults ------------------------------------------------------------------------------------------------------
+
+
 def test_weights_that_give_no_numbers_are_reported():
     detector = made_by_hand(17)
     with torch.no_grad():
@@ -334,6 +387,44 @@ def test_a_run_directory_can_be_moved_and_loaded_without_its_data(trained, detec
     again = load(moved, device="cpu", precision="float32", num_threads=1)
     path = parts / "images/hole/001.png"
     assert again.predict(path)[0].anomaly_score == detector.predict(path)[0].anomaly_score
+
+
+def test_the_home_folder_is_found(trained, monkeypatch):
+    monkeypatch.setenv("HOME", str(trained.parent))
+    assert load(f"~/{trained.name}", device="cpu").calibration is not None
+
+
+def test_larger_files_than_wanted_are_refused(trained, parts):
+    detector = load(trained, device="cpu", max_image_pixels=48 * 48 - 1)
+    with pytest.raises(BadImageError, match=r"48 x 48 pixels are more than .*max_image_pixels=2303 allows"):
+        detector.predict(parts / "images/cut/000.png")
+
+
+def test_scoring_can_be_compiled_and_the_device_be_one_of_torch(trained):
+    compute = load(trained, device=torch.device("cpu"), compile=True).compute
+    assert (compute.device, compute.compile) == (torch.device("cpu"), True)
+    assert not load(trained, device="cpu").compute.compile
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"precision": "fp16"}, "`precision` must be auto, float32 or bfloat16, got 'fp16'"),
+        ({"device": "gpu"}, "`device` must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ({"device": torch.device("meta")}, "`device` must be auto, cpu, cuda or cuda:N, got 'meta'"),
+        (
+            {"device": torch.device("cuda", 1)},
+            "`device` is cuda:1, but torch sees no CUDA device: use device=cpu or auto",
+        ),
+        ({"num_threads": 0}, "`num_threads` must be at least 1, got 0"),
+        ({"max_image_pixels": 0}, "`max_image_pixels` must be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_are_told(trained, monkeypatch, arguments, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError) as caught:
+        load(trained, **arguments)
+    assert str(caught.value) == said
 
 
 def test_a_calibration_of_before_there_was_a_border_scores_every_position_as_then(trained_copy):

@@ -182,6 +182,26 @@ def test_a_detector_that_computes_in_another_number_format_than_it_was_calibrate
 
 
 @pytest.mark.usefixtures("_quiet_before")
+@pytest.mark.parametrize(("calibrated", "used"), [("float32", "float32"), ("bfloat16", "bfloat16"), (None, "bfloat16")])
+def test_a_detector_computes_in_the_number_format_that_it_was_calibrated_in(
+    trained_copy, caplog, monkeypatch, calibrated, used
+):
+    monkeypatch.setattr("us_anomaly.models.compute.multiplies_bfloat16", lambda device: True)
+    edit_calibration(trained_copy, precision=calibrated)
+    assert us_anomaly.load(trained_copy, device="cpu").compute.precision == used
+    assert "calibrated in" not in caplog.text
+
+
+@pytest.mark.usefixtures("_quiet_before")
+def test_a_detector_that_was_calibrated_anew_says_again_that_it_computes_in_another_number_format(trained_copy, caplog):
+    for calibrated in ("bfloat16", "float32", "bfloat16"):
+        edit_calibration(trained_copy, precision=calibrated)
+        us_anomaly.load(trained_copy, device="cpu", precision="float32")
+    said = [record.getMessage() for record in caplog.records if "calibrated in" in record.getMessage()]
+    assert len(said) == 2
+
+
+@pytest.mark.usefixtures("_quiet_before")
 def test_a_calibration_from_before_it_said_its_number_format_is_still_read(trained_copy, caplog):
     edit_calibration(trained_copy, precision=None)
     assert us_anomaly.load(trained_copy, device="cpu").calibration is not None
