@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import us_anomaly
 from us_anomaly.data import bands
 from us_anomaly.data.augmentation import build_transforms
-from us_anomaly.detector import Detector, ScaleModel
+from us_anomaly.detector import Detector, Prediction, ScaleModel
 from us_anomaly.errors import ArtifactError, BadImageError, DataError, MissingArtifactError, SettingsError
 from us_anomaly.loading import load
 from us_anomaly.models.compute import Compute
@@ -438,5 +438,6 @@ def test_a_calibration_of_before_there_was_a_border_scores_every_position_as_the
 def test_the_package_offers_the_detector_and_nothing_that_is_not_there():
     assert us_anomaly.load is load
     assert us_anomaly.Detector is Detector
+    assert us_anomaly.Prediction is Prediction
     with pytest.raises(AttributeError, match="module 'us_anomaly' has no attribute 'laod'"):
         _ = us_anomaly.laod
