@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import files_below
+from conftest import SIDE_PX, files_below
 from PIL import Image
 
 from us_anomaly.commands.calibrate import run as calibrate
 from us_anomaly.commands.infer import _explain
 from us_anomaly.commands.infer import run as infer
 from us_anomaly.commands.results import Scored, _unique_stems
+from us_anomaly.data.augmentation import Pipeline
+from us_anomaly.detector import Detector
 from us_anomaly.errors import DataError, StaleArtifactError
 from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.calibration_file import load_calibration
@@ -149,10 +151,45 @@ def test_damaged_pictures_do_not_cost_the_results_of_the_others_and_are_all_name
 ):
     (photos / "b.jpg").write_bytes(b"not a picture")
     (photos / "c.png").write_bytes(b"")
-    said = r"^2 of 4 pictures cannot be read and have no result, the others have one: .*b\.jpg.*c\.png.*data\.on_bad_image=skip$"
+    said = r"^2 of 4 pictures have no result, the others have one: .*b\.jpg.*c\.png.*data\.on_bad_image=skip$"
     with pytest.raises(DataError, match=said):
         infer_input(photos)
     assert [line["filename"] for line in lines_of(trained_copy / "inference/photos")] == ["a.png", "line 2/a.png"]
+
+
+@pytest.mark.parametrize("refusing", ["predict_prepared", "prefix"])
+def test_a_picture_of_a_size_that_the_detector_does_not_take_costs_no_results_of_others(
+    infer_input, photos, trained_copy, monkeypatch, refusing
+):
+    """As with `scoring.per_position`, or a transform that needs larger pictures."""
+    owner = Detector if refusing == "predict_prepared" else Pipeline
+    genuine = getattr(owner, refusing)
+
+    def refuse_wide_ones(self, picture, **size):
+        if (size.get("width") or picture.shape[1]) == 90:
+            raise DataError("the picture has 60x90 pixels")
+        return genuine(self, picture, **size)
+
+    monkeypatch.setattr(owner, refusing, refuse_wide_ones)
+    with pytest.raises(
+        DataError, match=r"^1 of 3 pictures have no result, .*: \S+photos/a\.png: the picture has 60x90 p"
+    ):
+        infer_input(photos)
+    assert [line["filename"] for line in lines_of(trained_copy / "inference/photos")] == ["b.jpg", "line 2/a.png"]
+    infer_input(photos, "data.on_bad_image=skip")
+
+
+def test_a_picture_of_the_data_set_of_another_size_is_named_and_ends_the_work(compose, tiny, trained_copy, monkeypatch):
+    genuine = Pipeline.prefix
+
+    def refuse_the_data_set(self, picture):
+        if picture.shape[0] == SIDE_PX:
+            raise DataError(f"the picture has {SIDE_PX}x{SIDE_PX} pixels")
+        return genuine(self, picture)
+
+    monkeypatch.setattr(Pipeline, "prefix", refuse_the_data_set)
+    with pytest.raises(DataError, match=r"^\S+/images/\S+\.png: the picture has 48x48 pixels$"):
+        infer(compose("infer", *tiny(trained_copy), "overwrite=true"))
 
 
 @pytest.mark.parametrize("on_bad_image", ["error", "skip"])

@@ -119,7 +119,7 @@ def score_input(settings: Settings, what: str) -> None:
     _explain(scored, detector.require_calibration(), target)
     if scored.unreadable and settings.data.on_bad_image is OnBadImage.error:
         raise DataError(
-            f"{len(scored.unreadable)} of {len(paths)} pictures cannot be read and have no result, the others have one: "
+            f"{len(scored.unreadable)} of {len(paths)} pictures have no result, the others have one: "
             f"{some(scored.unreadable)}. Repair or remove them, or leave them out with data.on_bad_image=skip"
         )
 

@@ -80,11 +80,12 @@ def score(
             known mask.
 
     Reading, computing and writing overlap. Results that are there stay there until then. With `explain`, pictures that cannot be
-    read are left out and told by what is returned; without it, or where they are all, they end the work.
+    read, or have a size that the detector does not take, are left out and told by what is returned; without it, or where they
+    are all, they end the work.
 
     Raises:
         BadImageError: A picture cannot be read, and `data.on_bad_image` does not skip it.
-        DataError: None can be read.
+        DataError: A picture has a size that the detector does not take, or none has a result.
     """
     with staged(target) as staging:
         scored = _score_into(staging, settings, detector, pictures, explain=explain)
@@ -107,7 +108,6 @@ def _score_into(
     stems = _unique_stems([picture.name for picture in pictures])
     threshold = detector.require_calibration().pixel_threshold
     scored = Scored()
-    is_strict = settings.data.on_bad_image is OnBadImage.error and not explain
     with (
         _coco_file(staging.regions) as add_regions,
         progress("scoring", len(pictures), enabled=settings.runtime.progress) as on_step,
@@ -120,15 +120,9 @@ def _score_into(
             while len(waiting) > most:
                 waiting.pop(0).result()
 
-        for picture, pixels, prepared in _inputs(
-            settings, detector, pictures, None if is_strict else scored.unreadable
-        ):
+        tolerated = (DataError,) if explain else (BadImageError,) if _skips(settings) else ()
+        for picture, pixels, prediction in _predictions(settings, detector, pictures, scored.unreadable, tolerated):
             height, width = pixels.shape[:2]
-            try:
-                prediction = detector.predict_prepared(prepared, height=height, width=width)
-            except DataError as error:
-                raise DataError(f"{picture.path}: {error}") from error
-            del prepared
             most = 0 if height * width > LARGE_PIXELS else MAX_WAITING_WRITES
             regions = strongest_regions(prediction.anomaly_map, threshold)
             files = _result_files(staging, stems[picture.name], settings.inference)
@@ -176,14 +170,26 @@ def _writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
-def _inputs(
-    settings: Settings, detector: Detector, pictures: Sequence[Picture], unreadable: list[str] | None
-) -> Iterator[tuple[Picture, npt.NDArray[np.uint8], Tensor]]:
-    """Yield pictures in order, decoded and prepared ahead by threads; bad ones go to a list, or raise where there is none."""
+def _skips(settings: Settings) -> bool:
+    return settings.data.on_bad_image is OnBadImage.skip
+
+
+def _predictions(
+    settings: Settings,
+    detector: Detector,
+    pictures: Sequence[Picture],
+    unreadable: list[str],
+    tolerated: tuple[type[DataError], ...],
+) -> Iterator[tuple[Picture, npt.NDArray[np.uint8], Prediction]]:
+    """Yield pictures in order, decoded and prepared ahead by threads, and what the detector says about each.
+
+    What is wrong with a picture goes to `unreadable` where it is of a tolerated kind, or is raised.
+    """
 
     def prepare(path: Path) -> tuple[npt.NDArray[np.uint8], Tensor]:
         pixels = read_image(path, max_pixels=settings.data.max_image_pixels, white_level=settings.data.white_level)
-        return pixels, detector.pipeline.prefix(pixels)
+        with _named(path):
+            return pixels, detector.pipeline.prefix(pixels)
 
     futures = read_ahead(
         [picture.path for picture in pictures],
@@ -194,16 +200,25 @@ def _inputs(
     for picture, future in zip(pictures, futures, strict=True):
         try:
             pixels, prepared = future.result()
-        except BadImageError as error:
-            if unreadable is None:
-                raise
+            with _named(picture.path):
+                prediction = detector.predict_prepared(prepared, height=pixels.shape[0], width=pixels.shape[1])
+        except tolerated as error:
             unreadable.append(str(error))
-            if settings.data.on_bad_image is OnBadImage.skip:
+            if _skips(settings):
                 log.warning("left out: %s", error)
             continue
-        handed_over = [(picture, pixels, prepared)]
-        del future, pixels, prepared  # large ones would stay as long as this generator
+        handed_over = [(picture, pixels, prediction)]
+        del future, pixels, prepared, prediction  # large ones would stay as long as this generator
         yield handed_over.pop()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say of which picture something is told that knows none."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _unique_stems(names: Sequence[str]) -> dict[str, str]:
