@@ -66,7 +66,19 @@ def test_arrays_paths_and_texts_of_one_or_many_pictures_give_the_same(detector, 
         pixels = np.array(picture)
     expected = detector.predict([path])[0]
     of_pil = Image.fromarray(pixels)
-    ways = [path, str(path), pixels, of_pil, [str(path)], [pixels], [of_pil], np.stack([pixels, pixels]), iter([path])]
+    as_of_opencv = np.ascontiguousarray(pixels[..., ::-1])
+    ways = [
+        path,
+        str(path),
+        pixels,
+        as_of_opencv[..., ::-1],
+        of_pil,
+        [str(path)],
+        [pixels],
+        [of_pil],
+        np.stack([pixels, pixels]),
+        iter([path]),
+    ]
     for images in ways:
         prediction = detector.predict(images)[0]
         assert prediction.anomaly_score == expected.anomaly_score

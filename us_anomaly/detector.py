@@ -148,8 +148,12 @@ class Detector:
     def predict(self, images: Iterable[ImageLike] | ImageLike) -> list[Prediction]:
         """Return a prediction for every image.
 
+        The maps of all of them are kept until the last one is scored, and one that fails costs the results of all: for many
+        pictures call this once for each, or see `stream`.
+
         Args:
-            images: Paths, RGB arrays (H, W, 3) of bytes, or pictures of PIL; a single one is taken as a list of one.
+            images: Paths, RGB arrays (H, W, 3) of bytes, or pictures of PIL; a single one is taken as a list of one. OpenCV has
+                BGR: give it `frame[..., ::-1]`.
 
         Raises:
             BadImageError: A file cannot be decoded.
@@ -162,7 +166,15 @@ class Detector:
         return list(self.stream([images] if single else images))  # type: ignore[list-item, arg-type]
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
-        """Yield a prediction for every image as it is computed, in order."""
+        """Yield a prediction for every image as it is computed, in order; none is kept.
+
+        Args:
+            images: As `predict` takes several.
+
+        Raises:
+            BadImageError, DataError, ArtifactError, MissingArtifactError: As `predict`, at the image that fails, which ends the
+                stream.
+        """
         for image in images:
             yield self.predict_pixels(self._pixels(image))
 
