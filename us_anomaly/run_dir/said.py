@@ -1,4 +1,4 @@
-"""What was said already, so that a command says it once: every stage of `usad run` comes by the same things again."""
+"""What was said already, so that a command, or loading a detector, says it once: every stage of `usad run` comes by it again."""
 
 from collections.abc import Hashable
 
@@ -6,7 +6,7 @@ _said: set[tuple[Hashable, ...]] = set()
 
 
 def was_said(*what: Hashable) -> bool:
-    """Return whether something was said since a command began."""
+    """Return whether something was said since a command, or loading a detector, began."""
     return what in _said
 
 
@@ -16,5 +16,5 @@ def note_said(*what: Hashable) -> None:
 
 
 def forget_what_was_said() -> None:
-    """Let the next command of this process say it again."""
+    """Let the next command of this process, or the next detector that is loaded, say it again."""
     _said.clear()
