@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from us_anomaly.errors import SettingsError
-from us_anomaly.models.compute import Compute, available_cores, choose_compute, multiplies_bfloat16
+from us_anomaly.models.compute import Compute, available_cores, choose_compute, multiplies_bfloat16, num_threads
+from us_anomaly.run_dir.said import forget_what_was_said
 from us_anomaly.settings import Precision, RuntimeSettings
 
 CPU = torch.device("cpu")
@@ -164,3 +165,46 @@ def test_pictures_arrive_channels_last_in_the_format_asked_for():
 
 def test_the_number_of_cores_is_between_one_and_the_processors_of_this_process():
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "expected"),
+    [(None, "2", 2), (None, "2,1", 2), (None, "99", 6), (None, "", 6), (None, "0", 6), (None, "many", 6), (4, "2", 4)],
+)
+def test_threads_are_no_more_than_the_environment_allows_unless_the_settings_say_so(
+    runtime, monkeypatch, given, variable, expected
+):
+    monkeypatch.setattr("us_anomaly.models.compute.available_cores", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert num_threads(dataclasses.replace(runtime, num_threads=given)) == expected
+
+
+def test_a_graphics_card_that_cannot_be_used_is_told_once(runtime, monkeypatch, tmp_path, caplog):
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("us_anomaly.models.compute.DEVICES", tmp_path)
+    automatic = dataclasses.replace(runtime, device="auto")
+
+    def told(settings):
+        caplog.clear()
+        forget_what_was_said()
+        choose_compute(settings)
+        choose_compute(settings)
+        return [record.getMessage() for record in caplog.records]
+
+    assert told(automatic) == []
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    (message,) = told(automatic)
+    assert "there seems to be a graphics card: torch sees no CUDA device; `nvidia-smi`" in message
+    monkeypatch.setattr(torch.version, "cuda", None)
+    (message,) = told(automatic)
+    assert "this torch was built without CUDA" in message
+    assert told(runtime) == []  # the processor is what was asked for
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert told(automatic) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    (tmp_path / "nvidia0").unlink()
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    assert len(told(automatic)) == 1

@@ -1,6 +1,7 @@
 """Where and in which number format the networks compute."""
 
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -12,10 +13,16 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from us_anomaly.errors import SettingsError
+from us_anomaly.run_dir.said import note_said, was_said
 from us_anomaly.settings import Precision, RuntimeSettings
 from us_anomaly.settings.checks import device_name
 
+log = logging.getLogger(__name__)
+
 CGROUP = Path("/sys/fs/cgroup")
+DEVICES = Path("/dev")
+_DEVICE = "what computes"
+"""What is said once by a command."""
 COMPARED_AT_ONCE = 2**16
 """Numbers of one network's descriptors that a processor compares at once: few enough to stay in its cache."""
 
@@ -99,17 +106,44 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def choose_compute(runtime: RuntimeSettings) -> Compute:
     """Resolve `runtime.device`, `runtime.precision` and `runtime.num_threads`.
 
-    Sets the number of threads of this process and, for a graphics card, how its convolutions are computed.
+    Sets the number of threads of this process and, for a graphics card, how its convolutions are computed. Says once which card
+    that is, or that there seems to be one that cannot be used.
 
     Raises:
         SettingsError: A CUDA device is asked for and there is none.
     """
-    torch.set_num_threads(runtime.num_threads or available_cores())
+    torch.set_num_threads(num_threads(runtime))
     device = find_device(runtime.device, key="runtime.device")
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, it is float32
         torch.backends.cudnn.benchmark = True  # searches the fastest algorithm of a layer once for each picture size
-    return Compute(device, number_format(runtime.precision, device), compile=runtime.compile)
+    compute = Compute(device, number_format(runtime.precision, device), compile=runtime.compile)
+    if not was_said(_DEVICE):
+        note_said(_DEVICE)
+        if device.type == "cuda":
+            log.info("computing on %s (%s) in %s", device, torch.cuda.get_device_name(device), compute.precision)
+        elif runtime.device == "auto" and (reason := _why_no_card()) is not None:
+            log.warning("computing on the processor, although there seems to be a graphics card: %s", reason)
+    return compute
+
+
+def num_threads(runtime: RuntimeSettings) -> int:
+    """Return the threads of the arithmetic: what the settings say, else a core each, but no more than OMP_NUM_THREADS."""
+    if runtime.num_threads is not None:
+        return runtime.num_threads
+    bound = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(available_cores(), int(bound)) if bound.isdecimal() and int(bound) else available_cores()
+
+
+def _why_no_card() -> str | None:
+    """Return why a graphics card cannot be used that the machine, or the scheduler, seems to give; None where there is none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):  # somebody does not want it
+        return None
+    if not os.environ.get("SLURM_JOB_GPUS") and not any(DEVICES.glob("nvidia[0-9]*")):
+        return None
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA (https://pytorch.org/get-started says how to install it with CUDA)"
+    return "torch sees no CUDA device; `nvidia-smi` says what the driver sees (runtime.device=cpu ends this warning)"
 
 
 def find_device(name: str, *, key: str) -> torch.device:

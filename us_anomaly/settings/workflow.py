@@ -111,7 +111,7 @@ class RuntimeSettings:
     pictures on; the first one of each size then takes up to a minute. On a processor it is slower: it does without minimal
     filtering of wide layers."""
     num_threads: int | None
-    """Threads of the arithmetic; null takes the physical cores that this process may use."""
+    """Threads of the arithmetic; null takes the physical cores that this process may use, or OMP_NUM_THREADS if that is fewer."""
     num_workers: int
     """Threads that decode images."""
     num_drawing_processes: int | None
