@@ -134,7 +134,7 @@ def _score_into(
             scored.records.append(_record(picture, prediction, files, staging))
             scored.strongest.append(strongest)
             add_regions(picture.name, (height, width), regions)
-            on_step(len(scored.records), {})
+            on_step(len(scored.records) + len(scored.unreadable), {})
         for future in waiting:
             future.result()
     return scored
