@@ -105,6 +105,16 @@ def test_figures_thresholds_and_resolution_come_from_the_files(drawn):
     assert evaluation["data_set"] == {"name": "folder", "category": None}
 
 
+def test_the_seed_decides_the_intervals_and_nothing_else(drawn):
+    root, run_dir, _ = drawn
+    first, again, other = (
+        evaluate.measure(settings_of(f"data.root={root}", f"run_dir={run_dir}", f"seed={seed}")) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first["intervals"] != other["intervals"]
+    assert first["metrics"] == other["metrics"]
+
+
 def test_the_resolution_of_the_network_is_used_when_asked_for(drawn):
     evaluation = evaluated(drawn, "evaluation.resolution=network", "image_size=16")
     assert evaluation["resolution_px"]["largest"] == [16, 16]

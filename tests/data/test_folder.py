@@ -106,6 +106,11 @@ def test_pictures_that_differ_in_their_suffix_alone_have_the_mask_of_their_suffi
     assert (found["images/a/1.png"], found["images/a/1.jpg"]) == ("masks/a/1.png", "masks/a/1.jpg")
 
 
+def test_a_mask_that_says_so_is_preferred_to_another_of_the_name_of_the_picture(tmp_path: Path) -> None:
+    touch(tmp_path, "images/good/2.png", "images/a/1.png", "masks/a/1.png", "masks/a/1_mask.png")
+    assert masks_of(tmp_path)["images/a/1.png"] == "masks/a/1_mask.png"
+
+
 def test_a_mask_that_two_pictures_of_one_folder_share_is_that_of_both_and_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

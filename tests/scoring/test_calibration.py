@@ -160,6 +160,13 @@ def test_a_score_at_the_threshold_is_anomalous():
     assert not result.decide(np.nextafter(3.0, 0))
 
 
+def test_pictures_at_the_threshold_are_counted_as_they_are_decided():
+    result = calibrated(NORMAL_PEAKS, [2.0, 4.0, 5.0], threshold="min_recall", min_recall=1.0)
+    assert result.image_threshold == 2.0  # the score of a normal picture, too
+    assert (result.num_false_positives, result.num_found) == (5, 3)
+    assert result.num_false_positives == sum(map(result.decide, np.float32(NORMAL_PEAKS).astype(float)))
+
+
 def test_scores_that_are_not_finite_are_refused():
     broken = pictures([float("nan")])
     with pytest.raises(DataError, match=r"1 of 1 validation scores are not finite numbers"):

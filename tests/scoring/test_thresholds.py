@@ -69,6 +69,10 @@ def test_f1_sits_midway_between_separable_classes():
     assert (threshold.rule, threshold.requested, threshold.reason) == ("f1", "f1", None)
 
 
+def test_of_equally_good_thresholds_f1_takes_the_highest():
+    assert choose([0.9, 0.5, 0.4, 0.2], [True, False, False, True], "f1").value == pytest.approx(0.7)
+
+
 def test_f1_between_neighbouring_numbers_stays_on_the_upper_one():
     low = 1.0
     high = float(np.nextafter(low, 2))
