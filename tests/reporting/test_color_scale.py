@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from skimage import color
 
-from us_anomaly.reporting.color_scale import MAP_STOPS_LAB, decision_gradient, lab_to_srgb, map_colors, map_gradient
+from us_anomaly.reporting.color_scale import (
+    DECISION_STOPS_LAB,
+    MAP_STOPS_LAB,
+    decision_gradient,
+    lab_to_srgb,
+    map_colors,
+    map_gradient,
+)
 
 NUM_PROBES = 33
 PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
@@ -80,10 +87,17 @@ def test_the_table_cannot_be_changed_by_accident():
 
 
 def test_gradients_are_colours_as_the_style_sheet_writes_them():
-    assert (
-        map_gradient(3) == ["#{:02x}{:02x}{:02x}".format(*map_colors()[row, :3]) for row in (0,)] + map_gradient(3)[1:]
-    )
-    assert all(len(text) == 7 and int(text[1:], 16) >= 0 for text in map_gradient() + decision_gradient())
+    for gradient, stops in ((map_gradient(3), MAP_STOPS_LAB), (decision_gradient(3), DECISION_STOPS_LAB)):
+        colors = np.round(color.lab2rgb(np.array(stops)[None])[0] * 255).astype(int)
+        assert gradient == ["#{:02x}{:02x}{:02x}".format(*of_stop) for of_stop in colors]
+
+
+def test_gradients_begin_and_end_with_the_ends_of_their_scales_however_many_colours_they_have():
+    for gradient in (map_gradient, decision_gradient):
+        assert [gradient()[at] for at in (0, len(gradient()) // 2, -1)] == gradient(3)
+    assert [map_gradient()[at] for at in (0, -1)] == [
+        "#{:02x}{:02x}{:02x}".format(*map_colors()[row, :3]) for row in (0, -1)
+    ]
 
 
 def test_white_digits_are_readable_on_every_badge():
