@@ -208,6 +208,15 @@ def test_three_scales_are_the_mean_of_three_detectors():
     assert prediction.anomaly_score == pytest.approx(float(prediction.anomaly_map.max()))
 
 
+def test_positions_at_the_border_take_the_error_beside_them_if_the_settings_say_so():
+    prepared = torch.from_numpy(picture_of(80, 80)).permute(2, 0, 1)
+    with_border, without = (made_by_hand(33, border_px=border_px).raw_maps(prepared)[33].error for border_px in (16, 0))
+    assert torch.equal(with_border[16:64, 16:64], without[16:64, 16:64])
+    assert torch.equal(with_border[:16], with_border[16].expand(16, 80))
+    assert torch.equal(with_border[:, :16], with_border[:, 16, None].expand(80, 16))
+    assert not torch.equal(with_border, without)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (9, 64), (70, 33)])
 @pytest.mark.parametrize("stride_px", [1, 4])
 def test_without_resize_the_networks_see_the_picture_as_it_is(size, stride_px):
