@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from drawn_report import THRESHOLD, calibration
+from drawn_report import COLOR_RANGE, THRESHOLD, UNCERTAINTY_RANGE, calibration
 from PIL import Image
 
 from us_anomaly.commands import results
 from us_anomaly.detector import Detector, Prediction
+from us_anomaly.reporting.heatmaps import colorize
 from us_anomaly.reporting.panel import (
     BACKGROUND,
     CAPTION_PX,
@@ -157,21 +158,24 @@ def test_the_decision_stands_above_the_pictures_and_is_never_cut_off() -> None:
     assert 200 < columns.max() < told.width - GAP_PX + 1
 
 
-def test_the_panel_of_an_inference_tells_the_decision_about_the_image(
+def test_the_panel_of_an_inference_tells_the_decision_and_shows_both_maps_in_their_own_colours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = []
-    monkeypatch.setattr(results, "panel", lambda *_, decision, **__: told.append(decision) or Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(results, "panel", lambda *_, **parts: told.append(parts) or Image.new("RGB", (1, 1)))
     detector = Detector({}, pipeline=None, scoring=None, calibration=calibration(), compute=None)
     prediction = Prediction(
         anomaly_score=8.0,
         normalized_score=0.3,
         is_anomalous=False,
-        anomaly_map=np.zeros((4, 5), dtype=np.float32),
-        uncertainty_map=np.zeros((4, 5), dtype=np.float32),
+        anomaly_map=np.linspace(0, 20, 20, dtype=np.float32).reshape(4, 5),
+        uncertainty_map=np.linspace(2, 0, 20, dtype=np.float32).reshape(4, 5),
     )
     results._write_panel(tmp_path / "p.png", picture(4, 5), prediction, [], detector, None)
-    assert told == [Decision(is_anomalous=False, score=8.0, threshold=THRESHOLD)]
+    (parts,) = told
+    assert parts["decision"] == Decision(is_anomalous=False, score=8.0, threshold=THRESHOLD)
+    assert np.array_equal(parts["heatmap"], colorize(prediction.anomaly_map, color_range=COLOR_RANGE))
+    assert np.array_equal(parts["uncertainty"], colorize(prediction.uncertainty_map, color_range=UNCERTAINTY_RANGE))
 
 
 def test_on_a_very_large_picture_everything_stays_in_its_place() -> None:
