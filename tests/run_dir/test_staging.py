@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from us_anomaly.errors import ResourceError
-from us_anomaly.run_dir import RunDir, staging
+from us_anomaly.run_dir import RunDir, provenance, staging
+from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX
 from us_anomaly.run_dir.interruption import Interrupted, interruptible
 from us_anomaly.run_dir.provenance import Recipe, record
 from us_anomaly.run_dir.staging import publish, replace_together, staged, writing_threads
@@ -152,6 +153,53 @@ def test_every_file_is_flushed_before_the_first_old_one_goes(run_dir, monkeypatc
     assert sorted(flushed) == [("a.tiff", "old"), ("c.tiff", "old"), ("predictions.jsonl", "old")]
 
 
+@pytest.fixture
+def steps(run_dir, monkeypatch) -> list[tuple[str, str]]:
+    """Return what is flushed, moved and removed from now on, in order; the folder of new results is called `aside`."""
+    done: list[tuple[str, str]] = []
+
+    def noted(step, genuine):
+        def call(path, *arguments, **options):
+            parts = path.relative_to(run_dir.root).parts
+            names = ("aside" if part.startswith(TEMPORARY_PREFIX) else part for part in parts)
+            done.append((step, "/".join(names) or "."))
+            return genuine(path, *arguments, **options)
+
+        return call
+
+    for module, name in ((staging, "flush_file"), (staging, "flush_folder"), (provenance, "flush_folder")):
+        monkeypatch.setattr(module, name, noted("flush", getattr(module, name)))
+    for name, step in (("rename", "move"), ("replace", "move"), ("unlink", "remove")):
+        monkeypatch.setattr(Path, name, noted(step, getattr(Path, name)))
+    return done
+
+
+def test_no_name_of_a_result_changes_before_what_it_rests_on_is_on_the_disk(run_dir, steps):
+    """New files and folders first, then that the old ones are gone, then the new ones."""
+    fill(run_dir, "old")
+    record(run_dir, run_dir.predictions, RECIPE, seconds=1)
+    fill_and_publish(run_dir, before_publishing=steps.clear)
+    first = next(number for number, (step, _) in enumerate(steps) if step == "move")
+    assert sorted(steps[:first]) == [
+        ("flush", "aside"),
+        ("flush", "aside/maps"),
+        ("flush", "aside/maps/a.tiff"),
+        ("flush", "aside/maps/b"),
+        ("flush", "aside/maps/b/c.tiff"),
+        ("flush", "aside/predictions.jsonl"),
+    ]
+    assert steps[first:] == [
+        ("move", "provenance/predictions.jsonl.json"),
+        ("move", "predictions.jsonl"),
+        ("move", "maps"),
+        ("flush", "provenance"),
+        ("flush", "."),
+        ("move", "aside/maps"),
+        ("move", "aside/predictions.jsonl"),
+        ("flush", "."),
+    ]
+
+
 def test_a_disk_that_is_full_at_the_flush_leaves_the_old_results(run_dir, monkeypatch):
     fill(run_dir, "old")
 
@@ -190,6 +238,18 @@ def evaluated(run_dir) -> RunDir:
 def test_an_artifact_and_its_companions_are_replaced_together(evaluated):
     replace_evaluation(evaluated, "new")
     assert files(evaluated.root) == {"evaluation.csv": "new", "evaluation.json": "new"}
+
+
+def test_each_step_of_a_replacement_is_on_the_disk_before_the_next(evaluated, steps):
+    replace_evaluation(evaluated, "new")
+    assert steps == [
+        ("remove", "provenance/evaluation.json.json"),
+        ("flush", "provenance"),
+        ("move", "aside/evaluation.csv"),
+        ("flush", "."),
+        ("move", "aside/evaluation.json"),
+        ("flush", "."),
+    ]
 
 
 def test_a_disk_that_is_full_before_all_are_written_leaves_all_old_ones_and_their_note(evaluated, monkeypatch):
