@@ -102,6 +102,17 @@ def test_an_entry_is_a_small_run_directory_that_anybody_may_read(generic, distil
     assert note["files"].keys() == {"p33/teacher.losses.jsonl"}
 
 
+def test_the_place_of_an_entry_is_on_the_disk_before_it_is_said_to_be_kept(generic, distilled, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(
+        teacher_cache, "flush_folder", lambda folder: flushed.append({path.name for path in folder.iterdir()})
+    )
+    settings = generic("a")
+    teacher_of(settings)
+    (names,) = flushed
+    assert entry_of(settings).name in names
+
+
 def test_sweeps_over_what_comes_later_distil_once_and_over_the_teacher_each_time(generic, distilled):
     for name, change in (
         ("a", "students.num_students=1"),
