@@ -4,18 +4,22 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import us_anomaly
 from us_anomaly.commands import distill_teacher
 from us_anomaly.commands.distill_teacher import reuse
+from us_anomaly.commands.run import run as run_all
 from us_anomaly.errors import ArtifactError, DataError, SettingsError, StaleArtifactError
 from us_anomaly.models.patch_network import PatchNetwork, at_reduced_resolution
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
+from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.training.artifacts import load_teacher
 
 FOLDER = Path(us_anomaly.__file__).parent / "teachers"
@@ -99,6 +103,48 @@ def test_patches_larger_than_the_picture_are_told(compose, tiny, tmp_path, caplo
     distill_teacher.run(compose("distill-teacher", *tiny(tmp_path), *overrides, f"image_size={side_px}"))
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert [message.partition(", so")[0] for message in warnings] == ([] if said is None else [said])
+
+
+# --- a detector that finds something -----------------------------------------------------------------------------
+
+
+def draw_blocks(root: Path) -> Path:
+    """Draw large black and white blocks, and on some of them a square of soft stripes.
+
+    What the teacher says of the stripes is nothing extreme: only who knows the blocks can tell that they do not belong there.
+    """
+    rng, side_px = np.random.default_rng(0), 64
+    wave = 128 + 60 * np.sin(np.arange(side_px) * 2 * np.pi / 12)
+    for kind, count in (("good", 24), ("stripes", 6)):
+        for number in range(count):
+            pixels = np.kron(rng.integers(0, 2, (4, 4)) * 200 + 27, np.ones((16, 16)))
+            mask = np.zeros((side_px, side_px), dtype=np.bool_)
+            if kind == "stripes":
+                top, left = rng.integers(12, side_px - 32, size=2)
+                mask[top : top + 20, left : left + 20] = True
+            pixels = np.where(mask, wave, pixels)
+            for folder, picture in (("images", pixels), *([("masks", mask * 255)] if mask.any() else [])):
+                path = root / folder / kind / f"{number:03}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture.astype(np.uint8)).convert("RGB").save(path)
+    return root
+
+
+def test_students_find_what_they_never_saw_because_they_learned(compose, tiny, tmp_path: Path) -> None:
+    root, run_dir = draw_blocks(tmp_path / "blocks"), RunDir(tmp_path / "run")
+    students = ("students.width=0.1", "students.learning_rate=0.003", "scoring.border_px=8")
+    losses, figures = [], []
+    for steps in (1, 150):
+        more = (f"data.root={root}", "image_size=64", "teacher.checkpoint=builtin", f"students.steps={steps}")
+        run_all(compose("run", *tiny(run_dir.root), *students, *more, "overwrite=true"))
+        lines = run_dir.loss_curve(run_dir.students(33)).read_text().splitlines()
+        losses.append(np.mean([json.loads(line)["loss"] for line in lines[-10:]]))
+        figures.append(read_evaluation(run_dir.evaluation_json)["metrics"])
+    before, after = figures
+    assert losses[1] < 0.2 * losses[0]
+    assert max(before["image_auroc"], before["pixel_auroc"]) < 0.7
+    assert after["image_auroc"] > 0.9
+    assert after["pixel_auroc"] > 0.85
 
 
 # --- a teacher to start from -------------------------------------------------------------------------------------
