@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -88,6 +89,21 @@ def test_a_training_goes_on_where_it_was_and_does_not_start_anew(trained_copy, c
     assert steps == [5, 6]
     assert "resuming after step 4" in caplog.text
     assert not run_dir.training_state(run_dir.students(33)).exists()
+
+
+@pytest.mark.parametrize(("module", "name"), [(distill_teacher, "teacher"), (train_students, "students")])
+def test_a_training_of_other_settings_begins_anew_where_one_was_interrupted(
+    trained_copy, tmp_path, compose, tiny, monkeypatch, module, name
+):
+    for artifact in (trained_copy / f"p33/{name}.pt", trained_copy / f"provenance/p33/{name}.pt.json"):
+        artifact.unlink()
+    fresh = shutil.copytree(trained_copy, tmp_path / "fresh")
+    run_until(5, module, compose("run", *tiny(trained_copy, "checkpoint.every_steps=2")), monkeypatch)
+    assert (trained_copy / f"p33/{name}.resume.pt").exists()
+    for run_dir in (trained_copy, fresh):
+        module.run(compose("run", *tiny(run_dir, f"{name}.learning_rate=0.01")))
+    for file in (f"p33/{name}.pt", f"p33/{name}.losses.jsonl"):
+        assert (trained_copy / file).read_bytes() == (fresh / file).read_bytes()
 
 
 CALLS = ("replace", "rename", "unlink")
