@@ -90,7 +90,7 @@ def test_the_backbone_is_a_checkpoint_of_tensors_with_the_settings_that_made_it(
     changed = {
         name.split(".")[0] for name, tensor in state["network"].items() if not torch.equal(tensor, pretrained[name])
     }
-    assert changed <= {"layer1"}  # stage 1 is frozen, and nothing behind stage 2 makes the descriptor
+    assert changed == {"layer1"}  # stage 1 is frozen, and nothing behind stage 2 makes the descriptor
     assert state["held_out"].keys() == {"loss", "accuracy", "step"}
 
 
@@ -124,20 +124,35 @@ def test_a_second_time_nothing_is_made(copy, compose, tiny, caplog):
     assert f"{copy.backbone} is up to date" in caplog.text
 
 
-def test_it_died_and_ends_with_the_same_bytes(finetuned, copy, compose, tiny, monkeypatch):
+@pytest.fixture
+def interrupted(copy, compose, tiny, monkeypatch):
+    """Return that copy without its backbone, whose fine-tuning died after two of three steps."""
     for path in (copy.backbone, copy.loss_curve(copy.backbone), copy.provenance(copy.backbone)):
         path.unlink()
-    settings = compose("run", *tiny(copy.root, *FINETUNED, "checkpoint.every_steps=2"))
     with monkeypatch.context() as patch:
         patch.setattr(finetune_backbone, "progress", dying_after(2))
         with pytest.raises(KilledError):
-            finetune_backbone.run(settings)
+            finetune_backbone.run(compose("run", *tiny(copy.root, *FINETUNED, "checkpoint.every_steps=2")))
     assert copy.training_state(copy.backbone).exists()
     assert not copy.backbone.exists()
-    finetune_backbone.run(settings)
+    return copy
+
+
+def test_it_died_and_ends_with_the_same_bytes(finetuned, interrupted, compose, tiny):
+    copy = interrupted
+    finetune_backbone.run(compose("run", *tiny(copy.root, *FINETUNED, "checkpoint.every_steps=2")))
     for name in ("backbone.pt", "backbone.losses.jsonl"):
         assert (copy.root / name).read_bytes() == (finetuned[0] / name).read_bytes()
     assert not copy.training_state(copy.backbone).exists()
+
+
+def test_fine_tuning_with_other_settings_begins_anew_where_one_was_interrupted(interrupted, compose, tiny, tmp_path):
+    fresh = RunDir(shutil.copytree(interrupted.root, tmp_path / "fresh"))
+    fresh.training_state(fresh.backbone).unlink()
+    for run_dir in (interrupted, fresh):
+        finetune_backbone.run(compose("run", *tiny(run_dir.root, *FINETUNED, "finetuning.learning_rate=0.02")))
+    for name in ("backbone.pt", "backbone.losses.jsonl"):
+        assert (interrupted.root / name).read_bytes() == (fresh.root / name).read_bytes()
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------
