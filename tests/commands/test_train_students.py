@@ -4,13 +4,14 @@ import json
 import logging
 
 import pytest
+import torch
 
 from us_anomaly.commands import train_students
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.errors import DataError, UsadError
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_tensors
-from us_anomaly.training.artifacts import load_students
+from us_anomaly.run_dir.atomic import read_tensors, write_tensors
+from us_anomaly.training.artifacts import load_statistics, load_students, load_teacher
 
 
 def test_the_summary_tells_how_much_the_students_disagree_and_the_file_keeps_it(compose, tiny, trained_copy, capsys):
@@ -24,6 +25,61 @@ def test_the_summary_tells_how_much_the_students_disagree_and_the_file_keeps_it(
         f"{normal:.3g} per dimension on normal pictures, {generic:.3g} on generic ones: {generic / normal:.3g} ti"
         in text
     )
+
+
+def test_every_weight_of_every_student_learns(compose, tiny, trained):
+    run_dir = RunDir(trained)
+    start = train_students._untrained(
+        compose("train-students", *tiny(trained)), load_teacher(run_dir.teacher(33))
+    ).state_dict()
+    end = load_students(run_dir.students(33)).state_dict()
+    assert end.keys() == start.keys()
+    assert not [name for name in end if torch.equal(start[name], end[name])]
+
+
+def test_students_learn_by_the_penalty_that_the_settings_ask_for(compose, tiny, trained_copy):
+    penalty = ("students.penalty_images=procedural", "students.penalty_weight=1", "students.steps=2")
+    train_students.run(compose("train-students", *tiny(trained_copy), *penalty, "overwrite=true"))
+    lines = (trained_copy / "p33/students.losses.jsonl").read_text().splitlines()
+    assert [json.loads(line).keys() for line in lines] == [{"step", "loss", "penalty"}] * 2
+    assert all(json.loads(line)["penalty"] > 0 for line in lines)
+
+
+@pytest.fixture
+def given(compose, tiny, trained_copy, monkeypatch):
+    """Return a function that trains students with some settings, and what it gave to the regression before the first step."""
+
+    def train(*overrides):
+        noted = {}
+
+        def regress(ensemble, teacher, statistics, batches, **others):
+            noted["start"] = {name: tensor.clone() for name, tensor in ensemble.state_dict().items()}
+            noted["pictures"] = torch.cat([batches(step) for step in range(6)])
+            noted.update(others, statistics=statistics)
+
+        monkeypatch.setattr(train_students, "regress", regress)
+        settings = compose("train-students", *tiny(trained_copy), *overrides)
+        train_students.train(settings, 33, RunDir(trained_copy).students(33), key="")
+        return noted
+
+    return train
+
+
+def test_the_seed_decides_the_first_weights_the_pictures_and_the_steps_of_students(given):
+    one, other = (given(f"seed={seed}") for seed in (0, 1))
+    drawn = [name for name in one["start"] if name.endswith("weight")]  # a bias begins at zero
+    assert not [name for name in drawn if torch.equal(one["start"][name], other["start"][name])]
+    assert not torch.equal(one["pictures"], other["pictures"])
+    assert (one["seed"], other["seed"]) == (0, 1)
+
+
+def test_students_of_each_patch_size_learn_with_the_statistics_of_its_own_teacher(given, trained_copy):
+    run_dir = RunDir(trained_copy)
+    own = load_statistics(run_dir.teacher_statistics(33))
+    state = read_tensors(run_dir.teacher_statistics(33))
+    write_tensors(run_dir.teacher_statistics(17), {**state, "mean": state["mean"] + 1})
+    noted = given("scales=[17,33]", "scoring.normalization=zscore")
+    assert torch.equal(noted["statistics"].mean, own.mean)
 
 
 def test_students_that_are_noisy_deeper_and_validated_are_trained_and_read_again(compose, tiny, trained_copy):
