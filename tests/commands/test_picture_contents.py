@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from us_anomaly.commands import report, split
+from us_anomaly.commands import report, split, train_students
 from us_anomaly.commands.picture_contents import PictureContents, mask_files
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.run import run as run_all
@@ -32,6 +32,18 @@ def moved(compose, tiny, trained_copy, parts, tmp_path):
 
 def redraw(path):
     Image.fromarray(np.full((48, 48, 3), 7, dtype=np.uint8)).save(path)
+
+
+def redraw_mask(path):
+    Image.fromarray(np.full((48, 48), 255, dtype=np.uint8)).save(path)
+
+
+def mask_of_split(run_dir, split):
+    return next(
+        sample.mask_path
+        for sample in parse_labels((run_dir / "split.jsonl").read_text())
+        if sample.split == split and sample.mask_path
+    )
 
 
 def of_split(run_dir, split):
@@ -57,10 +69,14 @@ def test_a_data_set_that_was_moved_is_the_same(moved):
     assert remade(run_dir, before) == []
 
 
-@pytest.mark.parametrize(("split", "again"), [("train", ARTIFACTS), ("val", ARTIFACTS[2:]), ("test", ARTIFACTS[3:])])
-def test_what_rests_on_a_replaced_picture_is_made_again(moved, split, again):
+@pytest.mark.parametrize(
+    ("division", "more", "again"),
+    [("train", ["overwrite=true"], ARTIFACTS), ("val", [], ARTIFACTS[2:]), ("test", [], ARTIFACTS[3:])],
+)
+def test_what_rests_on_a_replaced_picture_is_made_again_and_nothing_else(moved, division, more, again):
+    """Without `overwrite`, which makes most things again whatever they rest on; what is trained is replaced with it only."""
     root, run_dir, settings = moved
-    name = of_split(run_dir, split)
+    name = of_split(run_dir, division)
     redraw(root / name)
     before = times(run_dir)
     with pytest.raises(
@@ -68,12 +84,21 @@ def test_what_rests_on_a_replaced_picture_is_made_again(moved, split, again):
     ):
         run_all(settings())
     assert remade(run_dir, before) == []
-    run_all(settings("overwrite=true"))
-    assert set(again) <= set(remade(run_dir, before))
-    assert not {"p33/teacher_statistics.pt", "p33/students.pt"} & set(remade(run_dir, before)) - set(again)
+    split.run(settings("overwrite=true"))
+    run_all(settings(*more))
+    assert remade(run_dir, before) == list(again)
     before = times(run_dir)
     run_all(settings())
     assert remade(run_dir, before) == []
+
+
+def test_a_replaced_mask_of_a_test_picture_is_evaluated_again_and_nothing_else(moved):
+    root, run_dir, settings = moved
+    redraw_mask(root / mask_of_split(run_dir, "test"))
+    split.run(settings("overwrite=true"))
+    before = times(run_dir)
+    run_all(settings())
+    assert remade(run_dir, before) == ["evaluation.json"]
 
 
 def test_defects_that_are_added_later_train_nothing_again(moved):
@@ -81,8 +106,9 @@ def test_defects_that_are_added_later_train_nothing_again(moved):
     (root / "images/notch").mkdir()
     for number in range(4):
         redraw(root / f"images/notch/{number}.png")
+    split.run(settings("overwrite=true"))
     before = times(run_dir)
-    run_all(settings("overwrite=true"))
+    run_all(settings())
     assert remade(run_dir, before) == ["calibration.json", "predictions.jsonl", "evaluation.json"]
 
 
@@ -158,12 +184,7 @@ def test_a_file_whose_name_is_no_text_can_be_remembered(tmp_path):
 
 def test_a_replaced_mask_of_validation_draws_the_report_again(moved):
     root, run_dir, settings = moved
-    name = next(
-        sample.mask_path
-        for sample in parse_labels((run_dir / "split.jsonl").read_text())
-        if sample.split == "val" and sample.mask_path
-    )
-    Image.fromarray(np.full((48, 48), 255, dtype=np.uint8)).save(root / name)
+    redraw_mask(root / mask_of_split(run_dir, "val"))
     split.run(settings("overwrite=true"))
     before, drawn = times(run_dir), (run_dir / "report/index.html").stat().st_mtime_ns
     run_all(settings())
@@ -210,6 +231,16 @@ def test_a_file_that_cannot_be_read_has_a_content_of_its_own(tmp_path):
     contents = PictureContents(RunDir(tmp_path), tmp_path, is_there=True)
     assert len({contents.digest([name]) for name in ("a", "gone")}) == 2
     assert not RunDir(tmp_path).contents.exists()  # nothing was ever divided there
+
+
+def test_students_rest_on_the_pictures_they_are_validated_with(moved):
+    root, run_dir, settings = moved
+    validated = settings("students.validate_every_steps=2", "overwrite=true")
+    train_students.run(validated)
+    redraw(root / of_split(run_dir, "val"))
+    split.run(validated)
+    condition = state(RunDir(run_dir), run_dir / "p33/students.pt", Recipes(validated).students(33))
+    assert condition == ("stale", "it was made from other pictures of the calibration")
 
 
 def test_a_table_of_saturated_defects_evaluates_again_and_only_that(moved):
