@@ -24,6 +24,7 @@ from us_anomaly.graph import OUTPUTS, DetectorGraph
 from us_anomaly.onnx_model import METADATA, OnnxDetector, require_packages
 from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.calibration_file import load_calibration
+from us_anomaly.version import __version__
 
 onnx = pytest.importorskip("onnx")
 
@@ -65,9 +66,15 @@ def test_the_file_describes_itself_and_is_valid(exported):
     (entry,) = [entry for entry in model.metadata_props if entry.key == METADATA]
     told = json.loads(entry.value)
     calibration = load_calibration(exported / "calibration.json")
-    assert told["input"] == {"name": "image", "type": "uint8", "shape": [1, 3, 48, 48], "channels": "RGB"}
-    assert told["before_the_input"] == [{"name": "Resize", "params": {"size": [48, 48]}}]
-    assert told["image_threshold"] == calibration.image_threshold
+    assert told == {
+        "us_anomaly": __version__,
+        "input": {"name": "image", "type": "uint8", "shape": [1, 3, 48, 48], "channels": "RGB"},
+        "before_the_input": [{"name": "Resize", "params": {"size": [48, 48]}}],
+        "image_threshold": calibration.image_threshold,
+        "pixel_threshold": calibration.pixel_threshold,
+        "color_range": list(calibration.color_range),
+        "uncertainty_color_range": list(calibration.uncertainty_color_range),
+    }
 
 
 def test_the_report_tells_how_far_both_agree(exported):
@@ -176,9 +183,19 @@ def test_a_size_that_only_the_data_set_knows_is_not_guessed(compose, tiny, train
     assert export._one_size([detector.pipeline.prefix(picture) for picture in pictures]) == (48, 48)
 
 
-@pytest.mark.parametrize("wrong", [lambda score: score + 1, lambda score: math.nan])
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("anomaly_score", lambda score: score + 1),
+        ("anomaly_score", lambda score: math.nan),
+        ("anomaly_map", lambda values: values + 1),
+        ("uncertainty_map", lambda values: values + 1),
+    ],
+)
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_file_that_says_something_else_is_not_written(compose, tiny, exported, tmp_path, monkeypatch, wrong, number):
+def test_a_file_that_says_something_else_is_not_written(
+    compose, tiny, exported, tmp_path, monkeypatch, part, wrong, number
+):
     run_dir = shutil.copytree(exported, tmp_path / "run")
     before = {name: (run_dir / name).read_bytes() for name in files_below(run_dir) if "onnx" in name}
     monkeypatch.setattr(export, "to_onnx", lambda *_, **__: before["onnx/detector.onnx"])
@@ -188,11 +205,12 @@ def test_a_file_that_says_something_else_is_not_written(compose, tiny, exported,
         calls.append(prepared)
         answer = genuine(self, prepared)
         is_wrong = len(calls) == 2 * number - 1  # each picture is asked about twice
-        return dataclasses.replace(answer, anomaly_score=wrong(answer.anomaly_score)) if is_wrong else answer
+        return dataclasses.replace(answer, **{part: wrong(getattr(answer, part))}) if is_wrong else answer
 
     monkeypatch.setattr(OnnxDetector, "predict", otherwise)
+    kind = "scores" if part == "anomaly_score" else "maps"
     with pytest.raises(
-        ArtifactError, match=r"differs from the original by up to (1|nan) in scores .*nothing was written"
+        ArtifactError, match=rf"differs from the original by up to .*\b(1|nan) in {kind}\b.*nothing was written"
     ):
         export.run(compose("export", *tiny(run_dir), "overwrite=true"))
     assert {name: (run_dir / name).read_bytes() for name in files_below(run_dir) if "onnx" in name} == before
