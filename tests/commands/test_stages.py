@@ -1,9 +1,12 @@
 """Each command end to end: the files it leaves, what it refuses, what it skips."""
 
+import copy
+import csv
 import itertools
 import json
 import logging
 import shutil
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -12,12 +15,15 @@ import pytest
 import torch
 from conftest import files_below
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 import us_anomaly
 from us_anomaly.cli import COMMANDS
+from us_anomaly.commands import data_inputs, distill_teacher, recipes
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.run import STAGES
 from us_anomaly.commands.run import run as run_all
+from us_anomaly.data.images import read_mask
 from us_anomaly.data.sample import parse_labels
 from us_anomaly.errors import (
     ArtifactError,
@@ -27,7 +33,11 @@ from us_anomaly.errors import (
     StaleArtifactError,
     WeightsError,
 )
-from us_anomaly.run_dir.provenance import content_hash
+from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.provenance import content_hash, record
+from us_anomaly.run_dir.staleness import state
+from us_anomaly.scoring.map_files import read_map
+from us_anomaly.training import distillation
 from us_anomaly.training.artifacts import load_statistics
 
 
@@ -203,11 +213,24 @@ def test_the_score_of_a_picture_is_the_maximum_of_its_map(trained):
         assert prediction["anomaly_score"] == pytest.approx(float(values.max()), rel=1e-6)
 
 
-def test_the_evaluation_holds_image_and_pixel_figures(trained):
-    text = (trained / "evaluation.json").read_text()
-    assert "NaN" not in text
-    assert "auroc" in text.lower()
-    assert (trained / "evaluation.csv").read_text().count("\n") > 2
+def test_the_evaluation_holds_image_and_pixel_figures_of_the_test_pictures(trained, parts):
+    evaluation = json.loads((trained / "evaluation.json").read_text(), parse_constant=pytest.fail)  # no NaN
+    predictions = {line["filename"]: line["prediction"] for line in lines_of(trained)}
+    samples = [sample for sample in parse_labels((trained / "split.jsonl").read_text()) if sample.split == "test"]
+    found = [predictions[sample.filename] for sample in samples]
+    masks = [
+        read_mask(parts / sample.mask_path, max_pixels=48 * 48) if sample.mask_path else np.zeros((48, 48), bool)
+        for sample in samples
+    ]
+    maps = [read_map(trained / prediction["map_path"]) for prediction in found]
+    by_picture = [sample.is_anomalous for sample in samples], [prediction["anomaly_score"] for prediction in found]
+    by_pixel = np.stack(masks).ravel(), np.stack(maps).ravel()
+    for name, truth_and_scores in (("image_auroc", by_picture), ("pixel_auroc", by_pixel)):
+        assert evaluation["metrics"][name] == pytest.approx(roc_auc_score(*truth_and_scores))
+    with (trained / "evaluation.csv").open(newline="") as file:
+        rows = [(row["group"], int(row["images"])) for row in csv.DictReader(file)]
+    kinds = Counter(sample.defect_type for sample in samples if sample.is_anomalous)
+    assert rows == [("all", 5), *sorted(kinds.items())]
 
 
 # --- what is missing ---------------------------------------------------------------------------------------------
@@ -300,6 +323,41 @@ def test_an_input_made_with_other_settings_is_refused_with_the_ways_out(
     with pytest.raises(StaleArtifactError, match=reason) as caught:
         run(command, compose(command, *tiny(trained_copy), changed))
     assert str(caught.value).endswith("with the settings in force and overwrite=true")
+
+
+@pytest.fixture
+def on_its_own(monkeypatch):
+    """Let each artifact be judged by its own recipe: what it was made from is taken as it lies there."""
+    for module in (recipes, data_inputs):
+        monkeypatch.setattr(module, "require", lambda run_dir, artifact, recipe: content_hash(artifact))
+
+
+@pytest.mark.parametrize(
+    ("file", "recipe_of", "changed", "key"),
+    [
+        ("p33/teacher_statistics.pt", lambda known: known.statistics(33), "image_size=64", "augmentation.evaluation"),
+        ("p33/students.pt", lambda known: known.students(33), "image_size=64", "augmentation.students"),
+        ("p33/students.pt", lambda known: known.students(33), "seed=1", "seed"),
+        (
+            "p33/position_statistics.pt",
+            lambda known: known.position_statistics(33),
+            "image_size=64",
+            "augmentation.evaluation",
+        ),
+        ("calibration.json", lambda known: known.calibration, "image_size=64", "augmentation.evaluation"),
+    ],
+)
+def test_an_artifact_is_stale_by_the_settings_it_was_made_with_whatever_it_rests_on(
+    compose, tiny, trained_copy, on_its_own, file, recipe_of, changed, key
+):
+    before, after = (recipe_of(Recipes(compose("calibrate", *tiny(trained_copy), *more))) for more in ([], [changed]))
+    run_dir, artifact = RunDir(trained_copy), trained_copy / file
+    artifact.touch()
+    record(run_dir, artifact, before, seconds=1)
+    assert state(run_dir, artifact, before) == ("current", "")
+    condition, reason = state(run_dir, artifact, after)
+    assert condition == "stale"
+    assert reason.startswith(f"it was made with {key}")
 
 
 def test_other_weights_of_the_backbone_make_another_teacher(compose, tiny, trained_copy, resnet18_weights, tmp_path):
@@ -472,6 +530,40 @@ def test_a_teacher_that_did_not_learn_is_reported_loudly(compose, tiny, trained,
     run("distill-teacher", compose("distill-teacher", *tiny(tmp_path / "run"), *overrides))
     assert "THE TEACHER DID NOT LEARN: it explains" in caplog.text
     assert "less than teacher.min_explained_variance=1" in caplog.text
+
+
+@pytest.fixture
+def distillations(monkeypatch):
+    """Return the distillations of the teachers that a test makes, each with a copy of its state before the first step."""
+    made = []
+    genuine = distill_teacher.distil
+
+    def distil(distilled, *arguments, **others):
+        made.append((distilled, copy.deepcopy(distilled.trained.state_dict())))
+        return genuine(distilled, *arguments, **others)
+
+    monkeypatch.setattr(distill_teacher, "distil", distil)
+    monkeypatch.setattr(distillation, "NUM_STATISTICS_BATCHES", 2)
+    monkeypatch.setattr(distillation, "NUM_HELD_OUT_BATCHES", 1)
+    return made
+
+
+def test_every_weight_of_the_teacher_and_of_its_decoder_learns(compose, tiny, trained_copy, distillations):
+    run("distill-teacher", compose("distill-teacher", *tiny(trained_copy), "teacher.steps=2", "overwrite=true"))
+    ((distilled, start),) = distillations
+    learned = dict(distilled.trained.named_parameters())
+    assert {name.partition(".")[0] for name in learned} == {"teacher", "decoder"}
+    assert not [name for name, weight in learned.items() if torch.equal(weight, start[name])]
+
+
+def test_the_seed_decides_the_first_weights_of_teacher_and_decoder(compose, tiny, tmp_path, distillations):
+    for seed in (0, 1):
+        overrides = (f"seed={seed}", "teacher.images=procedural", "teacher.steps=1", "teacher.cache=false")
+        run("distill-teacher", compose("distill-teacher", *tiny(tmp_path / str(seed)), *overrides))
+    (_, one), (_, other) = distillations
+    drawn = [name for name in one if name.endswith("weight")]  # a bias begins at zero
+    assert {name.partition(".")[0] for name in drawn} == {"teacher", "decoder"}
+    assert not [name for name in drawn if torch.equal(one[name], other[name])]
 
 
 def test_a_teacher_made_elsewhere_is_taken_over(compose, tiny, trained, tmp_path):
