@@ -85,6 +85,7 @@ def write_run(
         "resolution": "original",
         "threshold": {"value": 0.5},
         "counts": {"images": 3},
+        "per_defect_type": {},
         "bootstrap": {"num_resamples": 10, "seed": 0},
     }
     made: dict[str, str] = {}

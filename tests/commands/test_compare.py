@@ -19,6 +19,7 @@ EVALUATION = {
     "resolution": "original",
     "threshold": {"value": 0.5},
     "counts": {"images": 3},
+    "per_defect_type": {},
     "bootstrap": {"num_resamples": 10, "seed": 0},
 }
 

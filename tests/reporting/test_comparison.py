@@ -148,13 +148,24 @@ def test_an_unfinished_run_is_listed_with_its_reason_and_does_not_stop_the_other
         ("{", "is not valid JSON"),
         ("[]", "is not an evaluation"),
         ('{"format_version": 1}', "is not an evaluation"),
-        ('{"format_version": 99}', "has format 99, this us_anomaly reads 1"),
+        ('{"format_version": 99}', "has format version 99, which a newer us_anomaly writes"),
+        ('{"format_version": 0}', "make it again with `usad evaluate overwrite=true`"),
     ],
 )
 def test_an_evaluation_that_cannot_be_read_is_listed_with_its_reason(runs, text, reason):
     (runs[1] / "evaluation.json").write_text(text)
     (unusable,) = compared(runs).unusable
     assert reason in unusable.reason
+
+
+@pytest.mark.parametrize("damage", [{"metrics": []}, {"metrics": {"f1": "1"}}, {"bootstrap": 3}, {"threshold": {}}])
+def test_a_damaged_evaluation_is_listed_and_the_others_are_compared(runs, damage):
+    change(runs[1], **damage)
+    comparison = compared(runs)
+    assert [row.name for row in comparison.rows] == ["cable"]
+    assert [
+        f"it lacks {next(iter(damage))}" in one.reason or "a number for" in one.reason for one in comparison.unusable
+    ]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path, runs):

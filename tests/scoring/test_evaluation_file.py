@@ -5,8 +5,17 @@ import pytest
 from us_anomaly.errors import ArtifactError
 from us_anomaly.scoring.evaluation_file import read_evaluation
 
-GROUPS = ("data_set", "bootstrap", "counts", "metrics", "per_defect_type", "threshold")
-GOOD = {"format_version": 1, **{name: {} for name in GROUPS}}
+GOOD = {
+    "format_version": 1,
+    "data_set": {"name": "drawn", "category": None},
+    "bootstrap": {"num_resamples": 0},
+    "counts": {},
+    "metrics": {"image_auroc": 0.9, "misses": 1},
+    "per_defect_type": {},
+    "threshold": {"value": 0.5},
+    "resolution": "original",
+}
+GROUPS = [name for name, value in GOOD.items() if isinstance(value, dict)]
 
 
 def write(folder, content):
@@ -39,9 +48,24 @@ def test_what_is_no_evaluation_is_refused(tmp_path):
     assert str(caught.value) == f"{path} is not an evaluation; delete it and run `usad evaluate`"
 
 
-@pytest.mark.parametrize("name", GROUPS)
-def test_an_evaluation_that_lacks_something_is_refused(tmp_path, name):
-    path = write(tmp_path, GOOD | {name: 3})
+@pytest.mark.parametrize("content", [3, [], None])
+@pytest.mark.parametrize("name", [*GROUPS, "resolution"])
+def test_an_evaluation_that_lacks_something_is_refused(tmp_path, name, content):
+    path = write(tmp_path, GOOD | {name: content})
     with pytest.raises(ArtifactError) as caught:
         read_evaluation(path)
     assert str(caught.value) == (f"{path} is not an evaluation, it lacks {name}; delete it and run `usad evaluate`")
+
+
+@pytest.mark.parametrize("group", [name for name in GROUPS if GOOD[name] and name != "metrics"])
+def test_an_evaluation_that_lacks_a_part_of_something_is_refused(tmp_path, group):
+    first = next(iter(GOOD[group]))
+    rest = {key: value for key, value in GOOD[group].items() if key != first}
+    with pytest.raises(ArtifactError, match=rf"it lacks {group}\.{first}; delete it"):
+        read_evaluation(write(tmp_path, GOOD | {group: rest}))
+
+
+@pytest.mark.parametrize("value", ["0.9", None, True, [1]])
+def test_a_figure_that_is_no_number_is_refused(tmp_path, value):
+    with pytest.raises(ArtifactError, match=r"it lacks a number for metrics\.image_auroc; delete it"):
+        read_evaluation(write(tmp_path, GOOD | {"metrics": {"image_auroc": value}}))

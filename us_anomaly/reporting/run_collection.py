@@ -11,8 +11,7 @@ from us_anomaly.errors import ArtifactError
 from us_anomaly.reporting.comparison_origin import Origin, read_origin
 from us_anomaly.reporting.comparison_unfinished import why_unfinished
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_json
-from us_anomaly.scoring.evaluation import FORMAT_VERSION
+from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.scored_images import parse_predictions
 
 
@@ -119,20 +118,8 @@ def _read(folder: Path, *, off: Mapping[str, Any]) -> EvaluatedRun:
         raise ArtifactError("it is no run directory and holds none")
     if not path.is_file():
         raise ArtifactError(why_unfinished(folder))
-    evaluation = read_json(path)
-    try:
-        if evaluation["format_version"] != FORMAT_VERSION:
-            raise ArtifactError(
-                f"its evaluation.json has format {evaluation['format_version']}, this us_anomaly reads "
-                f"{FORMAT_VERSION}: run `usad evaluate` there again"
-            )
-        data_set = evaluation["data_set"]
-        name = data_set["category"] or data_set["name"]
-        for key in ("metrics", "resolution", "threshold", "counts", "bootstrap"):
-            evaluation[key]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"its evaluation.json is not an evaluation ({error!r}): run `usad evaluate` there"
-        ) from error
+    evaluation = read_evaluation(path)
+    data_set = evaluation["data_set"]
+    name = data_set["category"] or data_set["name"]
     origin = read_origin(RunDir(folder), off=off)
     return EvaluatedRun(name=str(name), folder=folder, evaluation=evaluation, origin=origin)
