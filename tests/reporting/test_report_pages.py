@@ -13,6 +13,7 @@ from us_anomaly.errors import DataError
 from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.reporting.pages.overview import duration_text, overview
 from us_anomaly.reporting.pages.site import write_report
+from us_anomaly.run_dir.provenance import Recipe, record
 
 ASSETS = {
     "common.js",
@@ -157,6 +158,21 @@ def test_the_overview_shows_every_plot(source):
     content = overview(source)
     assert [figure.title for figure in content["figures"]] == ["Image scores", "ROC", "Precision and recall", "PRO"]
     assert [figure.title for figure in content["training"]] == ["Teacher", "Students"]
+
+
+def test_a_fine_tuned_backbone_has_its_time_and_its_losses(tmp_path):
+    source = draw_report_source(tmp_path)
+    run_dir = source.run_dir
+    run_dir.backbone.write_bytes(b"weights")
+    run_dir.loss_curve(run_dir.backbone).write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n')
+    record(run_dir, run_dir.backbone, Recipe(command="finetune-backbone", settings={}), seconds=600)
+    content = overview(source)
+    assert [(stage.name, stage.duration) for stage in content["stages"]][:2] == [
+        ("split", "75 s"),
+        ("backbone", "10 min 00 s"),
+    ]
+    assert content["total_duration"] == "11 min 17 s"
+    assert [figure.title for figure in content["training"]] == ["Backbone", "Teacher", "Students"]
 
 
 def test_the_configuration_is_shown_as_it_is_typed(source):

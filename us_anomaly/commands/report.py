@@ -5,6 +5,7 @@ from typing import Any
 
 from us_anomaly.commands.evaluate import pixel_source
 from us_anomaly.commands.recipes import Recipes
+from us_anomaly.commands.shown_settings import by_group
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.sample import Sample, of_split
 from us_anomaly.reporting.pages.files import ReportFiles
@@ -20,10 +21,6 @@ from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.scored_images import parse_predictions, scored_images
 from us_anomaly.settings import Settings, category_of
-from us_anomaly.settings.plain import plain
-
-SHOWN_GROUPS = ("data", "split", "backbone", "teacher", "students", "scoring", "calibration", "evaluation")
-SHOWN_KEYS = ("seed", "scales", "image_size")
 
 
 def run(settings: Settings) -> None:
@@ -73,7 +70,7 @@ def read_source(settings: Settings) -> ReportSource:
         predictions=predictions,
         evaluation=evaluation,
         calibration=calibration,
-        configuration=_configuration(settings),
+        configuration=by_group(settings),
         scales=settings.scales,
         pixels=_pixels(settings, samples, predictions, threshold=calibration.image_threshold),
         max_image_pixels=settings.data.max_image_pixels,
@@ -90,14 +87,3 @@ def _pixels(
     images = scored_images(predictions, of_split(samples, "test"), deployed_threshold=threshold, problems=problems)
     has_both = any(image.mask_path for image in images) and all(image.map_path for image in images)
     return pixel_source(images, settings, problems) if has_both else None
-
-
-def _configuration(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return the settings that decide the results, by group."""
-    groups = {"run": {key: plain(getattr(settings, key)) for key in SHOWN_KEYS}}
-    for name in SHOWN_GROUPS:
-        groups[name] = plain(getattr(settings, name))
-    groups["augmentation"] = {
-        key: [entry["name"] for entry in entries] for key, entries in plain(settings.augmentation).items()
-    }
-    return groups

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from us_anomaly.commands.shown_settings import by_key
 from us_anomaly.commands.stage import read_split
 from us_anomaly.data.images import read_image, read_mask, read_own
 from us_anomaly.data.sample import Sample
@@ -17,20 +18,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.scored_images import parse_predictions
 from us_anomaly.settings import Settings
 from us_anomaly.settings import Tracker as Kind
-from us_anomaly.settings.plain import flat, plain
 
-GROUPS = (
-    "data",
-    "split",
-    "augmentation",
-    "backbone",
-    "finetuning",
-    "teacher",
-    "students",
-    "scoring",
-    "calibration",
-    "evaluation",
-)
 NUM_PANELS_EACH = 3
 
 
@@ -40,10 +28,7 @@ def tracked(settings: Settings) -> AbstractContextManager[Tracker]:
     Raises:
         SettingsError: Its package is not installed.
     """
-    parameters = {key: plain(getattr(settings, key)) for key in ("seed", "scales", "image_size")}
-    for group in GROUPS:
-        parameters |= flat(group, getattr(settings, group))
-    return open_tracker(settings.tracking, run_dir=Path(settings.run_dir), parameters=parameters)
+    return open_tracker(settings.tracking, run_dir=Path(settings.run_dir), parameters=by_key(settings))
 
 
 def track_evaluation(settings: Settings, evaluation: Mapping[str, Any]) -> None:

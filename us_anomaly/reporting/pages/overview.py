@@ -173,7 +173,8 @@ def _figures(source: ReportSource) -> list[Figure]:
 
 def _training(source: ReportSource) -> list[Figure]:
     run_dir, several = source.run_dir, len(source.scales) > 1
-    wanted = [
+    wanted = [("Backbone", run_dir.loss_curve(run_dir.backbone))]
+    wanted += [
         (f"{name}, patch size {patch_size}" if several else name, run_dir.loss_curve(artifact))
         for patch_size in source.scales
         for name, artifact in (("Teacher", run_dir.teacher(patch_size)), ("Students", run_dir.students(patch_size)))
@@ -184,7 +185,7 @@ def _training(source: ReportSource) -> list[Figure]:
 def _notes(source: ReportSource) -> list[tuple[str, float, str]]:
     """Return name, seconds and date of every stage from its provenance."""
     run_dir = source.run_dir
-    artifacts = [("split", run_dir.split)]
+    artifacts = [("split", run_dir.split), ("backbone", run_dir.backbone)]
     for size in source.scales:
         suffix = f", patch size {size}" if len(source.scales) > 1 else ""
         artifacts += [
