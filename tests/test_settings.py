@@ -207,8 +207,9 @@ def test_uncertainty_alone_needs_several_students(settings):
         )
 
 
-def test_pictures_that_are_drawn_have_a_smallest_side(settings):
-    for images, is_drawn in (("generic", True), ({"train": 1, "procedural": 1}, True), ("train", False)):
+def test_the_pictures_that_come_with_the_package_have_a_smallest_side(settings):
+    built_in = ("generic", "photographs", "procedural", {"train": 1, "procedural": 1})
+    for images, is_drawn in (*((name, True) for name in built_in), ("train", False)):
         teacher = dataclasses.replace(settings.teacher, images=images)
         assert dataclasses.replace(settings, teacher=teacher, image_size=32)
         if not is_drawn:

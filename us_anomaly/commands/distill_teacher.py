@@ -25,7 +25,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import fingerprint
-from us_anomaly.settings import REDUCED, Settings, TeacherPositions
+from us_anomaly.settings import REDUCED, TRAIN, Settings, TeacherPositions
 from us_anomaly.settings.plain import plain, typed
 from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_finetuned, load_teacher, weights_of
 from us_anomaly.training.checkpoint import TrainingCheckpoint
@@ -33,7 +33,7 @@ from us_anomaly.training.course import num_steps
 from us_anomaly.training.distillation import Distillation, distil
 from us_anomaly.training.drawing_ahead import drawn_ahead
 from us_anomaly.training.optimizers import build_optimizer
-from us_anomaly.training.pictures import TRAIN, teacher_batches
+from us_anomaly.training.pictures import teacher_batches
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, recorded_file
 from us_anomaly.run_dir.staleness import require
-from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, Settings
+from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, TRAIN, Settings
 from us_anomaly.settings.plain import flat, plain
 
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
@@ -129,7 +129,7 @@ class Recipes:
         if teacher.start_from is not None:
             inputs |= self._named_teacher("start_from", teacher.start_from, patch_size)
         learned: dict[str, Any] = {"inputs": inputs}
-        if "train" in teacher.image_sources():
+        if TRAIN in teacher.image_sources():
             learned = self._with_training_pictures(**inputs)
         decisive = {
             **flat("teacher", teacher, without=NOT_DECISIVE),

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from us_anomaly.data.generic import PHOTOGRAPH_FRACTIONS
 from us_anomaly.errors import UsadError
 from us_anomaly.models.compute import Compute
 from us_anomaly.run_dir import RunDir
@@ -31,7 +30,7 @@ from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_folder, read_tenso
 from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import Recipe, fingerprint, record
 from us_anomaly.run_dir.staleness import state
-from us_anomaly.settings import NAMED_FILES, Settings
+from us_anomaly.settings import BUILT_IN_PICTURES, NAMED_FILES, Settings
 from us_anomaly.settings.plain import flat
 from us_anomaly.version import __version__
 
@@ -68,7 +67,7 @@ def cache_entry(settings: Settings, patch_size: int, recipe: Recipe, *, compute:
     if (
         not settings.teacher.cache
         or not of_no_data_set
-        or not settings.teacher.image_sources().keys() <= PHOTOGRAPH_FRACTIONS.keys()
+        or not settings.teacher.image_sources().keys() <= BUILT_IN_PICTURES.keys()
     ):
         return None
     decisive = [fingerprint(recipe), patch_size, __version__, compute.device.type, str(compute.dtype)]

@@ -14,9 +14,8 @@ from us_anomaly.data.photographs import Picture, load_photographs, multi_scale_c
 from us_anomaly.data.procedural import ProceduralPictures
 from us_anomaly.data.recolouring import recolour, recolour_lightly
 from us_anomaly.errors import DataError
+from us_anomaly.settings import BUILT_IN_PICTURES
 
-PHOTOGRAPH_FRACTIONS = {"generic": 0.6, "photographs": 1.0, "procedural": 0.0}
-"""The built-in sources by name, with the share of crops of photographs among their pictures; the rest is drawn."""
 PHOTOGRAPH_BLEMISH_FRACTION = 0.1
 MIX_FRACTION = 0.2
 DULL_DEVIATION = 4.0
@@ -33,13 +32,13 @@ class PictureSource(Protocol):
 
 
 class GenericPictures:
-    """The built-in sources `generic`, `photographs`, `procedural`: packaged photographs, drawn pictures, recoloured, mixed."""
+    """The sources `BUILT_IN_PICTURES`: packaged photographs, drawn pictures, recoloured, mixed."""
 
     def __init__(
         self,
         *,
         side_px: int,
-        photograph_fraction: float = PHOTOGRAPH_FRACTIONS["generic"],
+        photograph_fraction: float = BUILT_IN_PICTURES["generic"],
         photographs: list[Picture] | None = None,
     ) -> None:
         """Prepare the stream.

@@ -42,9 +42,11 @@ from us_anomaly.settings.scoring import (
 )
 from us_anomaly.settings.students import MAX_EXTRA_LAYERS, StudentSettings
 from us_anomaly.settings.teacher import (
+    BUILT_IN_PICTURES,
     BUILTIN,
     PATCH_SIZES,
     REDUCED,
+    TRAIN,
     OptimizerName,
     Schedule,
     StudentPositions,
@@ -71,12 +73,14 @@ __all__ = [
     "sides_of",
     "BACKBONES",
     "BUILTIN",
+    "BUILT_IN_PICTURES",
     "DATA_LAYOUTS",
     "DEFAULT_WEIGHTS",
     "GROUPS",
     "MAX_EXTRA_LAYERS",
     "MIN_DRAWN_SIDE_PX",
     "SCORING_OFF",
+    "TRAIN",
     "AugmentationSettings",
     "BackboneSettings",
     "CalibrationSettings",
@@ -130,8 +134,6 @@ BACKBONES = (TorchvisionBackbone, EfficientNetLite0Backbone, TimmBackbone)
 _NOT_A_PATH = {"backbone.weights": DEFAULT_WEIGHTS, "teacher.checkpoint": BUILTIN, "teacher.start_from": BUILTIN}
 NAMED_FILES = tuple(_NOT_A_PATH)
 """Settings that may name a file of the user's, whose content then decides and not its path."""
-DRAWN = {"generic", "procedural"}
-"""Sources of `teacher.images` that draw pictures."""
 MIN_SIDE_PX = 16
 """Smaller pictures are refused."""
 MIN_DRAWN_SIDE_PX = 32
@@ -229,11 +231,13 @@ class Settings:
                     f"got {self.teacher.crop_size_px}"
                 )
         elif (
-            self.teacher.checkpoint is None and DRAWN & set(self.teacher.image_sources()) and self._is_too_small_to_draw
+            self.teacher.checkpoint is None
+            and BUILT_IN_PICTURES.keys() & self.teacher.image_sources().keys()
+            and self._is_too_small_to_draw
         ):
             raise SettingsError(
-                f"`image_size` must have a side of at least {MIN_DRAWN_SIDE_PX} pixels where teacher.images draws pictures, "
-                f"got {typed(self.image_size)}"
+                f"`image_size` must have a side of at least {MIN_DRAWN_SIDE_PX} pixels where teacher.images takes one of "
+                f"{', '.join(BUILT_IN_PICTURES)}, got {typed(self.image_size)}"
             )
         if self.finetuning.enabled and self.teacher.checkpoint is not None:
             raise SettingsError(

@@ -13,6 +13,10 @@ REDUCED = {66: 33, 132: 33}
 """Patch sizes whose network is a smaller one on the picture at a half or a quarter of its resolution, by that smaller one."""
 PATCH_SIZES = (17, 33, 65, *REDUCED)
 """Sides of the patches in pixels."""
+TRAIN = "train"
+"""The source of `teacher.images` that is the training split."""
+BUILT_IN_PICTURES = {"generic": 0.6, "photographs": 1.0, "procedural": 0.0}
+"""The sources of pictures that come with the package, with the share of crops of photographs among them; the rest is drawn."""
 GRID_STRIDE = 4
 """Distance of the positions that training looks at in one picture, in pixels as the first convolution sees them."""
 
@@ -167,7 +171,7 @@ class TeacherSettings:
                 weights = {name: float(weight) for name, weight in self.images.items()}
             case _:
                 raise SettingsError(
-                    "`teacher.images` must be train, generic, photographs, procedural, a folder, or a mix with weights such as "
+                    f"`teacher.images` must be {', '.join([TRAIN, *BUILT_IN_PICTURES])}, a folder, or a mix with weights such as "
                     f"{{train: 0.3, generic: 0.7}}, got {self.images!r}"
                 )
         total = sum(weights.values())

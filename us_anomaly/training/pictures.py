@@ -14,7 +14,6 @@ from torch import Tensor
 
 from us_anomaly.data.augmentation import Pipeline, build_transforms
 from us_anomaly.data.generic import (
-    PHOTOGRAPH_FRACTIONS,
     FolderPictures,
     GenericPictures,
     MixedPictures,
@@ -23,7 +22,7 @@ from us_anomaly.data.generic import (
 from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.sources import find_images
 from us_anomaly.errors import DataError, SettingsError
-from us_anomaly.settings import Settings, TeacherPositions, TeacherSettings
+from us_anomaly.settings import BUILT_IN_PICTURES, TRAIN, Settings, TeacherPositions, TeacherSettings
 from us_anomaly.training.course import Batches, epoch_indices, step_rng
 
 PATCHES_PER_DRAWN_PICTURE = 16
@@ -32,7 +31,6 @@ log = logging.getLogger(__name__)
 
 FIRST_STEP = 1_000_000
 """Added to the number of a step in its seed: held-out batches have negative numbers, seeds must not."""
-TRAIN = "train"
 
 
 def student_batches(cache: ImageCache, pipeline: Pipeline, *, batch_size: int, seed: int) -> Batches:
@@ -139,10 +137,10 @@ def picture_source(
     parts: list[PictureSource] = []
     for name in sources:
         match name:
-            case "train" if cache is not None:
+            case _ if name == TRAIN and cache is not None:
                 parts.append(TrainingPictures(cache, size_px=size_px))
-            case _ if name in PHOTOGRAPH_FRACTIONS:
-                generic = GenericPictures(side_px=max(size_px), photograph_fraction=PHOTOGRAPH_FRACTIONS[name])
+            case _ if name in BUILT_IN_PICTURES:
+                generic = GenericPictures(side_px=max(size_px), photograph_fraction=BUILT_IN_PICTURES[name])
                 parts.append(_Corners(generic, size_px=size_px))
             case _:
                 folder = FolderPictures(_folder(name, key=key), side_px=max(size_px), max_pixels=max_pixels)
@@ -157,9 +155,9 @@ def require_sources(names: Iterable[str], *, key: str) -> None:
         SettingsError: A name is neither built in nor that of a folder.
     """
     for name in names:
-        is_built_in = name in PHOTOGRAPH_FRACTIONS or (name == TRAIN and key == "teacher.images")
+        is_built_in = name in BUILT_IN_PICTURES or (name == TRAIN and key == "teacher.images")
         if not is_built_in and not Path(name).is_dir():
-            built_in = ", ".join(PHOTOGRAPH_FRACTIONS)
+            built_in = ", ".join(BUILT_IN_PICTURES)
             raise SettingsError(f"`{key}` may name {built_in} and folders of pictures; there is no folder {name}")
 
 
