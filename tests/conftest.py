@@ -45,9 +45,8 @@ def _caches(tmp_path_factory):
 
 
 @pytest.fixture
-def as_a_new_process(monkeypatch):
-    """Undo what a command leaves behind in its process: a variable, and the log that Hydra has set up."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+def as_a_new_process():
+    """Undo what a command leaves behind in its process: the log that Hydra has set up."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield

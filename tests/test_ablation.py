@@ -250,6 +250,16 @@ def test_a_row_takes_over_each_patch_size_that_another_trained(tmp_path):
     assert alone.patch_sizes == [33]
 
 
+@pytest.mark.usefixtures("as_a_new_process")
+def test_a_sweep_that_fails_ends_with_its_status_however_many_went_before(tmp_path, monkeypatch, capsys):
+    from ablations.study import usad
+
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert usad("split", "-m", "data.root=nowhere", "seed=0", "hydra.sweep.dir=sweep") == 1
+        assert "1 of the jobs failed" in capsys.readouterr().err
+
+
 def test_a_tiny_study_chooses_without_the_test_split_and_reports_without_training_again(category, tmp_path):
     work = tmp_path / "work"
     arguments = ("--quick", "--data", f"drawn={category}", "--work", work, "--set", "runtime.device=cpu")

@@ -350,6 +350,22 @@ def test_a_developer_can_ask_for_the_traceback(tmp_path):
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.parametrize("variable", [None, "0"])
+def test_a_command_leaves_no_trace_in_its_process_so_the_next_one_tells_its_mistake_in_one_line(
+    monkeypatch, capsys, variable
+):
+    if variable is None:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    else:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", variable)
+    monkeypatch.setattr(cli, "faults", [DataError("of a command before")])
+    for _ in range(2):
+        assert cli._main(["split", "data.root=x", "seed=abc"]) == 1
+        assert os.environ.get("HYDRA_FULL_ERROR") == variable
+        assert capsys.readouterr().err.startswith("usad: `seed`: Value 'abc'")
+    assert cli.faults == []
+
+
 def test_a_signal_in_whose_place_a_library_puts_an_error_of_its_own_still_ends_the_command_as_a_signal(
     monkeypatch, capsys
 ):
@@ -360,7 +376,6 @@ def test_a_signal_in_whose_place_a_library_puts_an_error_of_its_own_still_ends_t
             raise UnboundLocalError("cannot access local variable 'f'") from None
         return arguments
 
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(cli, "prepared", clumsy)
     monkeypatch.setattr(sys, "argv", ["usad", "split"])
     with pytest.raises(SystemExit) as ended:
@@ -626,8 +641,7 @@ def test_patterns_of_categories_are_expanded_in_sweeps_only(categories):
         (["teacher.images={train:grün}"], 'teacher.images={train:"grün"}'),
     ],
 )
-def test_letters_beyond_ascii_are_answered_with_what_hydra_reads(monkeypatch, capsys, typed, cured):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+def test_letters_beyond_ascii_are_answered_with_what_hydra_reads(capsys, typed, cured):
     assert cli._main(["split", *typed]) == 1
     answer = f"`{typed[-1]}` holds letters beyond ASCII, which Hydra reads only in quotes: type '{cured}'"
     assert capsys.readouterr().err == f"usad: {answer}\n"
@@ -635,8 +649,7 @@ def test_letters_beyond_ascii_are_answered_with_what_hydra_reads(monkeypatch, ca
 
 
 @pytest.mark.parametrize("override", ["data.root=~/x", "data.root=[a", "grün=3"])
-def test_other_faults_of_the_grammar_are_not_taken_for_letters_beyond_ascii(monkeypatch, capsys, override):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+def test_other_faults_of_the_grammar_are_not_taken_for_letters_beyond_ascii(capsys, override):
     assert cli._main(["split", override]) == 1
     assert "beyond ASCII" not in capsys.readouterr().err
 
@@ -652,8 +665,7 @@ def test_other_faults_of_the_grammar_are_not_taken_for_letters_beyond_ascii(monk
         (["data.rot=x"], "`data.rot` is not a setting"),
     ],
 )
-def test_help_is_shown_whatever_stands_beside_it(monkeypatch, capsys, flag, settings, complaint):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+def test_help_is_shown_whatever_stands_beside_it(capsys, flag, settings, complaint):
     with pytest.raises(SystemExit) as done:
         cli._main(["run", *settings, flag])
     out, err = capsys.readouterr()
@@ -668,7 +680,6 @@ def test_help_is_shown_whatever_stands_beside_it(monkeypatch, capsys, flag, sett
     assert err.count("\n") == bool(complaint)
 
 
-def test_help_beside_a_flag_that_is_wrong_says_so(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+def test_help_beside_a_flag_that_is_wrong_says_so(capsys, tmp_path):
     assert cli._main(["run", "--config-dir", str(tmp_path / "nowhere"), "--help"]) == 1
     assert capsys.readouterr().err == f"usad: Additional config directory '{tmp_path}/nowhere' not found\n"

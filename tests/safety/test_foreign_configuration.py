@@ -30,11 +30,6 @@ EVIL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _as_a_new_process(monkeypatch):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it for itself
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     (tmp_path / "configs" / "experiment").mkdir(parents=True)

@@ -105,11 +105,10 @@ def _complete(arguments: list[str]) -> int:
 def _run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one Hydra application and turn whatever goes wrong into one line and an exit code."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
-    failures.clear()
-    jobs.clear()
+    for remembered in (faults, failures, jobs):  # of a command before in this process
+        remembered.clear()
     try:
-        with interruptible():
+        with interruptible(), _hydra_raising():
             _run_application(name, arguments)
     except KeyboardInterrupt as interruption:
         number = int(getattr(interruption, "signal_number", 2))
@@ -124,6 +123,20 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         for folder in dict.fromkeys(Path(run_dir).parent for run_dir in jobs):
             print(f"the jobs side by side: usad compare {shlex.quote(str(folder))}")
     return _report(faults.pop()) if faults else 0
+
+
+@contextmanager
+def _hydra_raising() -> Iterator[None]:
+    """Within it, Hydra raises what goes wrong instead of printing it and ending the process."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _run_application(name: str, arguments: Sequence[str]) -> None:
