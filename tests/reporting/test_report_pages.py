@@ -14,6 +14,7 @@ from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.reporting.pages.overview import duration_text, overview
 from us_anomaly.reporting.pages.site import write_report
 from us_anomaly.run_dir.provenance import Recipe, record
+from us_anomaly.scoring.saturation import DefectKind, SaturationTable
 
 ASSETS = {
     "common.js",
@@ -158,6 +159,22 @@ def test_the_overview_shows_every_plot(source):
     content = overview(source)
     assert [figure.title for figure in content["figures"]] == ["Image scores", "ROC", "Precision and recall", "PRO"]
     assert [figure.title for figure in content["training"]] == ["Teacher", "Students"]
+
+
+def test_the_plot_of_regions_is_called_after_the_figure_that_is_its_area(tmp_path):
+    source = draw_report_source(tmp_path)
+    plain = overview(source)["figures"][-1]
+    assert (plain.title, plain.caption.partition("; ")[2]) == ("PRO", "AU-PRO 0.3 is the area.")
+    for path in [path for path in (source.data_root / "ground_truth").rglob("*") if path.is_file()]:
+        content = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        (path / "000.png").write_bytes(content)  # as in MVTec LOCO, a folder of masks for each picture
+    kind = DefectKind(name="missing", threshold=20, is_relative=False)
+    table = SaturationTable(tmp_path / "defects_config.json", {255: kind})
+    pixels = dataclasses.replace(source.pixels, saturation=table)
+    saturated = overview(dataclasses.replace(source, pixels=pixels))["figures"][-1]
+    assert (saturated.title, saturated.caption.partition("; ")[2]) == ("sPRO", "AU-sPRO 0.3 is the area.")
 
 
 def test_a_fine_tuned_backbone_has_its_time_and_its_losses(tmp_path):

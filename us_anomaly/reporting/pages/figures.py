@@ -20,6 +20,7 @@ from us_anomaly.reporting.curves import (
     roc_curve,
     smoothed,
 )
+from us_anomaly.reporting.metric_names import LABELS
 from us_anomaly.reporting.plots import Plot, Point
 from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.ranking import FloatArray, Ranking
@@ -150,11 +151,12 @@ def overlap_figure(pixels: PixelSource | None) -> Figure | None:
     )
     plot.line(curve.x, curve.y, kind="first")
     plot.tooltips(_curve_points(curve, "false-positive rate", "overlap"))
-    return Figure(
-        title="PRO",
-        svg=plot.svg(),
-        caption=f"How much of each defect region is found, every region weighing the same; AU-PRO {OVERLAP_LIMIT:g} is the area.",
-    )
+    title, what, area = "PRO", "How much of each defect region is found", f"aupro_{OVERLAP_LIMIT:g}"
+    if pixels.saturation is not None:
+        title, area = "sPRO", f"auspro_{OVERLAP_LIMIT:g}"
+        what += ", where the part that the data set asks for is all of it"
+    caption = f"{what}, every region weighing the same; {LABELS[area]} is the area."
+    return Figure(title=title, svg=plot.svg(), caption=caption)
 
 
 def training_figure(title: str, curve_path: Path) -> Figure | None:
