@@ -654,6 +654,17 @@ def test_other_faults_of_the_grammar_are_not_taken_for_letters_beyond_ascii(caps
     assert "beyond ASCII" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["runs", "baseline", "output"])
+def test_help_knows_the_settings_of_compare(capsys, key):
+    assert cli._main(["help", key]) == 0
+    assert f"{key} (of usad compare)\n    " in capsys.readouterr().out
+
+
+def test_help_of_a_name_that_two_commands_have_tells_both(capsys):
+    cli._main(["help", "output"])
+    assert capsys.readouterr().out.startswith("inference.output\n")
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h", "--hel", "--hydra-help"])
 @pytest.mark.parametrize(
     ("settings", "complaint"),

@@ -20,16 +20,21 @@ def show_help(wanted: str) -> int:
     keys = explain(settings.Settings, groups=settings.GROUPS)
     options = sorted((config_dir() / wanted).glob("*.yaml")) if wanted.isidentifier() else []
     chosen = [key for key in keys if wanted == "all" or key.key == wanted or key.key.startswith(f"{wanted}.")]
-    if not chosen and not options:
+    of_compare = [key for key in explain(settings.CompareSettings, groups={}) if wanted in ("all", key.key)]
+    if of_compare and not chosen:
+        chosen = [key for key in keys if key.key.endswith(f".{wanted}")]  # `output` is a name of two commands
+    if not (chosen or options or of_compare):
         word = re.compile(re.escape(wanted).replace("_", "[ _]"), re.IGNORECASE)
         chosen = [key for key in keys if word.search(f"{key.key} {key.meaning}")] if not similar_key(wanted) else []
-    if not chosen and not options:
+    if not (chosen or options or of_compare):
         print(f"usad: `{wanted}` is not a setting{similar_key(wanted)}", file=sys.stderr)
         return 1
     for option in options:
         _show(f"{wanted}={option.stem}", _purpose(option))
     for key in chosen:
         _show(key.key, f"{key.meaning} One of {', '.join(key.choices)}." if key.choices else key.meaning)
+    for key in of_compare:
+        _show(f"{key.key} (of usad compare)", key.meaning)
     return 0
 
 
