@@ -16,7 +16,7 @@ from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, recorded_file
 from us_anomaly.run_dir.staleness import require
-from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, TRAIN, Settings
+from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, TRAIN, Settings, TeacherPositions
 from us_anomaly.settings.plain import flat, plain
 
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
@@ -141,7 +141,16 @@ class Recipes:
         decisive = _without_what_is_off(decisive)
         if self.settings.finetuning.enabled:
             decisive["finetuning.enabled"] = True
-        return Recipe(command=command, settings=decisive, when_absent=OFF, **learned)
+        drawn_size = self._drawn_size()
+        return Recipe(command=command, settings=decisive | drawn_size, when_absent=OFF | drawn_size, **learned)
+
+    def _drawn_size(self) -> dict[str, Any]:
+        """Return the size of the pictures that patches are cut from, where a stream draws them; older notes lack it."""
+        teacher = self.settings.teacher
+        if teacher.positions is not TeacherPositions.patches or list(teacher.image_sources()) == [TRAIN]:
+            return {}
+        height, width = self.settings.input_size()
+        return {"image_size": height if height == width else [height, width]}
 
     def _named_teacher(self, key: str, name: str, patch_size: int) -> dict[str, str]:
         artifact = self.run_dir.teacher(patch_size)
