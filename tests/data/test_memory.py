@@ -31,5 +31,20 @@ def test_files_that_are_kept_in_memory_until_it_is_needed_do_not_count(
     assert available_memory_bytes(meminfo=tmp_path / "meminfo", cgroup=tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("7000", 5500), ("100", 0), ("9223372036854771712", 12288), ("much", 12288)]
+)
+def test_a_container_of_version_1_limits_as_well(tmp_path: Path, limit: str, expected: int) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 12 kB\n")
+    (tmp_path / "memory").mkdir()
+    for name, text in (
+        ("limit_in_bytes", limit),
+        ("usage_in_bytes", "3000"),
+        ("stat", "inactive_file 5\ntotal_inactive_file 1500"),
+    ):
+        (tmp_path / "memory" / f"memory.{name}").write_text(text + "\n")
+    assert available_memory_bytes(meminfo=tmp_path / "meminfo", cgroup=tmp_path) == expected
+
+
 def test_machines_without_that_table_report_something_positive(tmp_path: Path) -> None:
     assert available_memory_bytes(meminfo=tmp_path / "missing", cgroup=tmp_path) > 0
