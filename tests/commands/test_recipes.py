@@ -4,6 +4,7 @@ import pytest
 
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.run_dir.provenance import record
 from us_anomaly.run_dir.staleness import state
 
@@ -41,3 +42,16 @@ def test_the_size_of_drawn_pictures_decides_a_teacher_of_their_patches(teacher_o
 def test_it_decides_no_other_teacher(teacher_of, more):
     assert teacher_of(*more, "image_size=64").settings == teacher_of(*more, "image_size=96").settings
     assert "image_size" not in teacher_of(*more).settings
+
+
+def test_the_name_of_the_data_set_heads_the_figures_so_another_one_has_them_made_again(compose, tiny, trained_copy):
+    run_dir = RunDir(trained_copy)
+    here, other = (
+        Recipes(compose("run", *tiny(trained_copy), f"data.name={name}")).evaluation for name in ("folder", "new")
+    )
+    assert state(run_dir, run_dir.evaluation_json, here)[0] == "current"
+    assert state(run_dir, run_dir.evaluation_json, other)[1] == "it was made with data.name=folder, now data.name=new"
+    note = read_json(run_dir.provenance(run_dir.evaluation_json))
+    del note["settings"]["data.name"]  # of before
+    write_json(run_dir.provenance(run_dir.evaluation_json), note)
+    assert state(run_dir, run_dir.evaluation_json, other)[0] == "current"

@@ -246,9 +246,11 @@ class Recipes:
     @functools.cached_property
     def evaluation(self) -> Recipe:
         """What decides `evaluation.json` and `evaluation.csv`."""
+        name = {"data.name": self.settings.data.name}  # figures and pages are headed by it; older notes lack it
         return Recipe(
             command="evaluate",
-            settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed},
+            settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed, **name},
+            when_absent=name,
             inputs={
                 **self._checked(self.run_dir.predictions, self.predictions),
                 **self.data.test_labels,

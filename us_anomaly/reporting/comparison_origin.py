@@ -26,8 +26,8 @@ from us_anomaly.settings import NAMED_FILES
 
 _FROM_OUTSIDE = (*OF_THE_DATA_SET, *NAMED_FILES)
 """Inputs that no stage makes, as the notes call them."""
-_NOT_DECISIVE = ("inference.", "evaluation.bootstrap_samples")
-"""Settings in the notes that change no figure: which pictures are written, how intervals are resampled."""
+_NOT_DECISIVE = ("inference.", "evaluation.bootstrap_samples", "data.name")
+"""Settings in the notes that change no figure: which pictures are written, how intervals are resampled, what is called how."""
 _GROUP_OF = {"distill-teacher": "teacher.", "train-students": "students.", "calibrate": "scoring."}
 """Settings that may be absent in the notes of a command, by what their names begin with."""
 _ALSO_LEFT_OUT: dict[str, dict[str, Any]] = {
