@@ -336,6 +336,26 @@ def test_markdown_marks_the_best_and_escapes_bars(runs, tmp_path):
     assert any(line.startswith("| a\\|b (better/run) | +0.083 (") for line in lines)
 
 
+def test_the_sizes_in_which_networks_see_one_data_set_are_warned_of_and_those_of_several_are_not(runs, tmp_path):
+    again = evaluated_run(tmp_path / "again", category="cable")
+    for run, side in zip((*runs, again), (24, 64, 32), strict=True):
+        change(run, resolution="network", resolution_px={"smallest": [side, side], "largest": [side, side]})
+    assert compared(runs).notes == []
+    assert (
+        "cable: pixel figures at different resolutions (network, 24x24; network, 32x32) cannot be compared."
+        in compared([*runs, again]).notes
+    )
+    change(again, resolution_px=None)
+    assert not any("resolutions" in note for note in compared([*runs, again]).notes)
+
+
+def test_markdown_states_the_resolution_in_the_words_of_the_terminal(runs):
+    comparison = compared(runs)
+    caption = comparison_tables(comparison, width=500)[-1].caption
+    assert caption == "resolution of pixel figures: original"
+    assert f"- {caption}" in comparison_markdown(comparison).splitlines()
+
+
 def test_markdown_has_the_mean_of_all_categories_and_no_settings_where_none_differ(runs):
     lines = comparison_markdown(compared(runs)).splitlines()
     assert lines[0].endswith("| AU-PRO 0.05 |")

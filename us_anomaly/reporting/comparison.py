@@ -8,6 +8,8 @@ from us_anomaly.reporting.comparison_rows import Row, differences, paired, refer
 from us_anomaly.reporting.comparison_settings import data_sets, distinction, labels, repeated
 from us_anomaly.reporting.metric_names import LABELS
 from us_anomaly.reporting.run_collection import EvaluatedRun, Unusable
+from us_anomaly.reporting.tables import resolution_text
+from us_anomaly.settings import MapResolution
 
 COLUMNS = (
     "image_auroc",
@@ -106,10 +108,22 @@ def compare(
 
 
 def _resolution_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Say where figures of pixels are of different resolutions: in all, or of one data set that networks see in several sizes."""
     kinds = sorted({run.evaluation["resolution"] for run in runs})
-    if len(kinds) < 2:
-        return []
-    return [f"Pixel figures at different resolutions ({', '.join(kinds)}) cannot be compared."]
+    notes = []
+    if len(kinds) > 1:
+        notes.append(f"Pixel figures at different resolutions ({', '.join(kinds)}) cannot be compared.")
+    for subject in dict.fromkeys(run.subject for run in runs):
+        same = [run for run in runs if run.subject == subject and run.evaluation.get("resolution_px")]
+        sizes = {
+            resolution_text(run.evaluation)
+            for run in same
+            if run.evaluation["resolution"] == MapResolution.network.value
+        }
+        if len(sizes) > 1:
+            told = "; ".join(sorted(sizes))
+            notes.append(f"{same[0].name}: pixel figures at different resolutions ({told}) cannot be compared.")
+    return notes
 
 
 def _baseline_notes(

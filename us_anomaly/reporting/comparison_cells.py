@@ -58,6 +58,11 @@ def shown_means(comparison: Comparison) -> list[Mean]:
     return comparison.seed_means + [mean for mean in comparison.means if mean.rows not in over_seeds]
 
 
+def resolution_caption(comparison: Comparison) -> str:
+    """Return at which resolution pixels were compared."""
+    return f"resolution of pixel figures: {', '.join(sorted({row.resolution for row in comparison.rows}))}"
+
+
 def difference_title(comparison: Comparison) -> str:
     """Return what the lines of differences are."""
     return f"difference to {comparison.baseline}, with 95% interval where test images can be paired"

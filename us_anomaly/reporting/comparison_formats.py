@@ -14,6 +14,7 @@ from us_anomaly.reporting.comparison_cells import (
     difference_lines,
     difference_title,
     figure_lines,
+    resolution_caption,
 )
 from us_anomaly.reporting.comparison_rows import Difference
 from us_anomaly.reporting.tables import IN_CSV
@@ -21,7 +22,7 @@ from us_anomaly.settings.plain import typed
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Return the tables in Markdown, with the notes and the folders that could not be used.
+    """Return the tables in Markdown, with the resolution, the notes and the folders that could not be used.
 
     Where runs differ in settings, the last column says what each has in all of them.
     """
@@ -29,7 +30,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     if comparison.baseline is not None:
         title = difference_title(comparison)
         parts += [f"{title[0].upper()}{title[1:]}:\n", _markdown_table(comparison, difference_lines(comparison))]
-    parts += [f"- {line}\n" for line in comparison_notes(comparison)]
+    parts += [f"- {line}\n" for line in (resolution_caption(comparison), *comparison_notes(comparison))]
     return "\n".join(parts)
 
 

@@ -9,7 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from us_anomaly.reporting.comparison import Comparison, label
-from us_anomaly.reporting.comparison_cells import Line, difference_lines, difference_title, figure_lines
+from us_anomaly.reporting.comparison_cells import (
+    Line,
+    difference_lines,
+    difference_title,
+    figure_lines,
+    resolution_caption,
+)
 
 _FRAME = 3
 """What a column takes besides its text: a line and two spaces. One more line closes the table."""
@@ -88,8 +94,7 @@ def _tables(
                 escape(_folded(name, width=least_name + wider_name)), *(line.cells[column.number] for column in columns)
             )
         tables.append(table)
-    resolutions = ", ".join(sorted({row.resolution for row in comparison.rows}))
-    tables[-1].caption = f"resolution of pixel figures: {resolutions}"
+    tables[-1].caption = resolution_caption(comparison)
     return tables
 
 
