@@ -19,11 +19,13 @@ from torchvision.transforms import v2
 import us_anomaly
 from us_anomaly.commands import export, parity
 from us_anomaly.commands.run import run as run_all
+from us_anomaly.data.transform_factory import make_transform
 from us_anomaly.errors import ArtifactError, SettingsError, StaleArtifactError
 from us_anomaly.graph import OUTPUTS, DetectorGraph
 from us_anomaly.onnx_model import METADATA, OnnxDetector, require_packages
 from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.calibration_file import load_calibration
+from us_anomaly.settings import TransformSettings
 from us_anomaly.version import __version__
 
 onnx = pytest.importorskip("onnx")
@@ -84,6 +86,24 @@ def test_the_report_tells_how_far_both_agree(exported):
     assert told["max_score_difference"] <= told["max_map_difference"] < 1e-3 * told["score_scale"]
     assert told["max_score_difference_as_used"] == told["max_score_difference"]
     assert 0 <= told["max_score_difference_by_pillow"] < told["score_scale"]
+
+
+@pytest.mark.parametrize("interpolation", [None, "bilinear", "bicubic", "nearest-exact"])
+def test_pillow_resizes_with_the_filter_of_the_transform_list(interpolation):
+    params = {"size": [24, 32]} | ({} if interpolation is None else {"interpolation": interpolation})
+    entry = TransformSettings(name="Resize", params=params)
+    picture = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    resample = parity.filter_of_pillow([entry])
+    expected = make_transform(entry, key="x", patch_size=None)(torch.tensor(picture).permute(2, 0, 1)).numpy()
+    ours = parity.resized_by_pillow(picture, resample, height=24, width=32)
+    assert np.abs(ours.astype(int) - expected).mean() < 1  # Pillow clips after each direction, torch at the end
+    assert parity.filter_of_pillow([entry, entry]) is None
+    assert parity.filter_of_pillow([TransformSettings(name="CenterCrop", params={"size": 24})]) is None
+
+
+def test_no_filter_of_pillow_stands_for_one_that_it_lacks():
+    entry = TransformSettings(name="Resize", params={"size": [24, 32], "interpolation": "of the future"})
+    assert parity.filter_of_pillow([entry]) is None
 
 
 def test_the_program_that_the_documentation_shows_runs(exported, parts, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from us_anomaly.commands.detectors import build_detector
-from us_anomaly.commands.parity import Parity, measure_parity, reference_pictures
+from us_anomaly.commands.parity import Parity, filter_of_pillow, measure_parity, reference_pictures
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make
 from us_anomaly.data.transform_factory import END_OF_BYTES
@@ -94,7 +94,7 @@ def _exported(settings: Settings) -> tuple[bytes, Parity]:
         source=source,
         pictures=pictures,
         prepared=prepared,
-        by_pillow=[entry.name for entry in _on_bytes(transforms)] == ["Resize"],
+        by_pillow=filter_of_pillow(_on_bytes(transforms)),
         show_progress=settings.runtime.progress,
     )
     return content, parity

@@ -18,7 +18,7 @@ from us_anomaly.errors import ArtifactError
 from us_anomaly.onnx_model import OnnxDetector
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
-from us_anomaly.settings import Settings
+from us_anomaly.settings import Settings, TransformSettings
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,14 @@ MAX_PICTURES = 20
 DRAWN_SIDE_PX = 256
 TOLERANCE = 1e-3
 """Largest difference between float32 arithmetic in two orders, as a share of the largest value and the unit of the score."""
+
+PILLOW_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+    "nearest-exact": Image.Resampling.NEAREST,
+}
+"""Filters of Pillow by the interpolations of torchvision that resize tensors."""
 
 Picture = npt.NDArray[np.uint8]
 
@@ -53,7 +61,7 @@ class Parity:
     num_decisions_that_differ: int
     """Pictures that this one decides otherwise."""
     max_score_difference_by_pillow: float | None
-    """Largest change of an image score where Pillow resizes the picture; None where the transform list does more than that."""
+    """Largest change of an image score where Pillow resizes the picture; None where the transform list does what it cannot."""
     score_scale: float
     """Unit of the score, to judge differences by."""
 
@@ -87,7 +95,7 @@ def measure_parity(
     source: str,
     pictures: Sequence[Picture],
     prepared: Sequence[Tensor],
-    by_pillow: bool,
+    by_pillow: Image.Resampling | None,
     show_progress: bool,
 ) -> Parity:
     """Compare an exported detector with the one it was made from.
@@ -99,7 +107,7 @@ def measure_parity(
         source: What `reference_pictures` says.
         pictures: (H, W, 3) each, as they are read.
         prepared: (3, h, w) each, the same as the networks see them.
-        by_pillow: Also let Pillow resize the pictures.
+        by_pillow: Filter with which Pillow resizes the pictures, too; None where it does not.
         show_progress: Show how far it is.
 
     Raises:
@@ -120,8 +128,8 @@ def measure_parity(
             is_agreed &= all(difference <= allowed for difference in (scores[-1], maps[-1], doubts[-1]))  # NaN is none
             used.append(abs(answer.anomaly_score - in_use.anomaly_score))
             others.append(answer.is_anomalous != in_use.is_anomalous)
-            if by_pillow:
-                again = exported.predict(resized_by_pillow(picture, height=height, width=width))
+            if by_pillow is not None:
+                again = exported.predict(resized_by_pillow(picture, by_pillow, height=height, width=width))
                 resized.append(abs(again.anomaly_score - answer.anomaly_score))
             on_step(len(scores), {})
     if not is_agreed:
@@ -144,9 +152,16 @@ def measure_parity(
     )
 
 
-def resized_by_pillow(picture: Picture, *, height: int, width: int) -> Picture:
+def filter_of_pillow(before: Sequence[TransformSettings]) -> Image.Resampling | None:
+    """Return the filter of Pillow that does what these transforms do; None where they do more than one can, or it has none."""
+    if [entry.name for entry in before] != ["Resize"]:
+        return None
+    return PILLOW_FILTERS.get(before[0].params.get("interpolation", "bilinear"))
+
+
+def resized_by_pillow(picture: Picture, resample: Image.Resampling, *, height: int, width: int) -> Picture:
     """Return a picture (H, W, 3) as (3, height, width), made by Pillow alone, as docs/deployment.md shows it."""
-    resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(picture).resize((width, height), resample)
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
