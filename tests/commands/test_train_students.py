@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from us_anomaly.commands import train_students
+from us_anomaly.commands import distill_teacher, normalize, split, train_students, training_images
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.errors import DataError, UsadError
 from us_anomaly.run_dir import RunDir
@@ -59,7 +59,9 @@ def given(compose, tiny, trained_copy, monkeypatch):
 
         monkeypatch.setattr(train_students, "regress", regress)
         settings = compose("train-students", *tiny(trained_copy), *overrides)
-        train_students.train(settings, 33, RunDir(trained_copy).students(33), key="")
+        transforms = settings.augmentation.students
+        pictures = training_images.shared_training_images(settings, transforms, key="augmentation.students")
+        train_students.train(settings, 33, RunDir(trained_copy).students(33), key="", pictures=pictures)
         return noted
 
     return train
@@ -99,6 +101,24 @@ def test_students_that_are_noisy_deeper_and_validated_are_trained_and_read_again
     before = path.stat().st_mtime_ns
     train_students.run(settings)
     assert path.stat().st_mtime_ns == before
+
+
+def test_the_training_pictures_are_decoded_once_for_all_patch_sizes_and_only_where_something_is_made(
+    compose, tiny, tmp_path, monkeypatch
+):
+    decoded = []
+    genuine = training_images.cached_images
+    monkeypatch.setattr(
+        training_images, "cached_images", lambda *given, **named: decoded.append(named) or genuine(*given, **named)
+    )
+    settings = compose("run", *tiny(tmp_path / "run"), "scales=[17,33]", "scoring.normalization=zscore")
+    split.run(settings)
+    distill_teacher.run(settings)
+    for command in (normalize, train_students):
+        for times in (1, 0):
+            decoded.clear()
+            command.run(settings)
+            assert len(decoded) == times
 
 
 def test_validation_takes_the_normal_pictures_of_its_split_only(compose, tiny, trained, monkeypatch):

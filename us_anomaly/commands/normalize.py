@@ -4,8 +4,7 @@ from pathlib import Path
 
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make
-from us_anomaly.commands.training_images import training_images
-from us_anomaly.data.augmentation import build_transforms
+from us_anomaly.commands.training_images import TrainingImages, shared_training_images
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.reporting.progress import progress, progress_over
 from us_anomaly.reporting.summary import Summary, show_summary
@@ -20,12 +19,13 @@ from us_anomaly.training.pictures import evaluation_inputs
 def run(settings: Settings) -> None:
     """Measure the teacher statistics of every patch size."""
     run_dir = RunDir(settings.run_dir)
+    pictures = shared_training_images(settings, settings.augmentation.evaluation, key="augmentation.evaluation")
     with progress_over("patch sizes", settings.scales, enabled=settings.runtime.progress) as patch_sizes:
         for patch_size in patch_sizes:
             artifact = run_dir.teacher_statistics(patch_size)
 
             def build(patch_size: int = patch_size, artifact: Path = artifact) -> None:
-                measure(settings, patch_size, artifact)
+                measure(settings, patch_size, artifact, pictures=pictures)
 
             has_students = run_dir.students(
                 patch_size
@@ -35,11 +35,10 @@ def run(settings: Settings) -> None:
     show_summary(Summary(command="normalize", written=written, next_command="train-students"))
 
 
-def measure(settings: Settings, patch_size: int, artifact: Path) -> None:
+def measure(settings: Settings, patch_size: int, artifact: Path, *, pictures: TrainingImages) -> None:
     """Measure the statistics of one teacher and write them to `artifact`."""
     compute = choose_compute(settings.runtime)
-    pipeline = build_transforms(settings.augmentation.evaluation, key="augmentation.evaluation", patch_size=None)
-    cache = training_images(settings, pipeline)
+    cache, pipeline = pictures()
     teacher = load_teacher(RunDir(settings.run_dir).teacher(patch_size)).to(compute.device)
     with progress(f"measuring the teacher (p={patch_size})", len(cache), enabled=settings.runtime.progress) as on_step:
         statistics = teacher_statistics(

@@ -9,7 +9,7 @@ from typing import Any
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.commands.tracking import tracked
-from us_anomaly.commands.training_images import cached_images, training_images
+from us_anomaly.commands.training_images import TrainingImages, cached_images, shared_training_images
 from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import DataError, UsadError
@@ -52,13 +52,14 @@ LARGE = 3
 def run(settings: Settings) -> None:
     """Train the students of every patch size."""
     run_dir = RunDir(settings.run_dir)
+    pictures = shared_training_images(settings, settings.augmentation.students, key="augmentation.students")
     with progress_over("patch sizes", settings.scales, enabled=settings.runtime.progress) as patch_sizes:
         for patch_size in patch_sizes:
             artifact = run_dir.students(patch_size)
             recipe = Recipes(settings).students(patch_size)
 
             def build(patch_size: int = patch_size, artifact: Path = artifact, key: str = fingerprint(recipe)) -> None:
-                train(settings, patch_size, artifact, key=key)
+                train(settings, patch_size, artifact, key=key, pictures=pictures)
 
             make(artifact, recipe, build, settings=settings, is_precious=True)
     written = [("students", run_dir.students(size)) for size in settings.scales]
@@ -77,12 +78,11 @@ def _facts(run_dir: RunDir, patch_size: int) -> list[tuple[str, str]]:
     return [(f"disagreement, p={patch_size}", text)]
 
 
-def train(settings: Settings, patch_size: int, artifact: Path, *, key: str) -> None:
+def train(settings: Settings, patch_size: int, artifact: Path, *, key: str, pictures: TrainingImages) -> None:
     """Train the students of one patch size and write them to `artifact`."""
     run_dir = RunDir(settings.run_dir)
     compute = choose_compute(settings.runtime)
-    pipeline = build_transforms(settings.augmentation.students, key="augmentation.students", patch_size=None)
-    cache = training_images(settings, pipeline)
+    cache, pipeline = pictures()
     teacher = load_teacher(run_dir.teacher(patch_size)).requires_grad_(False)
     students = settings.students
     ensemble = _untrained(settings, teacher)

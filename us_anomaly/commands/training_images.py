@@ -1,13 +1,18 @@
 """The normal training pictures of a run, decoded and resized once."""
 
+import functools
+from collections.abc import Callable, Sequence
+
 from us_anomaly.commands.stage import image_paths, read_split
-from us_anomaly.data.augmentation import Pipeline
+from us_anomaly.data.augmentation import Pipeline, build_transforms
 from us_anomaly.data.image_cache import ImageCache
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import DataError
 from us_anomaly.reporting.progress import progress
 from us_anomaly.run_dir import RunDir
-from us_anomaly.settings import Settings
+from us_anomaly.settings import Settings, TransformSettings
+
+TrainingImages = Callable[[], tuple[ImageCache, Pipeline]]
 
 
 def training_images(settings: Settings, pipeline: Pipeline) -> ImageCache:
@@ -21,6 +26,23 @@ def training_images(settings: Settings, pipeline: Pipeline) -> ImageCache:
     if not samples:
         raise DataError("the training split is empty: give other split.ratios and run `usad split overwrite=true`")
     return cached_images(settings, samples, pipeline, description="decoding")
+
+
+def shared_training_images(settings: Settings, transforms: Sequence[TransformSettings], *, key: str) -> TrainingImages:
+    """Return what gives the training pictures and their pipeline: decoded when first asked for, and kept for all patch sizes.
+
+    Args:
+        settings: The settings in force.
+        transforms: A transform list without patches.
+        key: The setting that holds it.
+    """
+
+    @functools.cache
+    def pictures() -> tuple[ImageCache, Pipeline]:
+        pipeline = build_transforms(transforms, key=key, patch_size=None)
+        return training_images(settings, pipeline), pipeline
+
+    return pictures
 
 
 def cached_images(settings: Settings, samples: list[Sample], pipeline: Pipeline, *, description: str) -> ImageCache:
