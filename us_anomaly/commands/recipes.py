@@ -103,6 +103,7 @@ class Recipes:
         """What decides the fine-tuned backbone."""
         return Recipe(
             command="finetune-backbone",
+            format_version=_version_of_tensors(),
             settings={
                 **flat("finetuning", self.settings.finetuning, without=("enabled",)),
                 **flat("backbone", self.settings.backbone, without=("input_size_px",)),
@@ -116,10 +117,11 @@ class Recipes:
     def teacher(self, patch_size: int) -> Recipe:
         """Return what decides the teacher of one patch size; a reused one is decided by its file alone."""
         teacher = self.settings.teacher
-        command = "distill-teacher"
+        command, version = "distill-teacher", _version_of_tensors()
         if teacher.checkpoint is not None:
             return Recipe(
                 command=command,
+                format_version=version,
                 settings={"teacher.checkpoint": teacher.checkpoint},
                 inputs=self._named_teacher("checkpoint", teacher.checkpoint, patch_size),
             )
@@ -142,7 +144,13 @@ class Recipes:
         if self.settings.finetuning.enabled:
             decisive["finetuning.enabled"] = True
         drawn_size = self._drawn_size()
-        return Recipe(command=command, settings=decisive | drawn_size, when_absent=OFF | drawn_size, **learned)
+        return Recipe(
+            command=command,
+            format_version=version,
+            settings=decisive | drawn_size,
+            when_absent=OFF | drawn_size,
+            **learned,
+        )
 
     def _drawn_size(self) -> dict[str, Any]:
         """Return the size of the pictures that patches are cut from, where a stream draws them; older notes lack it."""
@@ -161,6 +169,7 @@ class Recipes:
         """Return what decides the teacher statistics of one patch size."""
         return Recipe(
             command="normalize",
+            format_version=_version_of_tensors(),
             settings={
                 "teacher.statistics_positions": plain(self.settings.teacher.statistics_positions),
                 "teacher.whitening_floor": self.settings.teacher.whitening_floor,
@@ -176,6 +185,7 @@ class Recipes:
         validation = {"split.jsonl": self.data.split_hash, **self.data.reference_pictures} if validates else {}
         return Recipe(
             command="train-students",
+            format_version=_version_of_tensors(),
             settings={
                 **_without_what_is_off(flat("students", self.settings.students)),
                 "augmentation.students": plain(self.settings.augmentation.students),
@@ -195,6 +205,7 @@ class Recipes:
         """Return what decides the position statistics of one patch size."""
         return Recipe(
             command="calibrate",
+            format_version=_version_of_tensors(),
             settings={
                 "scoring.stride_px": self.settings.scoring.stride_px,
                 "scoring.border_px": self.settings.scoring.border_px,
@@ -220,6 +231,7 @@ class Recipes:
                 inputs |= self._checked(self.run_dir.position_statistics(patch_size), positions)
         return Recipe(
             command="calibrate",
+            format_version=_version_of_calibration(),
             settings={
                 "scales": list(self.settings.scales),
                 **_without_what_is_off(flat("scoring", self.settings.scoring, without=("position_components",))),
@@ -249,6 +261,7 @@ class Recipes:
         name = {"data.name": self.settings.data.name}  # figures and pages are headed by it; older notes lack it
         return Recipe(
             command="evaluate",
+            format_version=_version_of_evaluation(),
             settings={**flat("evaluation", self.settings.evaluation), "seed": self.settings.seed, **name},
             when_absent=name,
             inputs={
@@ -290,6 +303,24 @@ class Recipes:
         """Return the content hash of an up-to-date artifact by its name in the run directory."""
         name = artifact.relative_to(self.run_dir.root).as_posix()
         return {name: require(self.run_dir, artifact, recipe)}
+
+
+def _version_of_tensors() -> int:
+    from us_anomaly.training.artifacts import FORMAT_VERSION  # brings torch, which the recipe of a split can do without
+
+    return FORMAT_VERSION
+
+
+def _version_of_calibration() -> int:
+    from us_anomaly.scoring.calibration import FORMAT_VERSION  # as above
+
+    return FORMAT_VERSION
+
+
+def _version_of_evaluation() -> int:
+    from us_anomaly.scoring.evaluation import FORMAT_VERSION  # as above
+
+    return FORMAT_VERSION
 
 
 def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:

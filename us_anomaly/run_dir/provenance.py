@@ -52,7 +52,7 @@ class Recipe:
     """Content hash of each input, by the name it has in the run directory; of a file of the user's, by the setting that names it.
     Where there is one of a setting, the content decides and not the path, which depends on where a command is typed."""
     format_version: int = FORMAT_VERSION
-    """Version of the artifact's format."""
+    """Version of the artifact's format, which the module that writes it knows; that of notes for one that has none of its own."""
     when_absent: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What a setting is where `settings` leave it out, for messages; no part of what decides the artifact."""
     explain: dict[str, Callable[[], str]] = field(default_factory=dict, compare=False, repr=False)
