@@ -27,7 +27,7 @@ from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import REDUCED, TRAIN, Settings, TeacherPositions
 from us_anomaly.settings.plain import plain, typed
-from us_anomaly.training.artifacts import FORMAT_VERSION, build_teacher, load_finetuned, load_teacher, weights_of
+from us_anomaly.training.artifacts import build_teacher, load_finetuned, load_teacher, teacher_state
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.distillation import Distillation, distil
@@ -170,11 +170,7 @@ def _state(teacher: PatchNetwork, *, explained_variance: float, settings: Settin
     """Return the content of a teacher checkpoint; of files that settings name, its note has the content."""
     teacher_settings = without_named_files("teacher", plain(settings.teacher))
     return {
-        "format_version": FORMAT_VERSION,
-        "patch_size": teacher.patch_size,
-        "descriptor_dim": teacher.descriptor_dim,
-        "width": teacher.width,
-        "network": weights_of(teacher),
+        **teacher_state(teacher),
         "explained_variance": round(explained_variance, 6),
         "settings": {
             "teacher": {name: value for name, value in teacher_settings.items() if name not in NOT_DECISIVE},
@@ -191,16 +187,7 @@ def reuse(checkpoint: str, patch_size: int, artifact: Path) -> None:
         ArtifactError: It is no teacher of this patch size.
     """
     teacher = read_teacher("checkpoint", checkpoint, patch_size)
-    write_tensors(
-        artifact,
-        {
-            "format_version": FORMAT_VERSION,
-            "patch_size": patch_size,
-            "descriptor_dim": teacher.descriptor_dim,
-            "width": teacher.width,
-            "network": weights_of(teacher),
-        },
-    )
+    write_tensors(artifact, teacher_state(teacher))
     log.info("took over the teacher %s", named_teacher("checkpoint", checkpoint, patch_size))
 
 

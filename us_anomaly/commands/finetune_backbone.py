@@ -24,7 +24,7 @@ from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings
 from us_anomaly.settings.plain import plain
-from us_anomaly.training.artifacts import FORMAT_VERSION
+from us_anomaly.training.artifacts import backbone_state
 from us_anomaly.training.backbone_finetuning import (
     BestWeights,
     DefectClassifier,
@@ -141,13 +141,12 @@ def _report(best: BestWeights) -> None:
 
 def _state(best: BestWeights, settings: Settings) -> dict[str, Any]:
     """Return the content of a backbone checkpoint; of weights that a setting names, its note has the content."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "network": best.weights,
-        "held_out": {"loss": round(best.loss, 6), "accuracy": round(best.accuracy, 6), "step": best.step},
-        "settings": {
+    return backbone_state(
+        best.weights,
+        held_out={"loss": round(best.loss, 6), "accuracy": round(best.accuracy, 6), "step": best.step},
+        settings={
             "finetuning": plain(settings.finetuning),
             "backbone": without_named_files("backbone", plain(settings.backbone)),
             "seed": settings.seed,
         },
-    }
+    )

@@ -11,7 +11,7 @@ from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import write_tensors
 from us_anomaly.settings import Settings
-from us_anomaly.training.artifacts import FORMAT_VERSION, load_teacher
+from us_anomaly.training.artifacts import load_teacher, statistics_state
 from us_anomaly.training.normalization import teacher_statistics
 from us_anomaly.training.pictures import evaluation_inputs
 
@@ -49,12 +49,4 @@ def measure(settings: Settings, patch_size: int, artifact: Path, *, pictures: Tr
             whitening_floor=settings.teacher.whitening_floor,
             on_step=on_step,
         )
-    content = {
-        "format_version": FORMAT_VERSION,
-        "num_images": len(cache),
-        "mean": statistics.mean,
-        "std": statistics.std,
-    }
-    if statistics.whitening is not None:
-        content["whitening"] = statistics.whitening
-    write_tensors(artifact, content)
+    write_tensors(artifact, statistics_state(statistics, num_images=len(cache)))

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
@@ -23,7 +22,7 @@ from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_tensors, write_tensors
 from us_anomaly.run_dir.provenance import fingerprint
 from us_anomaly.settings import Settings
-from us_anomaly.training.artifacts import FORMAT_VERSION, load_statistics, load_teacher, weights_of
+from us_anomaly.training.artifacts import load_statistics, load_teacher, students_state
 from us_anomaly.training.checkpoint import TrainingCheckpoint
 from us_anomaly.training.course import num_steps
 from us_anomaly.training.drawing_ahead import drawn_ahead
@@ -134,7 +133,7 @@ def train(settings: Settings, patch_size: int, artifact: Path, *, key: str, pict
         )
     disagreement = _disagreement(ensemble, settings, compute=compute)
     _report(disagreement, num_students=students.num_students)
-    write_tensors(artifact, _state(ensemble, disagreement))
+    write_tensors(artifact, students_state(ensemble, disagreement=disagreement))
 
 
 def _suggest_a_window(settings: Settings, patch_size: int, size: Sequence[int]) -> None:
@@ -229,18 +228,3 @@ def _report(disagreement: dict[str, float | None], *, num_students: int) -> None
     elif num_students > 1:
         known = ", ".join(f"{value:.3g} on {name} pictures" for name, value in sorted(disagreement.items()) if value)
         log.info("the students disagree by %s (mean uncertainty per dimension)", known)
-
-
-def _state(ensemble: StudentEnsemble, disagreement: dict[str, float | None]) -> dict[str, Any]:
-    """Return the content of a students checkpoint."""
-    first = ensemble.networks[0]
-    return {
-        "format_version": FORMAT_VERSION,
-        "num_students": len(ensemble.networks),
-        "patch_size": first.patch_size,
-        "descriptor_dim": first.descriptor_dim,
-        "width": first.width,
-        "extra_layers": first.extra_layers,
-        "uncertainty_per_dimension": disagreement,
-        "networks": weights_of(ensemble),
-    }

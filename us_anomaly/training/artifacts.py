@@ -1,4 +1,4 @@
-"""What is trained as files: plain tensors and numbers, checked before anything is built from them.
+"""What is trained as files: what each holds, as plain tensors and numbers that are checked before anything is built from them.
 
 Networks are built without memory first, so that a file which claims to hold a network of a billion channels costs nothing.
 """
@@ -37,6 +37,13 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def backbone_state(
+    weights: dict[str, Tensor], *, held_out: dict[str, float | int], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the content of a fine-tuned backbone: its weights, how well they told held-out pictures, what made them."""
+    return {"format_version": FORMAT_VERSION, "network": weights, "held_out": held_out, "settings": settings}
+
+
 def load_finetuned(path: Path, backbone: Backbone) -> None:
     """Give a backbone its fine-tuned weights.
 
@@ -50,6 +57,17 @@ def load_finetuned(path: Path, backbone: Backbone) -> None:
         backbone.network.load_state_dict(weights)
 
     built_from(path, "weights of this backbone", "finetune-backbone", fill)
+
+
+def teacher_state(teacher: PatchNetwork) -> dict[str, Any]:
+    """Return what every file of a teacher holds."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "patch_size": teacher.patch_size,
+        "descriptor_dim": teacher.descriptor_dim,
+        "width": teacher.width,
+        "network": weights_of(teacher),
+    }
 
 
 def load_teacher(path: Path) -> PatchNetwork:
@@ -73,6 +91,18 @@ def build_teacher(numbers: dict[str, Any], network: dict[str, Tensor]) -> PatchN
     return _filled(lambda: PatchNetwork(patch_size, descriptor_dim=descriptor_dim, width=width), network)
 
 
+def statistics_state(statistics: TeacherStatistics, *, num_images: int) -> dict[str, Any]:
+    """Return the content of teacher statistics, which were measured on so many pictures."""
+    whitening = {} if statistics.whitening is None else {"whitening": statistics.whitening}
+    return {
+        "format_version": FORMAT_VERSION,
+        "num_images": num_images,
+        "mean": statistics.mean,
+        "std": statistics.std,
+        **whitening,
+    }
+
+
 def load_statistics(path: Path) -> TeacherStatistics:
     """Read teacher statistics.
 
@@ -91,6 +121,21 @@ def load_statistics(path: Path) -> TeacherStatistics:
         return TeacherStatistics(mean=mean, std=std, whitening=whitening)
 
     return built_from(path, "teacher statistics", "normalize", build)
+
+
+def students_state(ensemble: StudentEnsemble, *, disagreement: dict[str, float | None]) -> dict[str, Any]:
+    """Return the content of a file of students, with their mean uncertainty per dimension by kind of pictures."""
+    first = ensemble.networks[0]
+    return {
+        "format_version": FORMAT_VERSION,
+        "num_students": len(ensemble.networks),
+        "patch_size": first.patch_size,
+        "descriptor_dim": first.descriptor_dim,
+        "width": first.width,
+        "extra_layers": first.extra_layers,
+        "uncertainty_per_dimension": disagreement,
+        "networks": weights_of(ensemble),
+    }
 
 
 def load_students(path: Path) -> StudentEnsemble:
