@@ -7,9 +7,6 @@ from typing import Any
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, content_hash, record
 
-OFF = {"students.noise": 0, "scoring.border_px": 0, "scoring.position_components": 0, "teacher.optimizer": "adam"}
-"""What settings are where the notes leave them out."""
-
 
 def write_run(
     folder: Path,

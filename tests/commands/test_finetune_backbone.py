@@ -212,7 +212,7 @@ def test_a_stale_backbone_is_neither_replaced_nor_distilled(copy, compose, tiny,
 
 def test_a_teacher_of_another_backbone_is_refused_in_both_directions(copy, compose, tiny):
     with pytest.raises(
-        StaleArtifactError, match=r"teacher.pt .*with finetuning.enabled=true, now finetuning.enabled=not s"
+        StaleArtifactError, match=r"teacher.pt .*with finetuning.enabled=true, now finetuning.enabled=false"
     ):
         normalize.run(compose("run", *tiny(copy.root, "teacher.steps=2")))
     state = torch.load(copy.backbone, weights_only=True)

@@ -212,7 +212,7 @@ def test_results_are_no_run_to_compare_also_where_runs_lie_below_them(trained_co
     results = infer_to(photos)
     infer_to(photos, output=tmp_path)
     (results / "provenance/predictions.jsonl.json").write_text("{")
-    runs, unusable = collect_runs([tmp_path], off={})
+    runs, unusable = collect_runs([tmp_path])
     assert [run.folder for run in runs] == [trained_copy]
     assert unusable == []
     assert why_unfinished(results) == "it holds results of inference.input=, which are not evaluated"

@@ -71,8 +71,8 @@ def runs(tmp_path):
 
 
 def compared(folders, *, baseline=None):
-    references = collect_runs([baseline], off={})[0] if baseline else []
-    return compare(*collect_runs(folders, off={}), baseline=references)
+    references = collect_runs([baseline])[0] if baseline else []
+    return compare(*collect_runs(folders), baseline=references)
 
 
 def change(run_dir, **changes):
@@ -196,7 +196,7 @@ def test_validation_images_take_no_part_in_the_pairing(tmp_path, runs):
     path = runs[0] / "predictions.jsonl"
     val = json.loads(path.read_text().splitlines()[0]) | {"filename": "train/good/0.png"}
     path.write_text(json.dumps(val) + "\n" + path.read_text())
-    (run,), _ = collect_runs([runs[0]], off={})
+    (run,), _ = collect_runs([runs[0]])
     scores = run.test_scores()
     assert "train/good/0.png" not in scores
     labels, values = zip(*scores.values(), strict=True)
@@ -238,7 +238,7 @@ def test_other_test_images_cannot_be_paired(tmp_path, runs):
 def seen_by(folder, **hashes):
     """Return a run whose notes tell these hashes of what it saw."""
     unknown = {"pictures": "list", "contents": None, "scored": None, "test_masks": None}
-    ((run,), _) = collect_runs([folder], off={})
+    ((run,), _) = collect_runs([folder])
     return dataclasses.replace(run, origin=Origin(settings={}, files={}, saturation=None, **(unknown | hashes)))
 
 

@@ -1,7 +1,7 @@
 import shutil
 
 import pytest
-from compared_runs import OFF, write_run
+from compared_runs import write_run
 
 from us_anomaly.reporting.comparison import compare
 from us_anomaly.reporting.comparison_cells import comparison_notes
@@ -10,8 +10,8 @@ from us_anomaly.reporting.run_collection import collect_runs
 
 
 def compared(folders, *, baseline=None):
-    references = collect_runs([baseline], off=OFF)[0] if baseline else []
-    return compare(*collect_runs(folders, off=OFF), baseline=references)
+    references = collect_runs([baseline])[0] if baseline else []
+    return compare(*collect_runs(folders), baseline=references)
 
 
 def grid(tmp_path, *jobs):

@@ -1,14 +1,14 @@
 import json
 
 import pytest
-from compared_runs import OFF, rewrite_note, write_run
+from compared_runs import rewrite_note, write_run
 
 from us_anomaly.reporting.comparison_origin import read_origin
 from us_anomaly.run_dir import RunDir
 
 
 def origin_of(run):
-    return read_origin(RunDir(run), off=OFF)
+    return read_origin(RunDir(run))
 
 
 def test_the_notes_of_all_that_was_used_tell_the_settings(tmp_path):
@@ -36,7 +36,7 @@ def test_what_a_note_leaves_out_is_off(tmp_path):
     settings = origin_of(write_run(tmp_path / "a")).settings
     assert settings["students.noise"] == 0
     assert settings["scoring.border_px"] == 0
-    assert settings["data.group_pattern"] is None
+    assert settings["data.group_pattern"] is settings["data.white_level"] is None
 
 
 def test_what_a_note_mentions_is_as_it_says(tmp_path):

@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from compared_runs import OFF, write_run
+from compared_runs import write_run
 
 from us_anomaly.reporting.comparison import compare
 from us_anomaly.reporting.run_collection import collect_runs
@@ -10,7 +10,7 @@ from us_anomaly.settings.plain import typed
 
 
 def compared(folders):
-    return compare(*collect_runs(folders, off=OFF))
+    return compare(*collect_runs(folders))
 
 
 def several(tmp_path, *settings, **more):

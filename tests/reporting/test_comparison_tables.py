@@ -2,7 +2,7 @@ import io
 import re
 
 import pytest
-from compared_runs import OFF, write_run
+from compared_runs import write_run
 from rich.console import Console
 
 from us_anomaly.reporting.comparison import COLUMNS, compare, label
@@ -13,8 +13,8 @@ ALL_FIGURES = {name: 0.5 + number / 100 for number, name in enumerate(COLUMNS)}
 
 
 def compared(folders, *, baseline=None):
-    references = collect_runs([baseline], off=OFF)[0] if baseline else []
-    return compare(*collect_runs(folders, off=OFF), baseline=references)
+    references = collect_runs([baseline])[0] if baseline else []
+    return compare(*collect_runs(folders), baseline=references)
 
 
 def printed(comparison, *, width):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from us_anomaly.commands.recipes import OFF
 from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.reporting.comparison import Comparison, compare
 from us_anomaly.reporting.comparison_cells import comparison_notes
@@ -38,11 +37,11 @@ def run(folders: Sequence[str], *, baseline: str | None = None, output: str | No
         raise SettingsError(
             f"the output of compare is a folder, or a file that ends in {', '.join(WRITERS)}; got {output}"
         )
-    runs, unusable = collect_runs([Path(folder) for folder in folders], off=OFF)
+    runs, unusable = collect_runs([Path(folder) for folder in folders])
     _require(runs, unusable, "none of the folders can be compared")
     references: list[EvaluatedRun] = []
     if baseline is not None:
-        references, not_references = collect_runs([Path(baseline)], off=OFF)
+        references, not_references = collect_runs([Path(baseline)])
         _require(references, not_references, f"the baseline {baseline} cannot be compared with")
     comparison = compare(runs, unusable, baseline=references)
     _show(comparison)

@@ -30,6 +30,7 @@ from us_anomaly.run_dir.provenance import (
 from us_anomaly.run_dir.staleness import require
 from us_anomaly.scoring.saturation import saturation_file
 from us_anomaly.settings import OnBadImage, Settings, category_of
+from us_anomaly.settings.off import OFF, without_what_is_off
 from us_anomaly.settings.plain import flat
 
 _SPLIT_AGAIN = "delete it and run `usad split`"
@@ -71,11 +72,7 @@ class DataInputs:
         limit = {"data.max_image_pixels": self.settings.data.max_image_pixels}
         if self.settings.data.on_bad_image is not OnBadImage.skip:  # else it decides which pictures there are
             without += ("max_image_pixels",)
-        if self.settings.data.group_pattern is None:  # splits from before there was the setting stay up to date
-            without += ("group_pattern",)
-        if self.settings.data.white_level is None:  # as above
-            without += ("white_level",)
-        data = flat("data", self.settings.data, without=without)
+        data = without_what_is_off(flat("data", self.settings.data, without=without))
         data["data.root"] = str(self.root.resolve())
         listing = _hash_of(dump_labels(self.samples))
         names = files_of(self.samples, self.root)
@@ -83,7 +80,7 @@ class DataInputs:
             command="split",
             settings={**data, **flat("split", self.settings.split), "seed": self.settings.seed},
             inputs={LIST_OF_PICTURES: listing, **self._digest(CONTENTS, names)},
-            when_absent=limit,
+            when_absent=OFF | limit,
             explain={
                 LIST_OF_PICTURES: lambda: what_changed(self.run_dir, self.samples),
                 CONTENTS: lambda: _replaced(self.contents.changed(names)),

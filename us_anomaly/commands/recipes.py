@@ -16,23 +16,12 @@ from us_anomaly.reporting.pages.files import pages_hash
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.provenance import Recipe, recorded_file
 from us_anomaly.run_dir.staleness import require
-from us_anomaly.settings import DEFAULT_WEIGHTS, SCORING_OFF, TRAIN, Settings, TeacherPositions
+from us_anomaly.settings import DEFAULT_WEIGHTS, TRAIN, Settings, TeacherPositions
+from us_anomaly.settings.off import OFF, without_what_is_off
 from us_anomaly.settings.plain import flat, plain
 
 NOT_DECISIVE = ("cache", "min_explained_variance", "statistics_positions", "whitening_floor")
 """Settings of the group `teacher` that change nothing about a teacher."""
-OFF = {
-    "teacher.start_from": None,
-    "teacher.whiten_targets": False,
-    "teacher.optimizer": "adam",
-    "students.extra_layers": 0,
-    "students.optimizer": "adam",
-    "students.noise": 0,
-    "students.window_px": None,
-    "students.validate_every_steps": None,
-    "students.patience": None,
-    **{f"scoring.{name}": value for name, value in SCORING_OFF.items()},
-}
 
 
 def _kept(describe: Callable[["Recipes", int], Recipe]) -> Callable[["Recipes", int], Recipe]:
@@ -138,16 +127,14 @@ class Recipes:
             **flat("backbone", self.settings.backbone),
             "augmentation.teacher": plain(self.settings.augmentation.teacher),
             "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+            "finetuning.enabled": self.settings.finetuning.enabled,
             "seed": self.settings.seed,
         }
-        decisive = _without_what_is_off(decisive)
-        if self.settings.finetuning.enabled:
-            decisive["finetuning.enabled"] = True
         drawn_size = self._drawn_size()
         return Recipe(
             command=command,
             format_version=version,
-            settings=decisive | drawn_size,
+            settings=without_what_is_off(decisive) | drawn_size,
             when_absent=OFF | drawn_size,
             **learned,
         )
@@ -187,7 +174,7 @@ class Recipes:
             command="train-students",
             format_version=_version_of_tensors(),
             settings={
-                **_without_what_is_off(flat("students", self.settings.students)),
+                **without_what_is_off(flat("students", self.settings.students)),
                 "augmentation.students": plain(self.settings.augmentation.students),
                 "seed": self.settings.seed,
             },
@@ -209,7 +196,7 @@ class Recipes:
             settings={
                 "scoring.stride_px": self.settings.scoring.stride_px,
                 "scoring.border_px": self.settings.scoring.border_px,
-                **_without_what_is_off({"scoring.position_components": self.settings.scoring.position_components}),
+                **without_what_is_off({"scoring.position_components": self.settings.scoring.position_components}),
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
             inputs={
@@ -234,7 +221,7 @@ class Recipes:
             format_version=_version_of_calibration(),
             settings={
                 "scales": list(self.settings.scales),
-                **_without_what_is_off(flat("scoring", self.settings.scoring, without=("position_components",))),
+                **without_what_is_off(flat("scoring", self.settings.scoring, without=("position_components",))),
                 **flat("calibration", self.settings.calibration),
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
             },
@@ -321,8 +308,3 @@ def _version_of_evaluation() -> int:
     from us_anomaly.scoring.evaluation import FORMAT_VERSION  # as above
 
     return FORMAT_VERSION
-
-
-def _without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what came later and is off, so that what was made before is still up to date."""
-    return {key: value for key, value in settings.items() if key not in OFF or value != OFF[key]}

@@ -23,18 +23,19 @@ from us_anomaly.run_dir.provenance import (
     content_hash,
 )
 from us_anomaly.settings import NAMED_FILES
+from us_anomaly.settings.off import OFF
 
 _FROM_OUTSIDE = (*OF_THE_DATA_SET, *NAMED_FILES)
 """Inputs that no stage makes, as the notes call them."""
 _NOT_DECISIVE = ("inference.", "evaluation.bootstrap_samples", "data.name")
 """Settings in the notes that change no figure: which pictures are written, how intervals are resampled, what is called how."""
-_GROUP_OF = {"distill-teacher": "teacher.", "train-students": "students.", "calibrate": "scoring."}
-"""Settings that may be absent in the notes of a command, by what their names begin with."""
-_ALSO_LEFT_OUT: dict[str, dict[str, Any]] = {
-    "split": {"data.group_pattern": None},
-    "distill-teacher": {"finetuning.enabled": False},
+_GROUPS_OF = {
+    "split": ("data.",),
+    "distill-teacher": ("teacher.", "finetuning."),
+    "train-students": ("students.",),
+    "calibrate": ("scoring.",),
 }
-"""More that the notes of a command mention only where it is on."""
+"""Settings that may be absent in the notes of a command, by what their names begin with."""
 
 Note = dict[str, Any]
 """Content of a provenance note."""
@@ -60,13 +61,8 @@ class Origin:
     """Hash of each other file from outside, by setting and artifact: `teacher.checkpoint (p33/teacher.pt)`."""
 
 
-def read_origin(run_dir: RunDir, *, off: Mapping[str, Any]) -> Origin | None:
-    """Return what decided the figures of a run; None where its notes do not tell all of it.
-
-    Args:
-        run_dir: An evaluated run.
-        off: What a setting is where a note leaves it out, by dotted key.
-    """
+def read_origin(run_dir: RunDir) -> Origin | None:
+    """Return what decided the figures of an evaluated run; None where its notes do not tell all of it."""
     try:
         notes = _notes(run_dir)
         outside = {
@@ -76,7 +72,7 @@ def read_origin(run_dir: RunDir, *, off: Mapping[str, Any]) -> Origin | None:
             if name in _FROM_OUTSIDE
         }
         return Origin(
-            settings=_with_image_size(_settings(notes, off)),
+            settings=_with_image_size(_settings(notes)),
             pictures=outside.get((LIST_OF_PICTURES, "split.jsonl")),
             contents=outside.get((CONTENTS, "split.jsonl")),
             scored=outside.get((SCORED_PICTURES, "predictions.jsonl")),
@@ -115,7 +111,7 @@ def _notes(run_dir: RunDir) -> dict[str, Note]:
     return notes
 
 
-def _settings(notes: Mapping[str, Note], off: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(notes: Mapping[str, Note]) -> dict[str, Any]:
     """Return the settings of all notes together, and those that the notes leave out because they are off."""
     written: dict[str, Any] = {}
     left_out: dict[str, Any] = {}
@@ -123,9 +119,7 @@ def _settings(notes: Mapping[str, Note], off: Mapping[str, Any]) -> dict[str, An
         command, settings = note["command"], note["settings"]
         written |= {key: value for key, value in settings.items() if not key.startswith(_NOT_DECISIVE)}
         if settings.get("teacher.checkpoint") is None:  # a finished teacher is decided by nothing else
-            group = _GROUP_OF.get(command)
-            left_out |= {key: value for key, value in off.items() if group and key.startswith(group)}
-            left_out |= _ALSO_LEFT_OUT.get(command, {})
+            left_out |= {key: value for key, value in OFF.items() if key.startswith(_GROUPS_OF.get(command, ()))}
     merged = left_out | written
     if not merged.get("scoring.per_position"):
         merged.pop("scoring.position_components", None)  # it has no say

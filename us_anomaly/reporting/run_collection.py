@@ -1,7 +1,7 @@
 """Evaluated run directories, collected from what a user points at: runs, or folders that hold runs."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,10 @@ class Unusable:
     reason: str
 
 
-def collect_runs(folders: Iterable[Path], *, off: Mapping[str, Any]) -> tuple[list[EvaluatedRun], list[Unusable]]:
-    """Return the evaluated runs in `folders` and those that cannot be used, each once and in order.
+def collect_runs(folders: Iterable[Path]) -> tuple[list[EvaluatedRun], list[Unusable]]:
+    """Return the evaluated runs in `folders`, run directories or folders that hold some, and those that cannot be used.
 
-    Args:
-        folders: Run directories, or folders that hold some.
-        off: What a setting is where a provenance note leaves it out, by dotted key.
+    Each comes once, in order.
     """
     runs: list[EvaluatedRun] = []
     unusable: list[Unusable] = []
@@ -80,7 +78,7 @@ def collect_runs(folders: Iterable[Path], *, off: Mapping[str, Any]) -> tuple[li
         found.setdefault(run.resolve(), run)
     for folder in found.values():
         try:
-            runs.append(_read(folder, off=off))
+            runs.append(_read(folder))
         except ArtifactError as error:
             unusable.append(Unusable(folder, str(error)))
     return runs, unusable
@@ -110,7 +108,7 @@ def _in_order(path: Path) -> tuple[list[str | float], str]:
     return [float(part) if number % 2 else part for number, part in enumerate(parts)], path.name
 
 
-def _read(folder: Path, *, off: Mapping[str, Any]) -> EvaluatedRun:
+def _read(folder: Path) -> EvaluatedRun:
     path = RunDir(folder).evaluation_json
     if not folder.is_dir():
         raise ArtifactError("there is no such folder")
@@ -121,5 +119,5 @@ def _read(folder: Path, *, off: Mapping[str, Any]) -> EvaluatedRun:
     evaluation = read_evaluation(path)
     data_set = evaluation["data_set"]
     name = data_set["category"] or data_set["name"]
-    origin = read_origin(RunDir(folder), off=off)
+    origin = read_origin(RunDir(folder))
     return EvaluatedRun(name=str(name), folder=folder, evaluation=evaluation, origin=origin)
