@@ -23,7 +23,7 @@ from us_anomaly.data.augmentation import build_transforms
 from us_anomaly.errors import DataError, SettingsError
 from us_anomaly.models.compute import choose_compute
 from us_anomaly.models.weights import require_weights
-from us_anomaly.reporting.metric_names import LABELS, shown
+from us_anomaly.reporting.metric_names import LABELS, SUMMARY, shown
 from us_anomaly.reporting.pages.files import ReportFiles
 from us_anomaly.reporting.progress import clock_text
 from us_anomaly.reporting.summary import Summary, as_stage, show_summary
@@ -35,8 +35,6 @@ from us_anomaly.settings import DEFAULT_WEIGHTS, Settings, TeacherPositions
 from us_anomaly.training.pictures import require_sources
 
 log = logging.getLogger(__name__)
-
-HEADLINES = ("image_auroc", "deployed_f1", "misses", "false_positives", "pixel_auroc", "aupro_0.3", "auspro_0.05")
 
 STAGES = (
     ("split", split.run),
@@ -126,7 +124,7 @@ def _refuse_split(settings: Settings) -> None:
 
 def _summarize(run_dir: RunDir) -> None:
     metrics = read_evaluation(run_dir.evaluation_json)["metrics"]
-    shown_metrics = [name for name in HEADLINES if name in metrics]
+    shown_metrics = [name for name in SUMMARY if name in metrics]
     index = ReportFiles(run_dir.report).index
     show_summary(
         Summary(

@@ -16,6 +16,7 @@ from us_anomaly.reporting.comparison_cells import (
     figure_lines,
     resolution_caption,
 )
+from us_anomaly.reporting.metric_names import is_of_pixels
 
 _FRAME = 3
 """What a column takes besides its text: a line and two spaces. One more line closes the table."""
@@ -107,7 +108,7 @@ def _parts(comparison: Comparison, lines: Sequence[Line], *, room: int) -> list[
     parts: list[list[_Column]] = []
     level: bool | None = None
     for column, name in zip(columns, comparison.columns, strict=True):
-        previous, level = level, name.startswith(("pixel", "au"))
+        previous, level = level, is_of_pixels(name)
         if previous != level or _width([*parts[-1], column]) > room:
             parts.append([])
         parts[-1].append(column)

@@ -8,21 +8,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from us_anomaly.reporting.metric_names import LABELS, shown
+from us_anomaly.reporting.metric_names import LABELS, columns_per_type, interval_text, is_of_pixels, shown
 
 Evaluation = Mapping[str, Any]
 """Content of `evaluation.json`."""
-
-_PER_TYPE = (
-    "image_auroc",
-    "deployed_recall",
-    "misses",
-    "pixel_auroc",
-    "pixel_average_precision",
-    "aupro_0.3",
-    "auspro_0.05",
-)
-
 
 IN_CSV = {
     "f1": "oracle_f1",
@@ -116,33 +105,26 @@ def _overall_table(evaluation: Evaluation) -> Table:
     for name, label in LABELS.items():
         if name not in evaluation["metrics"]:
             continue
-        level = name.startswith(("pixel", "au"))
+        level = is_of_pixels(name)
         if previous_level is not None and level != previous_level:
             table.add_section()
         previous_level = level
-        table.add_row(label, shown(name, evaluation["metrics"][name]), _interval(name, evaluation))
+        table.add_row(label, shown(name, evaluation["metrics"][name]), interval_text(name, evaluation))
     return table
-
-
-def _interval(name: str, figures: Mapping[str, Any]) -> str:
-    if name not in figures["intervals"]:
-        return ""
-    low, high = figures["intervals"][name]
-    return f"{shown(name, low)} to {shown(name, high)}"
 
 
 def _type_table(evaluation: Evaluation) -> Table:
     types = evaluation["per_defect_type"]
-    names = [name for name in _PER_TYPE if any(name in one["metrics"] for one in types.values())]
+    headings = columns_per_type(evaluation)
     table = Table(
         title="per defect type, each against all normal test images",
         caption=f"resolution: {resolution_text(evaluation)}",
     )
     table.add_column("defect type")
     table.add_column("images", justify="right")
-    for name in names:
-        table.add_column(LABELS[name].removesuffix(" at deployed threshold"), justify="right")
+    for heading in headings.values():
+        table.add_column(heading, justify="right")
     for defect_type, one in types.items():
-        cells = [shown(name, one["metrics"].get(name)) for name in names]
+        cells = [shown(name, one["metrics"].get(name)) for name in headings]
         table.add_row(escape(defect_type), str(one["count"]), *cells)
     return table

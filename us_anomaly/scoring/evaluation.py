@@ -26,7 +26,8 @@ NO_TEST_IMAGE = "the test split holds no image: choose split.ratios with a test 
 NO_MASKS = "no masks in the data set"
 NO_MAPS = "no maps were saved: run `usad infer overwrite=true inference.save_maps=true`"
 
-_WHOLE_NUMBERS = ("false_positives", "misses")
+WHOLE_NUMBERS = ("false_positives", "misses")
+"""Figures that are counts."""
 _PER_TYPE = ("image_auroc", "image_average_precision", "deployed_recall", "misses")
 
 
@@ -183,7 +184,7 @@ def _counts(images: Sequence[ScoredImage], pixels: PixelEvaluation | None, probl
 def _as_json(metrics: MetricSet, intervals: dict[str, Interval]) -> dict[str, Any]:
     """Return figures as JSON has them, counts as whole numbers."""
     values: dict[str, float | int] = dict(metrics.values)
-    for name in _WHOLE_NUMBERS:
+    for name in WHOLE_NUMBERS:
         if name in values:
             values[name] = round(values[name])
     return {

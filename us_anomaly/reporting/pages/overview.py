@@ -10,32 +10,23 @@ import numpy as np
 
 from us_anomaly.data.sample import SPLITS
 from us_anomaly.errors import ArtifactError
-from us_anomaly.reporting.metric_names import LABELS, LOWER_IS_BETTER, THRESHOLDS, WHOLE_NUMBERS, shown
+from us_anomaly.reporting.metric_names import (
+    HEADLINES,
+    LABELS,
+    LOWER_IS_BETTER,
+    THRESHOLDS,
+    columns_per_type,
+    interval_text,
+    shown,
+)
 from us_anomaly.reporting.pages.figures import Figure, Scores, image_figures, overlap_figure, training_figure
 from us_anomaly.reporting.pages.source import ReportSource
 from us_anomaly.reporting.tables import evaluation_notes, resolution_text
 from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.scoring.evaluation import WHOLE_NUMBERS
 from us_anomaly.settings.plain import typed
 
-HEADLINES = (
-    "image_auroc",
-    "deployed_recall",
-    "deployed_precision",
-    "deployed_f1",
-    "pixel_auroc",
-    "aupro_0.3",
-    "auspro_0.05",
-)
 MAX_HEADLINES = 6
-PER_TYPE = (
-    "image_auroc",
-    "deployed_recall",
-    "misses",
-    "pixel_auroc",
-    "pixel_average_precision",
-    "aupro_0.3",
-    "auspro_0.05",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +65,7 @@ def overview(source: ReportSource) -> dict[str, Any]:
         "algorithm": evaluation["algorithm"],
         "splits": SPLITS,
         "counts": _counts(source),
-        "type_names": [LABELS[name].removesuffix(" at deployed threshold") for name in _type_metrics(evaluation)],
+        "type_names": list(columns_per_type(evaluation).values()),
         "types": _types(evaluation),
         "figures": _figures(source),
         "training": _training(source),
@@ -123,14 +114,9 @@ def _metric(name: str, figures: Mapping[str, Any]) -> Metric:
     return Metric(
         label=LABELS[name] + (" (lower is better)" if name in LOWER_IS_BETTER else ""),
         value=shown(name, value),
-        interval="" if low is None else f"{shown(name, low)} to {shown(name, high)}",
+        interval=interval_text(name, figures),
         bar=(100 * ends[0], 100 * value, 100 * ends[1]) if is_share else None,
     )
-
-
-def _type_metrics(evaluation: Mapping[str, Any]) -> list[str]:
-    types = evaluation["per_defect_type"].values()
-    return [name for name in PER_TYPE if any(name in one["metrics"] for one in types)]
 
 
 def _types(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -139,7 +125,7 @@ def _types(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": name,
             "count": one["count"],
-            "cells": [shown(metric, one["metrics"].get(metric)) for metric in _type_metrics(evaluation)],
+            "cells": [shown(metric, one["metrics"].get(metric)) for metric in columns_per_type(evaluation)],
             "link": "evaluation.html#" + urlencode({"type": name}),
         }
         for name, one in evaluation["per_defect_type"].items()
