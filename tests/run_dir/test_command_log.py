@@ -13,7 +13,8 @@ log = logging.getLogger("us_anomaly.test")
 def test_configuration_and_log_of_a_command_are_kept(tmp_path):
     run_dir = RunDir(tmp_path)
     for number in range(2):
-        with recorded(run_dir, command="split", texts={"config.yaml": f"seed: {number}\n"}):
+        texts = {run_dir.command_configuration("split"): f"seed: {number}\n"}
+        with recorded(run_dir, command="split", texts=texts):
             log.warning("said %d", number)
     log.warning("not said")
     folder = tmp_path / ".hydra" / "split"
@@ -24,10 +25,10 @@ def test_configuration_and_log_of_a_command_are_kept(tmp_path):
 
 def test_a_refused_command_leaves_the_configuration_of_what_is_there(tmp_path):
     run_dir = RunDir(tmp_path)
-    with recorded(run_dir, command="run", texts={"config.yaml": "seed: 0\n"}):
+    with recorded(run_dir, command="run", texts={run_dir.command_configuration("run"): "seed: 0\n"}):
         pass
     for command in ("run", "calibrate"):
-        texts = {"config.yaml": "seed: 1\n"}
+        texts = {run_dir.command_configuration(command): "seed: 1\n"}
         with pytest.raises(StaleArtifactError), recorded(run_dir, command=command, texts=texts):
             raise StaleArtifactError("students.pt was made with other settings")
     assert (tmp_path / ".hydra/run/config.yaml").read_text() == "seed: 0\n"

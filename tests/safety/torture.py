@@ -30,7 +30,8 @@ from us_anomaly import cli
 from us_anomaly.commands import run as run_command
 from us_anomaly.data.sample import parse_labels
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, read_json, read_tensors
+from us_anomaly.run_dir.atomic import read_json, read_tensors
+from us_anomaly.run_dir.layout import TEMPORARY_PREFIX
 from us_anomaly.run_dir.provenance import content_hash
 from us_anomaly.scoring.scored_images import parse_predictions
 

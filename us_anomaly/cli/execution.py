@@ -52,8 +52,11 @@ def execute(name: str, config: Any) -> None:
             resolved = list(HydraConfig.get().overrides.task)
             logging.getLogger().setLevel(settings.runtime.log_level.upper())
             run_dir = RunDir(settings.run_dir)
-            texts = {"config.yaml": _yaml(config, resolve=True), "overrides.yaml": _yaml(overrides, resolve=False)}
             home = _home(name, settings)
+            texts = {
+                home.command_configuration(name): _yaml(config, resolve=True),
+                home.command_settings(name): _yaml(overrides, resolve=False),
+            }
             with (
                 with_way_out(_way_out(name, settings)),
                 nullcontext() if settings.inference.output is None else leaving_no_trace(home),

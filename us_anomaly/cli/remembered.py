@@ -137,7 +137,7 @@ def missing_data(arguments: Sequence[str], *, run_dir: str) -> SettingsError | N
             f"`data.root` is not set: {known.root} remembers it, but takes nothing over where {where}: {' and '.join(ways)}, or "
             "add data.root=..."
         )
-    begun = sorted(known.root.glob(".hydra/*/overrides.yaml"), key=lambda path: path.stat().st_mtime)
+    begun = known.of_all_commands(known.command_settings)
     if begun and not known.made_with.is_file():
         return SettingsError(
             f"`data.root` is not set, and {known.root} does not remember it, for no command has finished there yet: type the "

@@ -138,6 +138,11 @@ class DataInputs:
             )
         return found
 
+    @property
+    def split_itself(self) -> dict[str, str]:
+        """The split as an input; raises as `split_hash`."""
+        return {self.run_dir.name_of(self.run_dir.split): self.split_hash}
+
     @functools.cached_property
     def test_masks(self) -> dict[str, str]:
         """The masks of the test pictures, where there are any."""

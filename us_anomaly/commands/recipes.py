@@ -65,7 +65,7 @@ class Recipes:
 
     def _with_training_pictures(self, **inputs: str) -> dict[str, Any]:
         """Return the inputs of what learns from the training pictures, and what older notes mention in their place."""
-        return {"inputs": inputs | self.data.training_pictures, "before": {"split.jsonl": self.data.split_hash}}
+        return {"inputs": inputs | self.data.training_pictures, "before": self.data.split_itself}
 
     def _weights(self, artifact: Path) -> dict[str, str]:
         """Return the content hash of the backbone's weights where they come from a file of the user's."""
@@ -169,7 +169,7 @@ class Recipes:
     def students(self, patch_size: int) -> Recipe:
         """Return what decides the students of one patch size."""
         validates = self.settings.students.validate_every_steps is not None
-        validation = {"split.jsonl": self.data.split_hash, **self.data.reference_pictures} if validates else {}
+        validation = self.data.split_itself | self.data.reference_pictures if validates else {}
         return Recipe(
             command="train-students",
             format_version=_version_of_tensors(),
@@ -210,7 +210,7 @@ class Recipes:
     @functools.cached_property
     def calibration(self) -> Recipe:
         """What decides `calibration.json`."""
-        inputs = {"split.jsonl": self.data.split_hash, **self.data.reference_pictures}
+        inputs = self.data.split_itself | self.data.reference_pictures
         for patch_size in self.settings.scales:
             positions = self.position_statistics(patch_size)
             inputs |= positions.inputs  # the networks, which make the maps with positions or without
@@ -236,7 +236,7 @@ class Recipes:
             command="infer",
             settings=flat("inference", self.settings.inference, without=("input", "output")),
             inputs={
-                "split.jsonl": self.data.split_hash,
+                **self.data.split_itself,
                 **self._checked(self.run_dir.calibration, self.calibration),
                 **self.data.scored_pictures,
             },
@@ -277,7 +277,7 @@ class Recipes:
             settings=place,
             when_absent=place,
             inputs={
-                "split.jsonl": self.data.split_hash,
+                **self.data.split_itself,
                 **self._checked(self.run_dir.calibration, self.calibration),
                 **self._checked(self.run_dir.predictions, self.predictions),
                 **self._checked(self.run_dir.evaluation_json, self.evaluation),

@@ -26,8 +26,9 @@ from pathlib import Path
 from us_anomaly.errors import UsadError
 from us_anomaly.models.compute import Compute
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_folder, read_tensors, write_bytes
+from us_anomaly.run_dir.atomic import flush_folder, read_tensors, write_bytes
 from us_anomaly.run_dir.faults import in_one_line
+from us_anomaly.run_dir.layout import TEMPORARY_PREFIX
 from us_anomaly.run_dir.provenance import Recipe, fingerprint, record
 from us_anomaly.run_dir.staleness import state
 from us_anomaly.settings import BUILT_IN_PICTURES, NAMED_FILES, Settings

@@ -19,6 +19,7 @@ from us_anomaly.data.defects import DEFECT_TYPES, Picture, Random, draw_defect
 from us_anomaly.data.mvtec import read_mvtec
 from us_anomaly.data.sample import Sample
 from us_anomaly.errors import DataError, ResourceError
+from us_anomaly.run_dir.layout import TEMPORARY_PREFIX
 
 DEMO_VERSION = 3
 """Part of the folder's name: raise it when the drawing changes."""
@@ -73,7 +74,7 @@ def make_demo(root: Path, *, image_side_px: int, num_train: int, num_test_normal
     temporary = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=root))
         artist = _Artist(temporary, photographs, image_side_px)
         artist.draw_normal("train/good", num_train, training=True)
         artist.draw_normal("test/good", num_test_normal, training=False)

@@ -17,7 +17,7 @@ from us_anomaly.data.augmentation import Pipeline
 from us_anomaly.data.images import read_image
 from us_anomaly.data.memory import available_memory_bytes
 from us_anomaly.errors import ResourceError
-from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX
+from us_anomaly.run_dir.layout import TEMPORARY_PREFIX
 
 MEMORY_SHARE = 0.25
 READ_AHEAD = 4

@@ -71,13 +71,16 @@ def read_origin(run_dir: RunDir) -> Origin | None:
             for name, digest in note["inputs"].items()
             if name in _FROM_OUTSIDE
         }
+        split, predictions, evaluation = map(
+            run_dir.name_of, (run_dir.split, run_dir.predictions, run_dir.evaluation_json)
+        )
         return Origin(
             settings=_with_image_size(_settings(notes)),
-            pictures=outside.get((LIST_OF_PICTURES, "split.jsonl")),
-            contents=outside.get((CONTENTS, "split.jsonl")),
-            scored=outside.get((SCORED_PICTURES, "predictions.jsonl")),
-            test_masks=outside.get((TEST_MASKS, "evaluation.json")),
-            saturation=outside.get((SATURATION_TABLE, "evaluation.json")),
+            pictures=outside.get((LIST_OF_PICTURES, split)),
+            contents=outside.get((CONTENTS, split)),
+            scored=outside.get((SCORED_PICTURES, predictions)),
+            test_masks=outside.get((TEST_MASKS, evaluation)),
+            saturation=outside.get((SATURATION_TABLE, evaluation)),
             files={
                 f"{name} ({artifact})": str(digest)
                 for (name, artifact), digest in outside.items()

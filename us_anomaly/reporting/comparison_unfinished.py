@@ -33,7 +33,7 @@ def why_unfinished(folder: Path) -> str:
 
 def _failure(run_dir: RunDir) -> str | None:
     """Return what ended the last command, and the command; None if that is not known."""
-    logs = sorted(run_dir.root.glob(".hydra/*/log.txt"), key=lambda path: path.stat().st_mtime)
+    logs = run_dir.of_all_commands(run_dir.command_log)
     found = _FAILURE.match(_RECORD.split(_end(logs[-1]))[-1]) if logs else None
     if found is None or "inference.input=" in found[1]:  # a picture that was looked at: nothing of the pipeline
         return None

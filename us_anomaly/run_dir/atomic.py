@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from us_anomaly.errors import ArtifactError, TrainingError
 from us_anomaly.run_dir.faults import cannot_read, cannot_write, in_one_line, is_out_of_memory
+from us_anomaly.run_dir.layout import TEMPORARY_PREFIX
 
-TEMPORARY_PREFIX = ".partial-"
 _umask_lock = threading.Lock()
 
 

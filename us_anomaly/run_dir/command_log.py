@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from us_anomaly.errors import StaleArtifactError
 from us_anomaly.run_dir.atomic import write_bytes, write_text
@@ -17,7 +18,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @contextmanager
-def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iterator[None]:
+def recorded(run_dir: RunDir, *, command: str, texts: Mapping[Path, str]) -> Iterator[None]:
     """Write down the configuration of a command, and what it logs meanwhile.
 
     Where a command is refused because what is there was made with other settings, the configuration of before stays.
@@ -25,31 +26,31 @@ def recorded(run_dir: RunDir, *, command: str, texts: Mapping[str, str]) -> Iter
     Args:
         run_dir: Where it works.
         command: Name of the command.
-        texts: Contents of files by name, for example `config.yaml`.
+        texts: Contents of files in the folder of the command.
 
     Raises:
         ResourceError: It cannot be written.
     """
-    folder = run_dir.command_folder(command)
-    before = {name: path.read_bytes() if (path := folder / name).is_file() else None for name in texts}
-    for name, text in texts.items():
-        write_text(folder / name, text)
+    before = {path: path.read_bytes() if path.is_file() else None for path in texts}
+    for path, text in texts.items():
+        write_text(path, text)
+    log_path = run_dir.command_log(command)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = _Log(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _Log(log_path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise cannot_write(folder / "log.txt", error) from error
+        raise cannot_write(log_path, error) from error
     handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()
     root.addHandler(handler)
     try:
         yield
     except StaleArtifactError:
-        for name, content in before.items():
+        for path, content in before.items():
             if content is None:
-                (folder / name).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             else:
-                write_bytes(folder / name, content)
+                write_bytes(path, content)
         raise
     finally:
         root.removeHandler(handler)

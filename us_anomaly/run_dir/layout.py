@@ -1,6 +1,10 @@
 """The run directory: every file name that a command reads or writes is defined here and nowhere else."""
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+
+TEMPORARY_PREFIX = ".partial-"
+"""Begins the names of files and folders that are not whole yet; what a killed process leaves is found by it."""
 
 
 def is_inside(name: str) -> bool:
@@ -192,6 +196,22 @@ class RunDir:
     def command_folder(self, command: str) -> Path:
         """Configuration and log of the last call of a command."""
         return self.records / command
+
+    def command_log(self, command: str) -> Path:
+        """What the last call of a command said."""
+        return self.command_folder(command) / "log.txt"
+
+    def command_settings(self, command: str) -> Path:
+        """What was typed for it."""
+        return self.command_folder(command) / "overrides.yaml"
+
+    def command_configuration(self, command: str) -> Path:
+        """All settings that it took."""
+        return self.command_folder(command) / "config.yaml"
+
+    def of_all_commands(self, file: Callable[[str], Path]) -> list[Path]:
+        """Return one file, such as `command_log`, of each command that has it, the latest at the end."""
+        return sorted(self.records.glob(f"*/{file('').name}"), key=lambda path: path.stat().st_mtime)
 
     @property
     def made_with(self) -> Path:

@@ -19,10 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from us_anomaly.errors import RunDirLockedError
-from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX
 from us_anomaly.run_dir.faults import another_folder, cannot_write
 from us_anomaly.run_dir.interruption import held_back
-from us_anomaly.run_dir.layout import RunDir
+from us_anomaly.run_dir.layout import TEMPORARY_PREFIX, RunDir
 
 log = logging.getLogger(__name__)
 

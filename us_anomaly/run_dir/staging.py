@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from us_anomaly.run_dir.atomic import TEMPORARY_PREFIX, flush_file, flush_folder, write_bytes
+from us_anomaly.run_dir.atomic import flush_file, flush_folder, write_bytes
 from us_anomaly.run_dir.faults import cannot_write
 from us_anomaly.run_dir.interruption import held_back
-from us_anomaly.run_dir.layout import RunDir
+from us_anomaly.run_dir.layout import TEMPORARY_PREFIX, RunDir
 from us_anomaly.run_dir.provenance import withdraw
 
 _FLUSHING_THREADS = 8
