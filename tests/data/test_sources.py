@@ -69,7 +69,7 @@ def test_every_layout_is_read_by_its_adapter(tmp_path: Path) -> None:
 
 
 def test_a_layout_without_adapter_is_a_settings_error(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no adapter reads DataSettings: choose data=folder, csv, mvtec or demo"):
+    with pytest.raises(SettingsError, match="no adapter reads DataSettings: `usad help data` lists the layouts"):
         read_samples(DataSettings(root=str(tmp_path), **COMMON))
 
 
@@ -164,15 +164,18 @@ def test_links_out_of_the_root_need_permission(tmp_path: Path) -> None:
 class TestFindImages:
     def test_a_file_is_taken_whatever_its_suffix(self, tmp_path: Path) -> None:
         touch(tmp_path, "photo.dat")
-        assert find_images(str(tmp_path / "photo.dat")) == [tmp_path / "photo.dat"]
+        assert find_images(str(tmp_path / "photo.dat"), key="inference.input") == [tmp_path / "photo.dat"]
 
     def test_a_folder_gives_all_pictures_below_it(self, tmp_path: Path) -> None:
         touch(tmp_path, "b.png", "a/c.JPG", "a/.hidden.png", "notes.txt")
-        assert find_images(str(tmp_path)) == [tmp_path / "a/c.JPG", tmp_path / "b.png"]
+        assert find_images(str(tmp_path), key="inference.input") == [tmp_path / "a/c.JPG", tmp_path / "b.png"]
 
     def test_a_pattern_gives_matching_pictures_and_those_in_matching_folders(self, tmp_path: Path) -> None:
         touch(tmp_path, "1a.png", "1b.txt", "2a.png", "1dir/x/y.bmp")
-        assert find_images(str(tmp_path / "1*")) == [tmp_path / "1a.png", tmp_path / "1dir/x/y.bmp"]
+        assert find_images(str(tmp_path / "1*"), key="inference.input") == [
+            tmp_path / "1a.png",
+            tmp_path / "1dir/x/y.bmp",
+        ]
 
     @pytest.mark.parametrize(
         ("pattern", "expected"),
@@ -187,47 +190,47 @@ class TestFindImages:
     )
     def test_two_stars_stand_for_any_number_of_folders(self, tmp_path: Path, pattern: str, expected: list[str]) -> None:
         touch(tmp_path, "a.png", "x/b.png", "x/y/c.png", "d.bmp")
-        assert find_images(str(tmp_path / pattern)) == [tmp_path / name for name in expected]
+        assert find_images(str(tmp_path / pattern), key="inference.input") == [tmp_path / name for name in expected]
 
     def test_a_name_with_brackets_is_a_name_first(self, tmp_path: Path) -> None:
         touch(tmp_path, "part[1].png", "part1.png")
-        assert find_images(str(tmp_path / "part[1].png")) == [tmp_path / "part[1].png"]
+        assert find_images(str(tmp_path / "part[1].png"), key="inference.input") == [tmp_path / "part[1].png"]
 
     def test_circles_of_links_end_also_with_two_stars(self, tmp_path: Path) -> None:
         touch(tmp_path, "a/1.png")
         (tmp_path / "a/up").symlink_to(tmp_path)
         (tmp_path / "a/again").symlink_to(tmp_path)
-        assert find_images(str(tmp_path)) == [tmp_path / "a/1.png"]
-        assert find_images(str(tmp_path / "**/*.png")) == [tmp_path / "a/1.png"]
+        assert find_images(str(tmp_path), key="inference.input") == [tmp_path / "a/1.png"]
+        assert find_images(str(tmp_path / "**/*.png"), key="inference.input") == [tmp_path / "a/1.png"]
 
     @pytest.mark.parametrize("pattern", ["none.png", "none/*.png", "*.tif", "**/*.tif", "\0", "x" * 5000])
     def test_what_matches_nothing_says_so(self, tmp_path: Path, pattern: str) -> None:
         touch(tmp_path, "a.png", "b.txt")
         with pytest.raises(DataError, match="no such file or folder, and no picture matches it"):
-            find_images(f"{tmp_path}/{pattern}")
+            find_images(f"{tmp_path}/{pattern}", key="inference.input")
 
     def test_an_empty_input_is_not_the_current_folder(self) -> None:
         with pytest.raises(DataError, match=r"inference.input=: no such file or folder"):
-            find_images("")
+            find_images("", key="inference.input")
 
     def test_a_pattern_that_matches_files_of_other_formats_only_says_so(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.gif", "b.gif", "c.txt")
         with pytest.raises(
             DataError, match=r"no picture matches it; 2 other files were not looked at, .*: a\.gif, b\.gif$"
         ):
-            find_images(f"{tmp_path}/*")
+            find_images(f"{tmp_path}/*", key="inference.input")
 
     def test_a_folder_of_files_of_other_formats_only_says_which_are_read(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.heic")
         with pytest.raises(
             DataError, match=r"1 other file: a\.heic; pictures are PNG, JPEG, BMP, TIFF or WebP by their"
         ):
-            find_images(str(tmp_path))
+            find_images(str(tmp_path), key="inference.input")
 
     def test_a_folder_without_pictures_says_what_it_holds(self, tmp_path: Path) -> None:
         touch(tmp_path, "notes.txt")
         with pytest.raises(DataError, match=r"no pictures in this folder, found 1 other file: notes\.txt"):
-            find_images(str(tmp_path))
+            find_images(str(tmp_path), key="inference.input")
 
 
 class TestFindInputs:

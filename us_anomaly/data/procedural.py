@@ -75,17 +75,18 @@ PAINTERS: dict[Callable[[np.random.Generator, int], Picture], float] = {
     lines: 0.06,
 }
 """How often each kind is drawn."""
+BLEMISH_FRACTION = 0.35
+"""Share of the pictures that get small faults."""
 
 
 class ProceduralPictures:
     """An endless stream of drawn pictures."""
 
-    def __init__(self, *, side_px: int, blemish_fraction: float = 0.35) -> None:
+    def __init__(self, *, side_px: int) -> None:
         """Prepare the stream.
 
         Args:
             side_px: Side of the pictures.
-            blemish_fraction: Share of the pictures that get small faults.
 
         Raises:
             ValueError: `side_px` is under 32.
@@ -93,7 +94,6 @@ class ProceduralPictures:
         if side_px < MIN_DRAWN_SIDE_PX:
             raise ValueError(f"side_px must be at least {MIN_DRAWN_SIDE_PX}, got {side_px}")
         self.side_px = side_px
-        self.blemish_fraction = blemish_fraction
         self._painters = list(PAINTERS)
         self._shares = np.cumsum(list(PAINTERS.values())) / sum(PAINTERS.values())
 
@@ -101,6 +101,6 @@ class ProceduralPictures:
         """Draw the next picture, shape (side_px, side_px, 3); `rng` decides everything."""
         painter = self._painters[int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))]
         picture = painter(rng, self.side_px)
-        if rng.random() < self.blemish_fraction:
+        if rng.random() < BLEMISH_FRACTION:
             picture = add_blemishes(picture, rng)
         return recolour(picture, rng) if rng.random() < 0.4 else picture

@@ -78,7 +78,9 @@ def _read(root: Path, data: DataSettings) -> list[Sample]:
                 num_test_anomalous=data.num_test_anomalous,
             )
         case _:
-            raise SettingsError(f"no adapter reads {type(data).__name__}: choose data=folder, csv, mvtec or demo")
+            raise SettingsError(
+                f"no adapter reads {type(data).__name__}: `usad help data` lists the layouts that are read"
+            )
 
 
 def _refuse_unwritable(names: Sequence[str]) -> None:
@@ -115,7 +117,7 @@ def list_categories(data: DataSettings) -> list[str]:
             raise SettingsError(f"the layout of data={data.name} has no categories; data=mvtec and data=visa have")
 
 
-def find_images(path_or_glob: str, *, key: str = "inference.input") -> list[Path]:
+def find_images(path_or_glob: str, *, key: str) -> list[Path]:
     """Return the pictures that a file name, a folder (with all below it) or a glob pattern means, sorted.
 
     What exists under the very name is taken first, so that brackets in file names do no harm. `**` stands for

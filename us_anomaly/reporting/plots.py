@@ -33,7 +33,6 @@ class Plot:
     """What it shows, in a sentence, for those who cannot see it."""
     x: Axis
     y: Axis
-    height: int = HEIGHT
     y_is_mirrored: bool = False
     """Numbers below zero of y count downwards: they are shown without sign."""
     _shapes: list[str] = field(default_factory=list)
@@ -45,7 +44,7 @@ class Plot:
 
     def top_of(self, value: float) -> float:
         """Return the vertical pixel of a value."""
-        return self.height - BOTTOM - self.y.position(value) * (self.height - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - self.y.position(value) * (HEIGHT - TOP - BOTTOM)
 
     def line(self, xs: Iterable[float], ys: Iterable[float], *, kind: str) -> None:
         """Add a line; `kind` is its class in the style sheet."""
@@ -73,7 +72,7 @@ class Plot:
         at_right = left > WIDTH - 130
         anchor, shift = ("end", -5) if at_right else ("start", 5)
         self._shapes.append(
-            f'<line class="mark {kind}" x1="{left:.1f}" x2="{left:.1f}" y1="{TOP}" y2="{self.height - BOTTOM}"/>'
+            f'<line class="mark {kind}" x1="{left:.1f}" x2="{left:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
             f'<text class="mark-label" x="{left + shift:.1f}" y="{TOP + 10}" text-anchor="{anchor}">{escape(label)}</text>'
         )
 
@@ -81,13 +80,6 @@ class Plot:
         """Add a dot."""
         self._shapes.append(
             f'<circle class="dot {kind}" cx="{self.left_of(x):.1f}" cy="{self.top_of(y):.1f}" r="4.5"/>'
-        )
-
-    def label(self, x: float, y: float, text: str, *, kind: str, anchor: str = "start") -> None:
-        """Add a text at a point."""
-        self._shapes.append(
-            f'<text class="note {kind}" x="{self.left_of(x):.1f}" y="{self.top_of(y):.1f}" '
-            f'text-anchor="{anchor}">{escape(text)}</text>'
         )
 
     def tooltips(self, points: Iterable[Point]) -> None:
@@ -98,14 +90,14 @@ class Plot:
         """Return the picture."""
         points = escape(json.dumps(self._points, separators=(",", ":")))
         return Markup(
-            f'<svg class="plot" viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(self.title)}" '
+            f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title)}" '
             f'tabindex="0" data-points="{points}">{self._frame()}{"".join(self._shapes)}'
-            f'<g class="cursor" hidden=""><line y1="{TOP}" y2="{self.height - BOTTOM}"/><circle r="4"/></g></svg>'
+            f'<g class="cursor" hidden=""><line y1="{TOP}" y2="{HEIGHT - BOTTOM}"/><circle r="4"/></g></svg>'
         )
 
     def _frame(self) -> str:
         """Return grid lines, tick labels and axis labels."""
-        bottom, middle = self.height - BOTTOM, (LEFT + WIDTH - RIGHT) / 2
+        bottom, middle = HEIGHT - BOTTOM, (LEFT + WIDTH - RIGHT) / 2
         parts, last = [], -MIN_TICK_GAP_PX * 1.0
         for tick in self.x.ticks():
             left = self.left_of(tick)
@@ -121,7 +113,7 @@ class Plot:
             shown = tick_text(abs(tick) if self.y_is_mirrored else tick)
             parts.append(f'<text class="tick" x="{LEFT - 7}" y="{top + 4:.1f}" text-anchor="end">{shown}</text>')
         parts.append(
-            f'<text class="axis" x="{middle:.0f}" y="{self.height - 8}" text-anchor="middle">{escape(self.x.label)}</text>'
+            f'<text class="axis" x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(self.x.label)}</text>'
         )
         center = (TOP + bottom) / 2
         parts.append(
