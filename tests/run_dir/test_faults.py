@@ -8,7 +8,7 @@ import torch
 from us_anomaly.errors import DataError, ResourceError
 from us_anomaly.run_dir.faults import cannot_read, cannot_write, explain, explained, is_out_of_memory
 
-HELP = "students.batch_size=1, teacher.batch_size=16, image_size=192, scoring.stride_px=4, runtime.precision=bfloat16"
+HELP = "students.window_px=128, teacher.batch_size=16, image_size=192, runtime.precision=bfloat16"
 
 
 def fault(number: int, path: str | None = None) -> OSError:

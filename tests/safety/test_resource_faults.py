@@ -289,7 +289,7 @@ def test_pictures_that_vanish_before_scoring_leave_the_old_results(own_parts, tm
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (MemoryError(), "the memory is exhausted (MemoryError); smaller settings help: students.batch_size=1,"),
+        (MemoryError(), "the memory is exhausted (MemoryError); smaller settings help: students.window_px=128,"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
             "the memory of the device is exhausted (CUDA out of memory. Tried to allocate 20.00 GiB.); smaller settings help:",

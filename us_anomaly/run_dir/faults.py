@@ -8,9 +8,7 @@ from pathlib import Path
 from us_anomaly.errors import ResourceError
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
-_SMALLER_SETTINGS = (
-    "students.batch_size=1, teacher.batch_size=16, image_size=192, scoring.stride_px=4, runtime.precision=bfloat16"
-)
+_SMALLER_SETTINGS = "students.window_px=128, teacher.batch_size=16, image_size=192, runtime.precision=bfloat16"
 MAX_QUOTED = 160
 _way_out = "choose another run_dir="
 
