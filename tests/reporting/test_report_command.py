@@ -1,6 +1,8 @@
 """`usad report` on a trained run directory."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +89,17 @@ def test_the_hash_of_the_pages_depends_on_their_files(tmp_path, monkeypatch):
     first = files.pages_hash()
     page.write_text("b")
     assert files.pages_hash() != first
+
+
+def test_the_hash_of_the_pages_depends_on_no_module_that_they_do_not_use(tmp_path, monkeypatch):
+    package = Path(files.__file__).parents[1]
+    modules = [path for path in package.rglob("*.py") if not path.stem.startswith(files.OF_NO_PAGE)]
+    used = "|".join(files.OF_NO_PAGE)
+    assert [path.name for path in modules if re.search(rf"us_anomaly\.reporting\.({used})", path.read_text())] == []
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "reporting/pages/files.py"))
+    (tmp_path / "reporting/pages").mkdir(parents=True)
+    before = files.pages_hash()
+    (tmp_path / "reporting/comparison_cells.py").write_text("a")
+    assert files.pages_hash() == before
+    (tmp_path / "reporting/tables.py").write_text("a")
+    assert files.pages_hash() != before

@@ -7,6 +7,9 @@ from urllib.parse import quote
 DRAWING_VERSION = 1
 """Raised when pictures are drawn differently, so that old ones are not taken for new."""
 
+OF_NO_PAGE = ("comparison", "run_collection", "panel", "summary", "trackers")
+"""Modules beside the pages, by what their names begin with, from which no page takes anything."""
+
 
 class ReportFiles:
     """Name the files of one report; nothing is created by asking for a name."""
@@ -94,6 +97,8 @@ def pages_hash() -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".html", ".css", ".js", ".svg")):
+        if path.parent == package and path.stem.startswith(OF_NO_PAGE):
+            continue
         digest.update(path.relative_to(package).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
