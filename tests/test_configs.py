@@ -61,6 +61,16 @@ def test_every_experiment_composes_and_opens_with_its_command(compose, path):
     assert compose("run", f"experiment={path.stem}", "data.root=x")
 
 
+@pytest.mark.parametrize(
+    "key", ["on_bad_image", "max_image_pixels", "white_level", "allow_outside_root", "group_pattern"]
+)
+def test_what_every_layout_has_has_the_same_default_in_all(key):
+    contents = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS.glob("data/*.yaml")}
+    values = {name: content.get("data", content)[key] for name, content in contents.items()}
+    assert len(values) == 8
+    assert len(set(values.values())) == 1, values
+
+
 def test_every_yaml_file_is_tested_here():
     tested = {CONFIGS / group / f"{name}.yaml" for group, name in GROUP_FILES}
     tested |= {CONFIGS / f"{name}.yaml" for name in COMMANDS}
