@@ -17,7 +17,7 @@ from us_anomaly.data.transform_factory import END_OF_BYTES
 from us_anomaly.errors import SettingsError
 from us_anomaly.graph import INPUT, DetectorGraph
 from us_anomaly.loading import detector_of
-from us_anomaly.models.compute import Compute, available_cores
+from us_anomaly.models.compute import Compute, num_threads
 from us_anomaly.onnx_model import OnnxDetector, require_packages, to_onnx
 from us_anomaly.reporting.summary import Summary, show_summary
 from us_anomaly.run_dir import RunDir
@@ -88,7 +88,7 @@ def _exported(settings: Settings) -> tuple[bytes, Parity]:
         metadata=_metadata(transforms, calibration, height=height, width=width),
     )
     parity = measure_parity(
-        OnnxDetector(content, num_threads=settings.runtime.num_threads or available_cores()),
+        OnnxDetector(content, num_threads=num_threads(settings.runtime)),
         detector,
         as_used=as_used,
         source=source,
