@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from us_anomaly.errors import ResourceError, RunDirLockedError
-from us_anomaly.run_dir import RunDir, lock
+from us_anomaly.run_dir import RunDir, lock, lock_owner
 from us_anomaly.run_dir.lock import locked
 
 HOLDER = textwrap.dedent(
@@ -25,6 +25,14 @@ HOLDER = textwrap.dedent(
         time.sleep(60)
     """
 )
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """Wait for no other machine, and be in no job of Slurm."""
+    monkeypatch.setattr(lock, "SETTLING_SECONDS", 0)
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_CLUSTER_NAME"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -98,7 +106,7 @@ def test_a_process_number_that_lives_again_as_another_process_does_not_matter(ru
         pass
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "null"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "null", note(pid="1"), note(restarts="1")])
 def test_a_lock_file_without_an_owner_is_taken_over(run_dir, text):
     run_dir.root.mkdir()
     run_dir.lock.write_text(text)
@@ -122,18 +130,98 @@ def test_the_lock_of_another_machine_is_refused_with_the_way_to_remove_it(run_di
 
 
 def test_a_killed_container_of_this_machine_is_taken_over_though_its_host_name_differs(run_dir, monkeypatch):
-    monkeypatch.setattr(lock, "_boot_id", lambda: "this kernel")
+    monkeypatch.setattr(lock_owner, "_boot_id", lambda: "this kernel")
     run_dir.root.mkdir()
     run_dir.lock.write_text(note(host="0a1b2c3d", boot_id="this kernel"))
     with locked(run_dir, command="usad"):
         pass
 
 
-def test_where_the_file_system_knows_no_locks_a_living_owner_counts(run_dir, monkeypatch):
+ELSEWHERE = {"host": "elsewhere", "boot_id": "another"}
+
+
+@pytest.fixture
+def leave_behind(run_dir):
+    """Return a function that writes the file of a process that was killed."""
+
+    def write(**changes: object) -> None:
+        run_dir.root.mkdir(exist_ok=True)
+        run_dir.lock.write_text(note(**changes))
+
+    return write
+
+
+def in_job(monkeypatch, number: str, *, restarts: str | None = None, cluster: str | None = None) -> None:
+    variables = {"SLURM_JOB_ID": number, "SLURM_RESTART_COUNT": restarts, "SLURM_CLUSTER_NAME": cluster}
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+
+
+def test_a_job_of_slurm_that_was_put_back_takes_over_from_itself_on_another_machine(
+    run_dir, leave_behind, monkeypatch, caplog
+):
+    leave_behind(**ELSEWHERE, job="17 of big", restarts=1)
+    in_job(monkeypatch, "17", restarts="2", cluster="big")
+    with caplog.at_level("INFO"), locked(run_dir, command="usad"):
+        owner = json.loads(run_dir.lock.read_text())
+        assert (owner["job"], owner["restarts"]) == ("17 of big", 2)
+    assert "on elsewhere, Slurm job 17 of big, since then), whose job was put back into the queue" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("number", "restarts", "cluster"),
+    [
+        ("17", None, "big"),  # the same job, started with several processes
+        ("17", "1", "big"),  # the same, after it was put back
+        ("18", "2", "big"),
+        ("17", "2", "other"),
+        ("17", "2", None),
+        ("17", "many", "big"),
+    ],
+)
+def test_any_other_process_of_slurm_does_not_take_over_from_another_machine(
+    run_dir, leave_behind, monkeypatch, number, restarts, cluster
+):
+    leave_behind(**ELSEWHERE, job="17 of big", restarts=1)
+    in_job(monkeypatch, number, restarts=restarts, cluster=cluster)
+    with pytest.raises(RunDirLockedError, match="Slurm job 17 of big"), locked(run_dir, command="usad"):
+        pytest.fail("it may still be running")
+    assert json.loads(run_dir.lock.read_text())["host"] == "elsewhere"
+
+
+def test_a_process_outside_of_slurm_is_not_taken_over_by_a_job(run_dir, leave_behind, monkeypatch):
+    leave_behind(**ELSEWHERE)
+    in_job(monkeypatch, "17", restarts="2")
+    with pytest.raises(RunDirLockedError), locked(run_dir, command="usad"):
+        pytest.fail("it may still be running")
+
+
+def test_of_several_processes_of_a_job_that_was_put_back_the_one_that_wrote_last_goes_on(
+    run_dir, leave_behind, monkeypatch
+):
+    """Two machines whose kernels know nothing of each other read the old owner at the same moment."""
+    leave_behind(**ELSEWHERE, job="17", restarts=0)
+    in_job(monkeypatch, "17", restarts="1")
+    other = note(host="third", boot_id="third", job="17", restarts=1)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: run_dir.lock.write_text(other))
+    with pytest.raises(RunDirLockedError, match=r"is in use by .* on third"), locked(run_dir, command="usad"):
+        pytest.fail("two processes in one run directory")
+    assert run_dir.lock.read_text() == other
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """A file system that knows no locks."""
+
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_where_the_file_system_knows_no_locks_a_living_owner_counts(run_dir):
     with locked(run_dir, command="usad"), pytest.raises(RunDirLockedError), locked(run_dir, command="usad"):
         pytest.fail("two at once")
     run_dir.lock.write_text(note(pid=2**22 + 1))  # beyond the largest process number
@@ -141,12 +229,46 @@ def test_where_the_file_system_knows_no_locks_a_living_owner_counts(run_dir, mon
         pass
 
 
+@pytest.mark.usefixtures("without_locks")
+def test_where_the_file_system_knows_no_locks_another_container_of_this_machine_is_not_taken_over(
+    run_dir, leave_behind, monkeypatch
+):
+    monkeypatch.setattr(lock_owner, "_boot_id", lambda: "this kernel")
+    leave_behind(host="0a1b2c3d", boot_id="this kernel")
+    with pytest.raises(RunDirLockedError, match="cannot be looked into"), locked(run_dir, command="usad"):
+        pytest.fail("it may still be running")
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_a_file_that_is_still_empty_is_one_into_which_somebody_is_about_to_write(run_dir, monkeypatch):
+    run_dir.root.mkdir()
+    run_dir.lock.touch()
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: run_dir.lock.write_text(note(pid=os.getppid())))
+    with pytest.raises(RunDirLockedError, match=f"process {os.getppid()} on"), locked(run_dir, command="usad"):
+        pytest.fail("two at once")
+
+
+def test_the_owner_is_on_the_disk_before_the_work_begins(run_dir, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_size))
+    with locked(run_dir, command="usad"):
+        assert flushed == [run_dir.lock.stat().st_size]
+
+
+def test_the_owner_of_a_lock_can_be_asked_for(run_dir):
+    assert lock_owner.owner_at(run_dir.lock) is None
+    with locked(run_dir, command="usad split"):
+        owner = lock_owner.owner_at(run_dir.lock)
+        assert owner is not None
+        assert (owner.command, owner.job, owner.restarts) == ("usad split", None, 0)
+
+
 def test_a_process_that_we_may_not_signal_is_alive(monkeypatch):
     def forbidden(*_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", forbidden)
-    assert lock._is_alive(1)
+    assert lock_owner.this_process("usad").is_alive
 
 
 def test_a_lock_that_its_owner_removed_while_we_opened_it_is_not_taken(run_dir, monkeypatch):

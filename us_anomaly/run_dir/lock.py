@@ -2,54 +2,32 @@
 
 The lock is the kernel's lock on the open file `.lock`, which ends with the process, however it ends: a killed command leaves
 the file but not the lock. The file says who holds it. Only where the kernel cannot know, because the file was written on
-another machine that shares the disk, the file itself counts.
+another machine that shares the disk, or because the file system has no locks, the file itself counts. On a cluster it is then
+taken over only by the same job of Slurm, after Slurm has put it back into the queue, for which it ends all that it ran before.
 """
 
 import errno
-import json
 import logging
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from us_anomaly.errors import RunDirLockedError
 from us_anomaly.run_dir.faults import another_folder, cannot_write
 from us_anomaly.run_dir.interruption import held_back
 from us_anomaly.run_dir.layout import TEMPORARY_PREFIX, RunDir
+from us_anomaly.run_dir.lock_owner import Owner, owner_at, read_owner, this_process, write_owner
 
 log = logging.getLogger(__name__)
 
-MAX_QUOTED = 60
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+SETTLING_SECONDS = 0.5
+"""After so long, what another machine has written and flushed can be read here."""
 _HELD: set[int] = set()
 """Open files of the locks of this process."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Owner:
-    """The process that holds a lock."""
-
-    pid: int
-    """Its number."""
-    host: str
-    """Name of its machine."""
-    boot_id: str | None
-    """Identifies the kernel it runs under, which containers of one machine share; None where there is none."""
-    since: str
-    """When it took the lock, local time."""
-    command: str
-    """What it does."""
-
-    def __str__(self) -> str:
-        """Say who it is."""
-        command = self.command if len(self.command) <= MAX_QUOTED else self.command[:MAX_QUOTED].rstrip() + " ..."
-        return f"`{command}` (process {self.pid} on {self.host}, since {self.since})"
 
 
 @contextmanager
@@ -67,8 +45,7 @@ def locked(run_dir: RunDir, *, command: str) -> Iterator[None]:
     descriptor: int | None = None
     try:
         with held_back():
-            descriptor = _taken(run_dir)
-        _write_owner(descriptor, run_dir, command)
+            descriptor = _taken(run_dir, command)
         _remove_leftovers(run_dir)
         yield
     finally:
@@ -78,31 +55,34 @@ def locked(run_dir: RunDir, *, command: str) -> Iterator[None]:
                 _release(descriptor, run_dir.lock)
 
 
-def _taken(run_dir: RunDir) -> int:
+def _taken(run_dir: RunDir, command: str) -> int:
     """Make the directory and take its lock."""
     try:
         run_dir.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(run_dir.root, error) from error
     try:
-        descriptor = _take(run_dir)
+        descriptor = _take(run_dir, command)
     except OSError as error:
         raise cannot_write(run_dir.lock, error) from error
     _HELD.add(descriptor)
     return descriptor
 
 
-def _take(run_dir: RunDir) -> int:
-    """Open and lock the file; refuse if somebody else has it."""
+def _take(run_dir: RunDir, command: str) -> int:
+    """Open and lock the file and write down that it is ours; refuse if somebody else has it."""
     while True:
-        descriptor = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor, is_new = _open(run_dir.lock)
         try:
             is_ours = _lock(descriptor)
-            owner = _read_owner(descriptor)
-            if not is_ours:
-                raise _refusal(run_dir, owner)
+            previous = None if is_new else _previous_owner(descriptor)
+            if is_ours is False:
+                raise _refusal(run_dir, previous)
             if _is_at(descriptor, run_dir.lock):
-                _check_previous(run_dir, owner)
+                is_certain = is_new or _can_be_taken_over(run_dir, previous, are_locks_known=is_ours is not None)
+                write_owner(descriptor, ours := this_process(command))
+                if not is_certain:
+                    _require_still_ours(run_dir, ours)
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -110,58 +90,61 @@ def _take(run_dir: RunDir) -> int:
         os.close(descriptor)  # its owner removed it while we waited: there may be a new one
 
 
-def _check_previous(run_dir: RunDir, owner: Owner | None) -> None:
-    """Take over from a process that was killed; refuse if it ran where this kernel cannot see it.
+def _open(path: Path) -> tuple[int, bool]:
+    """Open the file, and tell whether it was made by that, which only one of several processes is told, on any file system."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+    except FileExistsError:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+
+
+def _previous_owner(descriptor: int) -> Owner | None:
+    """Return who is written down in a file that was there; where nobody is, somebody may be about to be."""
+    if (owner := read_owner(descriptor)) is None:
+        time.sleep(SETTLING_SECONDS)
+        owner = read_owner(descriptor)
+    return owner
+
+
+def _can_be_taken_over(run_dir: RunDir, owner: Owner | None, *, are_locks_known: bool) -> bool:
+    """Return whether a lock that nobody is known to hold is ours for certain; refuse if its owner may still be running.
 
     Raises:
-        RunDirLockedError: It may still be running on another machine.
+        RunDirLockedError: It may still be running, here or on another machine.
     """
     if owner is None:
-        return
-    is_here = owner.host == socket.gethostname() or (owner.boot_id is not None and owner.boot_id == _boot_id())
-    if not is_here:
+        return False
+    if are_locks_known and owner.is_of_this_kernel:
+        log.info("taking over from %s, which was killed", owner)
+        return True
+    if owner.is_of_this_host and owner.is_alive:
+        raise _refusal(run_dir, owner)
+    if owner.is_of_this_host:
+        log.info("taking over from %s, which was killed", owner)
+    elif owner.was_put_back:
+        log.info("taking over from %s, whose job was put back into the queue and runs here now", owner)
+    else:
         raise RunDirLockedError(
             f"{run_dir.root} was locked by {owner}, a machine that cannot be looked into from here. If that process is gone, "
             f"remove {run_dir.lock} and run the same command"
         )
-    log.info("taking over from %s, which was killed", owner)
+    return False
+
+
+def _require_still_ours(run_dir: RunDir, ours: Owner) -> None:
+    """Refuse if another machine has taken the lock over at the same moment, where no kernel decides between us.
+
+    Raises:
+        RunDirLockedError: The other one wrote last.
+    """
+    time.sleep(SETTLING_SECONDS)
+    if (owner := owner_at(run_dir.lock)) != ours:
+        raise _refusal(run_dir, owner)
 
 
 def _refusal(run_dir: RunDir, owner: Owner | None) -> RunDirLockedError:
     who = "another process" if owner is None else str(owner)
     return RunDirLockedError(f"{run_dir.root} is in use by {who}: wait until it has finished, or {another_folder()}")
-
-
-def _write_owner(descriptor: int, run_dir: RunDir, command: str) -> None:
-    owner = Owner(
-        pid=os.getpid(),
-        host=socket.gethostname(),
-        boot_id=_boot_id(),
-        since=time.strftime("%Y-%m-%d %H:%M:%S"),
-        command=command,
-    )
-    try:
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, (json.dumps(asdict(owner)) + "\n").encode())
-    except OSError as error:
-        raise cannot_write(run_dir.lock, error) from error
-
-
-def _read_owner(descriptor: int) -> Owner | None:
-    """Return who is written down; None if nobody is, or only half of it."""
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    try:
-        return Owner(**json.loads(os.read(descriptor, 1 << 16)))
-    except (ValueError, TypeError):
-        return None
-
-
-def _boot_id() -> str | None:
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -190,7 +173,7 @@ if sys.platform == "win32":
     _FAR = 1 << 30
     """The locked byte: far beyond the text, because Windows lets nobody read a locked byte."""
 
-    def _lock(descriptor: int) -> bool:
+    def _lock(descriptor: int) -> bool | None:
         os.lseek(descriptor, _FAR, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -218,8 +201,8 @@ else:
     _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
     _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
-    def _lock(descriptor: int) -> bool:
-        """Lock an open file without waiting; return whether it is ours."""
+    def _lock(descriptor: int) -> bool | None:
+        """Lock an open file without waiting; return whether it is ours, None where the file system knows no locks."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -227,17 +210,7 @@ else:
                 return False
             if error.errno not in _UNSUPPORTED:
                 raise
-            owner = _read_owner(descriptor)
-            return owner is None or owner.host != socket.gethostname() or not _is_alive(owner.pid)
-        return True
-
-    def _is_alive(pid: int) -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
+            return None
         return True
 
     def _release(descriptor: int, path: Path) -> None:
