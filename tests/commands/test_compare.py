@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import sys
 import pytest
 from compared_runs import write_run
 
+from us_anomaly.cli import _main
 from us_anomaly.commands import compare
 from us_anomaly.commands.run import STAGES
 from us_anomaly.errors import DataError, SettingsError
@@ -78,6 +80,20 @@ def test_rows_of_a_real_run_directory_are_called_after_its_settings(trained, com
 def test_a_run_directory_that_was_copied_is_counted_once(trained, trained_copy, capsys):
     compare.run([str(trained), str(trained_copy)])
     assert f"never the best: {trained_copy} (as {trained}).\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("as_a_new_process")
+def test_under_figures_that_a_refused_command_left_there_stands_that_it_was_refused(
+    trained_copy, tiny, tmp_path, capsys
+):
+    assert _main(["train-students", *tiny(trained_copy, "students.steps=7")]) == 1
+    capsys.readouterr()
+    compare.run([str(trained_copy)], output=str(tmp_path / "table.csv"))
+    students = trained_copy / "p33/students.pt"
+    told = f"its last command failed after these figures were made ({students} was made from something else than what is in"
+    assert f"folder: {told}" in capsys.readouterr().out
+    (row,) = [row for row in csv.DictReader((tmp_path / "table.csv").read_text().splitlines()) if row["run_dir"]]
+    assert row["doubt"].startswith(told)
 
 
 def test_a_narrow_terminal_gets_tables_of_its_width(run_dir, capsys, monkeypatch):

@@ -1,7 +1,7 @@
 import shutil
 
 import pytest
-from compared_runs import write_run
+from compared_runs import rewrite_note, write_run
 
 from us_anomaly.reporting.comparison import compare
 from us_anomaly.reporting.comparison_cells import comparison_notes
@@ -141,3 +141,33 @@ def test_a_seed_is_measured_against_the_same_seed_of_the_baseline(tmp_path):
     new = grid(tmp_path / "new", *(("tile", 0.5, {"seed": seed}) for seed in (2, 0, 1)))
     gains = [row.differences["image_auroc"].value for row in compared(new, baseline=old[0].parent).rows]
     assert gains == [pytest.approx(0.3), pytest.approx(0.5), pytest.approx(0.4)]
+
+
+def test_figures_of_files_that_were_made_again_since_are_in_no_mean_and_never_the_best_and_it_is_said(tmp_path):
+    runs = grid(tmp_path, *SEEDS, ("wood", 0.1, {"seed": 0}))
+    for run in (runs[1], runs[3]):
+        rewrite_note(run, "p33/students.pt", sha256="made again")
+    comparison = compared(runs)
+    assert figures(comparison.means) == {"mean": (0.7 + 0.4) / 2}
+    assert comparison.seed_means == []
+    assert comparison.best["image_auroc"] == []
+    noted = [note.partition(":")[0] for note in comparison.notes if "in no mean and never the best; run its" in note]
+    assert noted == ["tile (1-tile)", "wood"]
+    assert not any("unknown" in note for note in comparison.notes)
+
+
+def test_where_no_figures_are_of_what_is_there_now_there_is_no_mean(tmp_path):
+    (run,) = grid(tmp_path, SEEDS[0])
+    rewrite_note(run, "p33/students.pt", sha256="made again")
+    comparison = compared([run])
+    assert comparison.means == []
+    assert comparison_json(comparison)["mean"] == {}
+
+
+def test_a_baseline_of_before_is_noted_too(tmp_path):
+    (old,) = grid(tmp_path / "old", SEEDS[0])
+    rewrite_note(old, "p33/students.pt", sha256="made again")
+    notes = compared(grid(tmp_path / "new", SEEDS[1]), baseline=old).notes
+    assert [
+        note for note in notes if note.startswith(f"the baseline {old}: the figures are of files that were made again")
+    ]

@@ -1,8 +1,13 @@
 """Folders without an evaluation are listed with what ended their last command, and with a command that goes on."""
 
-import pytest
+import json
+import os
+import time
 
-from us_anomaly.reporting.comparison_unfinished import FAILED, why_unfinished
+import pytest
+from compared_runs import rewrite_note, write_run
+
+from us_anomaly.reporting.comparison_unfinished import FAILED, left_undone, why_unfinished
 
 BEGUN = "2026-01-02 03:04:05,678 INFO us_anomaly.commands.run: [1/8] split\n"
 ERROR = "2026-01-02 03:04:05,678 ERROR us_anomaly.cli.execution: "
@@ -72,3 +77,80 @@ def test_a_run_directory_that_remembers_its_settings_needs_no_more(tmp_path):
 def test_no_command_is_offered_that_a_stranger_may_have_written(tmp_path, command):
     told = logged(tmp_path, failure(command.replace("{folder}", str(tmp_path)), "a\x1b[31m\x07b"))
     assert told == "it did not finish: a?[31m?b; type its whole command again to go on"
+
+
+REFUSED = "p33/students.pt was made from something else"
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """A run whose figures are of noon."""
+    run = write_run(tmp_path / "tile")
+    rewrite_note(run, "evaluation.json", made_at="2026-01-02T12:00:00+0100")
+    return run
+
+
+def log(run, command, when, *, text=None):
+    """Append what a command wrote last: a failure, or `text`."""
+    folder = run / ".hydra" / command.split()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = f"ERROR us_anomaly.cli.execution: {FAILED % (command, REFUSED)}"
+    with (folder / "log.txt").open("a") as file:
+        file.write(f"2026-01-02 {when},678 {text or failed}\n")
+
+
+def lock(run, command, since):
+    owner = {"pid": 1, "host": "node7", "boot_id": None, "since": since, "command": command}
+    (run / ".lock").write_text(json.dumps(owner))
+
+
+def test_a_command_that_failed_after_the_figures_were_made_is_told(evaluated):
+    log(evaluated, "usad run run_dir=x students.steps=8000", "12:00:07")
+    assert left_undone(evaluated) == f"its last command failed after these figures were made ({REFUSED})"
+
+
+@pytest.mark.parametrize(
+    "command", ["usad export run_dir=x", "usad report run_dir=x", "usad infer run_dir=x inference.input=a.png"]
+)
+def test_a_failure_that_is_none_of_the_figures_is_not_told(evaluated, command):
+    log(evaluated, command, "12:00:07")
+    lock(evaluated, command, "2026-01-02 12:00:09")
+    assert left_undone(evaluated) is None
+
+
+def test_a_report_that_was_written_since_hides_no_failure(evaluated):
+    log(evaluated, "usad run run_dir=x", "12:00:07")
+    log(evaluated, "usad report run_dir=x", "12:00:09", text="INFO us_anomaly.commands.report: done")
+    assert left_undone(evaluated) is not None
+
+
+def test_a_failure_from_before_the_figures_is_not_told_whatever_the_times_of_the_files(evaluated):
+    log(evaluated, "usad evaluate run_dir=x", "11:59:59", text="INFO us_anomaly.commands.stage: evaluated")
+    log(evaluated, "usad run run_dir=x", "11:59:07")
+    os.utime(evaluated / ".hydra/evaluate/log.txt", (0, 0))  # as a copy may have them
+    assert left_undone(evaluated) is None
+
+
+def test_a_command_that_ended_well_after_a_failure_is_the_last_one(evaluated):
+    log(evaluated, "usad run run_dir=x", "12:00:07")
+    log(evaluated, "usad evaluate run_dir=x", "12:00:09", text="INFO us_anomaly.commands.stage: up to date")
+    assert left_undone(evaluated) is None
+
+
+def test_a_command_that_is_at_work_or_was_killed_is_told(evaluated):
+    lock(evaluated, "usad run overwrite=true run_dir=x", "2026-01-02 12:00:07")
+    assert left_undone(evaluated) == (
+        "a command has begun there since these figures were made, and is at work or was killed"
+    )
+    lock(evaluated, "usad run overwrite=true run_dir=x", "2026-01-02 11:59:59")  # it has made them
+    assert left_undone(evaluated) is None
+
+
+@pytest.mark.parametrize(("seconds", "is_told"), [(-60, False), (60, True)])
+def test_where_no_note_says_when_the_figures_were_made_their_file_does(tmp_path, seconds, is_told):
+    (tmp_path / "evaluation.json").write_text("{}")
+    (tmp_path / ".hydra/run").mkdir(parents=True)
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + seconds))
+    failed = FAILED % ("usad run run_dir=x", "the disk is full")
+    (tmp_path / ".hydra/run/log.txt").write_text(f"{when},678 ERROR us_anomaly.cli.execution: {failed}\n")
+    assert (left_undone(tmp_path) is not None) == is_told

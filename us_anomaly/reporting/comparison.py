@@ -83,6 +83,8 @@ def compare(
             differences=differences(run, reference, resamples, columns=columns),
             settings=values,
             repeats=None if first is None else first.folder.as_posix(),
+            is_whole=run.is_whole,
+            left_undone=run.left_undone,
         )
         measured.append(
             Measured(
@@ -101,7 +103,14 @@ def compare(
         means=data_set_means(measured, differing, columns=columns),
         best=best_rows(measured, columns=columns),
         baseline=", ".join(dict.fromkeys(run.folder.as_posix() for run in baseline)) or None,
-        notes=notes + _other_pictures(measured) + _unknown_settings(measured) + _repeats(measured),
+        notes=[
+            *notes,
+            *_other_pictures(measured),
+            *_unknown_settings(measured),
+            *_repeats(measured),
+            *(note for run, name in zip(runs, names, strict=True) for note in _from_before(run, name)),
+            *(note for run in baseline if run not in runs for note in _from_before(run, f"the baseline {run.folder}")),
+        ],
         not_in_labels=[key for key in differing.keys if key not in differing.in_labels],
         unusable=list(unusable),
     )
@@ -155,7 +164,11 @@ def _other_pictures(measured: Sequence[Measured]) -> list[str]:
 
 def _unknown_settings(measured: Sequence[Measured]) -> list[str]:
     subjects = [one.subject for one in measured]
-    names = [one.row.name for one in measured if not one.are_settings_known and subjects.count(one.subject) > 1]
+    names = [
+        one.row.name
+        for one in measured
+        if not one.are_settings_known and one.row.is_whole and subjects.count(one.subject) > 1
+    ]
     if not names:
         return []
     return [f"How these were made is unknown, for not all of it is in their provenance/: {', '.join(names)}."]
@@ -167,6 +180,17 @@ def _repeats(measured: Sequence[Measured]) -> list[str]:
         return []
     pairs = [f"{row.folder} (as {row.repeats})" for row in again]
     return [f"Pictures and settings of another row, so in no mean and never the best: {', '.join(pairs)}."]
+
+
+def _from_before(run: EvaluatedRun, name: str) -> list[str]:
+    """Say of figures that they are those of an earlier attempt."""
+    notes = [] if run.left_undone is None else [f"{name}: {run.left_undone}."]
+    if not run.is_whole:
+        notes.append(
+            f"{name}: the figures are of files that were made again since, or provenance/ is damaged, so they are in no mean and "
+            "never the best; run its command again."
+        )
+    return notes
 
 
 def label(name: str) -> str:

@@ -16,7 +16,7 @@ from us_anomaly.reporting.comparison_cells import (
     figure_lines,
     resolution_caption,
 )
-from us_anomaly.reporting.comparison_rows import Difference
+from us_anomaly.reporting.comparison_rows import Difference, Row
 from us_anomaly.reporting.tables import IN_CSV
 from us_anomaly.settings.plain import typed
 
@@ -38,7 +38,8 @@ def comparison_csv(comparison: Comparison) -> str:
     """Return CSV: a row per run, then means and best; absent figures are empty cells, peeking ones are called `oracle_...`.
 
     With a baseline, three more columns per figure: difference and the ends of its interval. The last columns are the run
-    directory, the one that it repeats if there is such a row, and each setting in which the runs differ.
+    directory, the one that it repeats and what speaks against its figures if there are such rows, and each setting in which the
+    runs differ.
     """
     buffer = io.StringIO()
     names = list(_csv_figures(dict.fromkeys(comparison.columns)))
@@ -48,11 +49,14 @@ def comparison_csv(comparison: Comparison) -> str:
     columns.append("run_dir")
     if any(row.repeats for row in comparison.rows):
         columns.append("repeats")
+    if any(map(_doubt, comparison.rows)):
+        columns.append("doubt")
     writer = csv.DictWriter(buffer, columns + comparison.settings, lineterminator="\n")
     writer.writeheader()
     for row in comparison.rows:
         told = {"run": row.name, "resolution": row.resolution, "run_dir": row.folder}
         told |= {"repeats": row.repeats} if row.repeats else {}
+        told |= {"doubt": doubt} if (doubt := _doubt(row)) else {}
         figures = _csv_figures(row.figures)
         writer.writerow(told | figures | _csv_differences(row.differences) | _csv_settings(row.settings))
     for mean in comparison.seed_means + comparison.means:
@@ -90,6 +94,10 @@ def _markdown_table(comparison: Comparison, lines: Sequence[Line]) -> str:
 
 def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
+
+
+def _doubt(row: Row) -> str | None:
+    return row.left_undone if row.is_whole else "figures of files that were made again since; in no mean"
 
 
 def _csv_figures(cells: Mapping[str, Any]) -> dict[str, Any]:

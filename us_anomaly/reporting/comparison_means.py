@@ -85,6 +85,8 @@ def data_set_means(measured: Sequence[Measured], distinction: Distinction, *, co
     All rows are averaged where each data set has a single one; else only those with the same settings are.
     """
     counted = _counted(measured)
+    if not counted:
+        return []
     variants: dict[Hashable, list[Measured]] = {}
     for one in counted:
         variants.setdefault(one.variant, []).append(one)
@@ -116,7 +118,7 @@ def _best(name: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _counted(measured: Sequence[Measured]) -> list[Measured]:
-    return [one for one in measured if one.row.repeats is None]
+    return [one for one in measured if one.row.repeats is None and one.row.is_whole]
 
 
 def _num_data_sets(group: Sequence[Measured]) -> int:

@@ -35,6 +35,10 @@ class Row:
     """What it has in the settings in which the runs differ; without those that had no say in it."""
     repeats: str | None
     """Folder of an earlier row that was made from the same pictures with the same settings; such a row is in no mean."""
+    is_whole: bool
+    """Whether the figures are of what lies in the run directory now; else the row is in no mean, too."""
+    left_undone: str | None
+    """What happened to a command after the figures were made, so that they are not of what it was to make."""
 
 
 def reference_of(run: EvaluatedRun, baseline: Sequence[EvaluatedRun]) -> EvaluatedRun | None:

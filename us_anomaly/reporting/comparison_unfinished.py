@@ -1,18 +1,25 @@
-"""Why a run directory has no evaluation, as the log of its last command tells it, and what to type to go on."""
+"""What a command did not finish, as the log of the last one tells it: why there is no evaluation, or one from before."""
 
 import os
 import re
 import shlex
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from us_anomaly.errors import UsadError
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.atomic import read_json
+from us_anomaly.run_dir.lock_owner import owner_at
 from us_anomaly.settings import is_of_one_command
 
 FAILED = "`%s` failed: %s"
 """The last record of the log of a command that failed: the command as typed, and its error."""
 _LAST_BYTES = 65_536
 _MAX_SHOWN = 500
-_RECORD = re.compile(r"^\d{4}-\d\d-\d\d [\d:]{8},\d{3} [A-Z]+ [\w.]+: ", re.MULTILINE)
+_RECORD = re.compile(r"^(\d{4}-\d\d-\d\d [\d:]{8}),\d{3} [A-Z]+ [\w.]+: ", re.MULTILINE)
+_WITHOUT_FIGURES = ("export", "report")
+"""Commands that change no figure."""
 _FAILURE = re.compile(r"`(usad .+?)` failed: (\S.*)", re.DOTALL)
 _SETTING = re.compile(r"[+~]*(?!hydra)[\w.]+=.*", re.DOTALL)
 
@@ -31,15 +38,56 @@ def why_unfinished(folder: Path) -> str:
     )
 
 
+def left_undone(folder: Path) -> str | None:
+    """Return what happened to a command that began or failed after the figures of a folder were made; None if nothing did."""
+    run_dir = RunDir(folder)
+    made_at = _made_at(run_dir)
+    owner = owner_at(run_dir.lock)
+    if owner is not None and str(owner.since) >= made_at and _is_of_figures(str(owner.command)):
+        return "a command has begun there since these figures were made, and is at work or was killed"
+    when, failure = _last_record(run_dir, but=_WITHOUT_FIGURES)
+    if failure is None or when < made_at or not _is_of_figures(failure[1]):
+        return None
+    return f"its last command failed after these figures were made ({_in_one_line(failure[2])})"
+
+
+def _made_at(run_dir: RunDir) -> str:
+    """Return when the figures were made, in the form of the times of a log."""
+    try:
+        return str(read_json(run_dir.provenance(run_dir.evaluation_json))["made_at"])[:19].replace("T", " ")
+    except (UsadError, KeyError, TypeError):  # old run directories have no such note
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run_dir.evaluation_json.stat().st_mtime))
+
+
+def _is_of_figures(command: str) -> bool:
+    """Return whether a command may change figures: not one that looks at a picture."""
+    return command.split(" ")[1:2] not in [[name] for name in _WITHOUT_FIGURES] and "inference.input=" not in command
+
+
 def _failure(run_dir: RunDir) -> str | None:
     """Return what ended the last command, and the command; None if that is not known."""
-    logs = run_dir.of_all_commands(run_dir.command_log)
-    found = _FAILURE.match(_RECORD.split(_end(logs[-1]))[-1]) if logs else None
+    _, found = _last_record(run_dir)
     if found is None or "inference.input=" in found[1]:  # a picture that was looked at: nothing of the pipeline
         return None
     command = _command(found[1], of=run_dir.root)
     way = f"to go on: {command}" if command else "type its whole command again to go on"
     return f"it did not finish: {_in_one_line(found[2])}; {way}"
+
+
+def _last_record(run_dir: RunDir, *, but: Sequence[str] = ()) -> tuple[str, re.Match[str] | None]:
+    """Return when the last command wrote last, and what it wrote if that is a failure.
+
+    Times are those in the logs, for copied files have others.
+
+    Args:
+        run_dir: Where it worked.
+        but: Commands that do not count.
+    """
+    logs = [path for path in run_dir.of_all_commands(run_dir.command_log) if path.parent.name not in but]
+    ends = [_end(path) for path in logs]
+    records = [(list(_RECORD.finditer(text))[-1:], text) for text in ends]
+    last = max(((found[0][1], text[found[0].end() :]) for found, text in records if found), default=("", ""))
+    return last[0], _FAILURE.match(last[1])
 
 
 def _end(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from us_anomaly.data.sample import of_split, parse_labels
 from us_anomaly.errors import ArtifactError
 from us_anomaly.reporting.comparison_origin import Origin, read_origin
-from us_anomaly.reporting.comparison_unfinished import why_unfinished
+from us_anomaly.reporting.comparison_unfinished import left_undone, why_unfinished
 from us_anomaly.run_dir import RunDir
 from us_anomaly.scoring.evaluation_file import read_evaluation
 from us_anomaly.scoring.scored_images import parse_predictions
@@ -27,6 +27,10 @@ class EvaluatedRun:
     """Content of `evaluation.json`."""
     origin: Origin | None
     """What decided the figures; None where the run directory does not tell all of it."""
+    is_whole: bool = True
+    """Whether the figures are of what lies there now; known only where there is provenance."""
+    left_undone: str | None = None
+    """What happened to a command after the figures were made."""
 
     @property
     def subject(self) -> tuple[str, str | None]:
@@ -120,4 +124,11 @@ def _read(folder: Path) -> EvaluatedRun:
     data_set = evaluation["data_set"]
     name = data_set["category"] or data_set["name"]
     origin = read_origin(RunDir(folder))
-    return EvaluatedRun(name=str(name), folder=folder, evaluation=evaluation, origin=origin)
+    return EvaluatedRun(
+        name=str(name),
+        folder=folder,
+        evaluation=evaluation,
+        origin=origin,
+        is_whole=origin is not None or not RunDir(folder).provenance(path).is_file(),
+        left_undone=left_undone(folder),
+    )
