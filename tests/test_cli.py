@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import weakref
 from pathlib import Path
 
 import forked
@@ -23,7 +24,9 @@ from us_anomaly import __version__, cli
 from us_anomaly.cli import ALIASES, COMMANDS, expand_categories, one_line, overview, register_schemas
 from us_anomaly.cli.arguments import is_sweep
 from us_anomaly.cli.messages import quoted
-from us_anomaly.errors import DataError
+from us_anomaly.errors import DataError, TrainingError
+from us_anomaly.reporting.comparison_unfinished import why_unfinished
+from us_anomaly.run_dir.interruption import Interrupted
 
 START = "import sys; sys.argv[0] = 'usad'; from us_anomaly.cli import main; main()"
 SCRIPT = Path(sysconfig.get_path("scripts")) / "usad"
@@ -549,6 +552,70 @@ def test_a_sweep_leaves_a_complete_run_directory_per_job_and_a_failing_job_stops
     ]
     assert [note["students"]["num_students"] for note in notes] == [1, 2]
     assert [note["run_dir"] for note in notes] == [str(sweep / f"num_students-{number}") for number in (1, 2)]
+
+
+class Held:
+    """Something large that a job holds."""
+
+
+@pytest.fixture
+def failing_sweep(monkeypatch, parts, tmp_path, as_a_new_process):
+    """Return a function that runs a sweep whose jobs raise what is given, by seed."""
+
+    def sweep(*errors):
+        held = []
+
+        def run(settings):
+            large = Held()
+            held.append(weakref.ref(large))
+            assert all(reference() is None for reference in held[:-1]), "an earlier job still holds something"
+            if (error := errors[settings.seed]) is not None:
+                try:
+                    raise ValueError("the cause")
+                except ValueError as cause:
+                    raise error from cause
+
+        monkeypatch.setattr("us_anomaly.commands.split.run", run)
+        seeds = ",".join(map(str, range(len(errors))))
+        typed = ["split", "-m", f"run_dir={tmp_path}/run", "data=folder", f"data.root={parts}", f"seed={seeds}"]
+        return cli._main(typed)
+
+    return sweep
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_every_job_of_a_sweep_that_failed_is_listed_whatever_it_raised(failing_sweep, tmp_path, capsys, is_first):
+    bug, fault = RuntimeError("no kernel image"), TrainingError("the loss became nan")
+    assert failing_sweep(*((bug, fault) if is_first else (fault, bug))) == 1
+    head, *listed = capsys.readouterr().err.splitlines()[-3:]
+    assert head == "usad: 2 of the jobs failed:"
+    log = tmp_path / f"run-sweep/seed-{0 if is_first else 1}/.hydra/split/log.txt"
+    (told,) = [line for line in listed if "no kernel image" in line]
+    assert told.endswith(f"): RuntimeError: no kernel image; the traceback is in {log}")
+    assert [line for line in listed if line.endswith("): the loss became nan")]
+    assert "` failed: RuntimeError: no kernel image\nTraceback" in log.read_text()
+    assert why_unfinished(log.parents[2]).startswith(
+        "it did not finish: RuntimeError: no kernel image; to go on: usad split"
+    )
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, TrainingError])
+def test_a_failed_job_of_a_sweep_leaves_its_memory_to_the_next(failing_sweep, capsys, kind):
+    assert failing_sweep(kind("it failed"), None) == 1
+    assert "usad: 1 of the jobs failed:" in capsys.readouterr().err
+
+
+def test_a_sweep_that_is_stopped_lists_the_jobs_that_had_failed(failing_sweep, capsys):
+    assert failing_sweep(TrainingError("the loss became nan"), Interrupted(signal.SIGTERM)) == 143
+    assert "usad: 1 of the jobs failed:" in capsys.readouterr().err
+
+
+def test_after_each_job_of_a_sweep_the_memory_of_a_device_is_given_back(failing_sweep, monkeypatch):
+    times = []
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: times.append(1))
+    assert failing_sweep(RuntimeError("it failed"), None) == 1
+    assert len(times) == 2
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from us_anomaly.cli.arguments import (
     asked_help,
     beyond_ascii,
     expand_categories,
-    is_sweep,
     not_an_option,
     prepared,
     without_settings,
@@ -111,14 +110,16 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         with interruptible(), _hydra_raising():
             _run_application(name, arguments)
     except KeyboardInterrupt as interruption:
+        _list_failures()
         number = int(getattr(interruption, "signal_number", 2))
         print(f"usad: {interruption or 'stopped'}; run the same command again to go on", file=sys.stderr)
         return 128 + number
     except Exception as error:
         worded = _worded(error, arguments)
-        if worded is None or show_traceback:
+        if show_traceback or (worded is None and not failures):
+            _list_failures()
             raise
-        return _report(worded)
+        return _report(worded or error)
     if name in EVALUATING:
         for folder in dict.fromkeys(Path(run_dir).parent for run_dir in jobs):
             print(f"the jobs side by side: usad compare {shlex.quote(str(folder))}")
@@ -185,13 +186,19 @@ def _worded(error: Exception, arguments: Sequence[str]) -> Exception | None:
 
 
 def _report(error: BaseException) -> int:
-    if failures and is_sweep(sys.argv):
-        print(f"usad: {len(failures)} of the jobs failed:", file=sys.stderr)
-        for failure in failures:
-            print(f"  {failure}", file=sys.stderr)
-        return 1
-    print(f"usad: {one_line(error)}", file=sys.stderr)
+    if failures:
+        _list_failures()
+    else:
+        print(f"usad: {one_line(error)}", file=sys.stderr)
     return 1
+
+
+def _list_failures() -> None:
+    """Say which jobs of a sweep failed, if any did."""
+    if failures:
+        print(f"usad: {len(failures)} of the jobs failed:", file=sys.stderr)
+    for failure in failures:
+        print(f"  {failure}", file=sys.stderr)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import importlib
 import logging
 import shlex
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +18,7 @@ from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.reporting.comparison_unfinished import FAILED
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import leaving_no_trace, recorded
-from us_anomaly.run_dir.faults import explained, with_way_out
+from us_anomaly.run_dir.faults import explained, in_one_line, with_way_out
 from us_anomaly.run_dir.interruption import interruptible
 from us_anomaly.run_dir.lock import locked
 from us_anomaly.run_dir.said import forget_what_was_said
@@ -80,8 +82,47 @@ def execute(name: str, config: Any) -> None:
             log.error("this job failed: %s", error)
             failures.append(f"{config.run_dir} ({' '.join(typed)}): {error}")
             sweep = shlex.quote(str(Path(config.run_dir).parent))
+            _let_go(error)
             raise type(error)(f"{failures[-1]}; `usad compare {sweep}` lists those that began") from error
         faults.append(error)  # not raised, because Hydra would print a line of its own
+    except Exception as error:
+        if is_sweep:
+            log.error("this job failed: %s", unexpected(error))
+            logs = RunDir(config.run_dir).command_folder(name) / "log.txt"
+            failures.append(f"{config.run_dir} ({' '.join(typed)}): {unexpected(error)}; the traceback is in {logs}")
+            _let_go(error)
+        raise
+    finally:
+        if is_sweep:
+            _free_device_memory()
+
+
+def unexpected(error: BaseException) -> str:
+    """Return what an exception that is no fault of a user says in one line, with its kind."""
+    kind, said = type(error).__name__, in_one_line(error)
+    return kind if said == kind else f"{kind}: {said}"
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the variables of all functions through which an exception and its causes came.
+
+    Hydra keeps what a job raised until the sweep ends, and with it the networks and pictures of that job.
+    """
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            pending += [one.__cause__, one.__context__]
+
+
+def _free_device_memory() -> None:
+    """Give back what torch keeps on a graphics card for later, where torch was loaded at all."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _home(name: str, settings: Any) -> RunDir:
@@ -146,8 +187,10 @@ def _failure_in_log(command: str) -> Iterator[None]:
     try:
         with explained():
             yield
-    except (UsadError, KeyboardInterrupt) as error:
-        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, FAILED, (command, error), None)
+    except (Exception, KeyboardInterrupt) as error:
+        is_expected = isinstance(error, UsadError | KeyboardInterrupt)
+        said, trace = (error, None) if is_expected else (unexpected(error), sys.exc_info())
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, FAILED, (command, said), trace)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(record)
