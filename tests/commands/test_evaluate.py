@@ -163,3 +163,13 @@ def test_a_missing_result_is_counted_where_bad_images_are_skipped(drawn):
     evaluation = evaluated(drawn, "data.on_bad_image=skip")
     assert evaluation["warnings"]["images_without_prediction"] == 1
     assert evaluation["counts"]["images"] == 9
+
+
+def test_a_tracker_is_told_the_figures_once_and_not_whenever_they_are_shown(drawn, monkeypatch):
+    told: list[dict] = []
+    monkeypatch.setattr(evaluate, "track_evaluation", lambda settings, evaluation: told.append(evaluation))
+    for _ in range(2):
+        evaluated(drawn)
+    assert len(told) == 1
+    evaluated(drawn, "overwrite=true")
+    assert len(told) == 2

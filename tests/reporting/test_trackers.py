@@ -38,21 +38,40 @@ def events(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("tensorboard")
     tell_everything("tensorboard", folder / "tracking", folder / "run")
-    accumulator = EventAccumulator(str(folder / "tracking"))
-    accumulator.Reload()
-    return accumulator
+
+    def read(name: str = "") -> EventAccumulator:
+        accumulator = EventAccumulator(str(folder / "tracking" / name))
+        accumulator.Reload()
+        return accumulator
+
+    return read
 
 
 def test_tensorboard_shows_losses_by_step(events):
-    points = [(event.step, event.value) for event in events.Scalars("teacher p33/loss")]
+    points = [(event.step, event.value) for event in events("teacher p33").Scalars("teacher p33/loss")]
     assert points == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 
 
 def test_tensorboard_shows_figures_settings_and_panels(events):
+    events = events()
     assert events.Scalars("evaluation/image_auroc")[0].value == pytest.approx(0.75)
     assert events.Tags()["images"] == ["panels/found 1"]
     text = events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| teacher.steps | null |" in text
+
+
+def test_a_training_that_goes_on_after_a_kill_has_each_point_once_and_takes_none_of_another(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install 'us-anomaly[tensorboard]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for training, steps in (("teacher p33", (1, 2, 3, 4)), ("students p33", (1, 2, 3)), ("students p33", (2, 3))):
+        with open_tracker(settings("tensorboard", tmp_path), run_dir=tmp_path, parameters=PARAMETERS) as tracker:
+            for step in steps:
+                tracker.losses(training, step, {"loss": 1.0})
+    for training, expected in (("teacher p33", [1, 2, 3, 4]), ("students p33", [1, 2, 3])):
+        accumulator = EventAccumulator(str(tmp_path / training))
+        accumulator.Reload()
+        assert [event.step for event in accumulator.Scalars(f"{training}/loss")] == expected
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +111,70 @@ def test_mlflow_goes_on_with_the_run_of_a_run_directory_until_its_settings_chang
         ("3", "run"),
         ("4", "run"),
     ]
+
+
+def test_an_experiment_that_another_process_made_at_the_same_moment_is_taken(tmp_path, client_of, monkeypatch):
+    tell_everything("mlflow", tmp_path / "store", tmp_path / "run")
+    client = type(client_of(tmp_path / "store"))
+    genuine, asked = client.get_experiment_by_name, []
+
+    def not_yet(self, name):
+        asked.append(name)
+        return None if len(asked) == 1 else genuine(self, name)
+
+    monkeypatch.setattr(client, "get_experiment_by_name", not_yet)
+    tell_everything("mlflow", tmp_path / "store", tmp_path / "other")
+    monkeypatch.undo()
+    assert sorted(run.info.run_name for run in runs_of(client_of(tmp_path / "store"))) == ["other", "run"]
+
+
+class Faulty:
+    """A tracker that fails at one thing that it is told."""
+
+    def __init__(self, fails_at: str, told: list[str]) -> None:
+        self._fails_at, self._told = fails_at, told
+
+    def __getattr__(self, name: str):
+        def tell(*_: object, **__: object) -> None:
+            self._told.append(name)
+            if name == self._fails_at:
+                raise OSError(116, "Stale file handle")
+
+        return tell
+
+
+@pytest.mark.parametrize("fails_at", ["losses", "figures", "picture", "files", "close"])
+def test_a_tracker_that_fails_is_switched_off_with_a_warning_and_ends_nothing(tmp_path, monkeypatch, caplog, fails_at):
+    told: list[str] = []
+    monkeypatch.setattr("us_anomaly.reporting.trackers._Mlflow", lambda *_: Faulty(fails_at, told))
+    tell_everything("mlflow", tmp_path / "store", tmp_path / "run")
+    assert told[-1] == fails_at
+    assert told.count(fails_at) == 1
+    assert caplog.messages == [
+        f"tracking=mlflow failed in {tmp_path / 'store'} (OSError: [Errno 116] Stale file handle) and is switched off for this "
+        "stage; all else goes on"
+    ]
+
+
+def test_a_tracker_that_cannot_be_opened_is_switched_off_with_a_warning(tmp_path, monkeypatch, caplog):
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such experiment")
+
+    monkeypatch.setattr("us_anomaly.reporting.trackers._Mlflow", fail)
+    tell_everything("mlflow", tmp_path / "store", tmp_path / "run")
+    assert "(RuntimeError: no such experiment) and is switched off" in caplog.text
+
+
+def test_an_error_that_a_library_puts_in_the_place_of_a_signal_is_none_of_a_tracker(tmp_path, monkeypatch):
+    def clumsy(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise UnboundLocalError("f") from None
+
+    monkeypatch.setattr("us_anomaly.reporting.trackers._Mlflow", clumsy)
+    with pytest.raises(UnboundLocalError):
+        tell_everything("mlflow", tmp_path / "store", tmp_path / "run")
 
 
 @pytest.mark.parametrize(("kind", "package"), [("tensorboard", "tensorboard"), ("mlflow", "mlflow")])
@@ -175,9 +258,11 @@ def test_the_commands_tell_a_tracker_losses_figures_and_panels(compose, tiny, tr
     chosen = compose("run", *tiny(trained_copy, "tracking=tensorboard"))
     train_students.run(chosen)
     track_evaluation(chosen, read_json(trained_copy / "evaluation.json"))
+    training = EventAccumulator(str(trained_copy / "tracking/students p33"))
+    training.Reload()
+    assert len(training.Scalars("students p33/loss")) == 6
     accumulator = EventAccumulator(str(trained_copy / "tracking"))
     accumulator.Reload()
-    assert len(accumulator.Scalars("students p33/loss")) == 6
     assert accumulator.Scalars("evaluation/image_auroc")
     assert "panels/found 1" in accumulator.Tags()["images"]
 

@@ -87,9 +87,9 @@ def execute(name: str, config: Any) -> None:
         faults.append(error)  # not raised, because Hydra would print a line of its own
     except Exception as error:
         if is_sweep:
-            log.error("this job failed: %s", unexpected(error))
+            log.error("this job failed: %s", _unexpected(error))
             logs = RunDir(config.run_dir).command_folder(name) / "log.txt"
-            failures.append(f"{config.run_dir} ({' '.join(typed)}): {unexpected(error)}; the traceback is in {logs}")
+            failures.append(f"{config.run_dir} ({' '.join(typed)}): {_unexpected(error)}; the traceback is in {logs}")
             _let_go(error)
         raise
     finally:
@@ -97,7 +97,7 @@ def execute(name: str, config: Any) -> None:
             _free_device_memory()
 
 
-def unexpected(error: BaseException) -> str:
+def _unexpected(error: BaseException) -> str:
     """Return what an exception that is no fault of a user says in one line, with its kind."""
     kind, said = type(error).__name__, in_one_line(error)
     return kind if said == kind else f"{kind}: {said}"
@@ -189,7 +189,7 @@ def _failure_in_log(command: str) -> Iterator[None]:
             yield
     except (Exception, KeyboardInterrupt) as error:
         is_expected = isinstance(error, UsadError | KeyboardInterrupt)
-        said, trace = (error, None) if is_expected else (unexpected(error), sys.exc_info())
+        said, trace = (error, None) if is_expected else (_unexpected(error), sys.exc_info())
         record = log.makeRecord(log.name, logging.ERROR, __file__, 0, FAILED, (command, said), trace)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):

@@ -44,7 +44,7 @@ def run(settings: Settings) -> None:
         texts = {run_dir.evaluation_csv: evaluation_csv(evaluation), run_dir.evaluation_json: json_text(evaluation)}
         replace_together(run_dir, run_dir.evaluation_json, texts)
 
-    make(
+    was_made = make(
         run_dir.evaluation_json,
         recipe,
         build,
@@ -54,7 +54,8 @@ def run(settings: Settings) -> None:
         anew=settings.overwrite,  # as the message about a damaged one advises
     )
     evaluation = read_evaluation(run_dir.evaluation_json)
-    track_evaluation(settings, evaluation)
+    if was_made:  # else a tracker has all of it
+        track_evaluation(settings, evaluation)
     show(evaluation, run_dir)
 
 

@@ -1,6 +1,7 @@
 """Experiment trackers besides the run directory: TensorBoard, or MLflow with its local file store; both are optional.
 
-A tracker is told the same things whatever it is: settings, losses by step, figures, pictures and files.
+A tracker is told the same things whatever it is: settings, losses by step, figures, pictures and files. Where it fails it is
+switched off with a warning: a training is worth more than its curve, which lies in the run directory as well.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from us_anomaly.errors import SettingsError
+from us_anomaly.run_dir.faults import in_one_line
 from us_anomaly.settings import Tracker as Kind
 from us_anomaly.settings import TrackingSettings
 from us_anomaly.training.course import OnStep
@@ -49,7 +51,7 @@ class Tracker(Protocol):
 
 @contextmanager
 def open_tracker(settings: TrackingSettings, *, run_dir: Path, parameters: Mapping[str, Any]) -> Iterator[Tracker]:
-    """Open the tracker that the settings name.
+    """Open the tracker that the settings name; the first thing that goes wrong with it is told, and ends it and nothing else.
 
     Args:
         settings: Which one, and the folder of its files.
@@ -59,17 +61,21 @@ def open_tracker(settings: TrackingSettings, *, run_dir: Path, parameters: Mappi
     Raises:
         SettingsError: Its package is not installed.
     """
-    match settings.tracker:
-        case Kind.none:
-            tracker: Tracker = _NoTracker()
-        case Kind.tensorboard:
-            tracker = _Tensorboard(Path(settings.directory), parameters)
-        case Kind.mlflow:
-            tracker = _Mlflow(Path(settings.directory), run_dir, parameters)
+    tracker = _Forgiving(settings, lambda: _opened(settings, run_dir, parameters))
     try:
         yield tracker
     finally:
         tracker.close()
+
+
+def _opened(settings: TrackingSettings, run_dir: Path, parameters: Mapping[str, Any]) -> Tracker:
+    match settings.tracker:
+        case Kind.none:
+            return _NoTracker()
+        case Kind.tensorboard:
+            return _Tensorboard(Path(settings.directory), parameters)
+        case Kind.mlflow:
+            return _Mlflow(Path(settings.directory), run_dir, parameters)
 
 
 def require_package(settings: TrackingSettings) -> None:
@@ -112,22 +118,78 @@ class _NoTracker:
         pass
 
 
+class _Forgiving:
+    """A tracker until something goes wrong with it, and then none."""
+
+    def __init__(self, settings: TrackingSettings, opened: Callable[[], Tracker]) -> None:
+        self._settings = settings
+        self._tracker: Tracker = _NoTracker()
+        with self._ended_by_faults():
+            self._tracker = opened()
+
+    def losses(self, training: str, step: int, values: Mapping[str, float]) -> None:
+        with self._ended_by_faults():
+            self._tracker.losses(training, step, values)
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        with self._ended_by_faults():
+            self._tracker.figures(values)
+
+    def picture(self, name: str, picture: Image.Image) -> None:
+        with self._ended_by_faults():
+            self._tracker.picture(name, picture)
+
+    def files(self, paths: Iterable[Path]) -> None:
+        with self._ended_by_faults():
+            self._tracker.files(paths)
+
+    def close(self) -> None:
+        with self._ended_by_faults():
+            self._tracker.close()
+
+    @contextmanager
+    def _ended_by_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except SettingsError:  # its package is missing
+            raise
+        except Exception as error:  # whatever a tracker, its server or the file system raise
+            if isinstance(error.__context__, KeyboardInterrupt):  # in the place of a signal
+                raise
+            self._tracker = _NoTracker()
+            log.warning(
+                "tracking=%s failed in %s (%s: %s) and is switched off for this stage; all else goes on",
+                self._settings.tracker.value,
+                self._settings.directory,
+                type(error).__name__,
+                in_one_line(error),
+            )
+
+
 class _Tensorboard:
-    """Scalars, text and pictures in event files; TensorBoard knows no other files."""
+    """Scalars, text and pictures in event files; TensorBoard knows no other files.
+
+    Each training has a folder of its own, because a training that goes on after a kill, or anew, takes back the points that it
+    is about to write again, and TensorBoard takes back all of a folder.
+    """
 
     def __init__(self, directory: Path, parameters: Mapping[str, Any]) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise _not_installed("tensorboard", error) from error
+        self._directory, self._open = directory, SummaryWriter
         self._writer: Any = SummaryWriter(str(directory))
+        self._of_trainings: dict[str, Any] = {}
         rows = "".join(f"| {key} | {_cell(value)} |\n" for key, value in parameters.items())
         self._writer.add_text("settings", f"| key | value |\n|---|---|\n{rows}")
         log.debug("tracking in %s: tensorboard --logdir %s", directory, directory)
 
     def losses(self, training: str, step: int, values: Mapping[str, float]) -> None:
+        if training not in self._of_trainings:
+            self._of_trainings[training] = self._open(str(self._directory / training), purge_step=step)
         for name, value in values.items():
-            self._writer.add_scalar(f"{training}/{name}", value, step)
+            self._of_trainings[training].add_scalar(f"{training}/{name}", value, step)
 
     def figures(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -140,7 +202,8 @@ class _Tensorboard:
         pass
 
     def close(self) -> None:
-        self._writer.close()
+        for writer in (self._writer, *self._of_trainings.values()):
+            writer.close()
 
 
 class _Mlflow:
@@ -192,14 +255,25 @@ class _Mlflow:
     def _find_or_create(self, run_dir: Path, parameters: Mapping[str, Any]) -> str:
         """Return the run of this run directory with these settings."""
         name = str(parameters.get("data.name", "us_anomaly"))
-        experiment = self._client.get_experiment_by_name(name)
-        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        experiment_id = self._experiment(name)
         tags = {"usad.run_dir": str(run_dir), "usad.settings": _fingerprint(parameters)}
         for run in self._client.search_runs([experiment_id]):
             if tags.items() <= run.data.tags.items():
                 self._client.update_run(run.info.run_id, status="RUNNING")
                 return str(run.info.run_id)
         return str(self._client.create_run(experiment_id, tags=tags, run_name=run_dir.name).info.run_id)
+
+    def _experiment(self, name: str) -> str:
+        """Return the experiment of a name; of several processes that miss it at the same moment only one can make it."""
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except Exception:
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        return str(experiment.experiment_id)
 
 
 def _not_installed(name: str, error: ImportError) -> SettingsError:
