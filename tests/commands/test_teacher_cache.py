@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,18 @@ def test_the_place_of_an_entry_is_on_the_disk_before_it_is_said_to_be_kept(gener
     teacher_of(settings)
     (names,) = flushed
     assert entry_of(settings).name in names
+
+
+def test_what_a_killed_process_left_half_written_is_removed_after_a_day(generic, distilled, tmp_path):
+    folder = tmp_path / "cache/teachers"
+    for name, age_hours in (("at work", 1), ("killed", 25)):
+        (folder / f".partial-{name}/p33-key/p33").mkdir(parents=True)
+        os.utime(folder / f".partial-{name}", times=(time.time() - age_hours * 3600,) * 2)
+    (folder / ".partial-link").symlink_to(tmp_path)
+    os.utime(folder / ".partial-link", times=(0, 0), follow_symlinks=False)
+    teacher_of(generic("a"))
+    assert {path.name for path in folder.glob(".*")} == {".partial-at work", ".partial-link"}
+    assert (tmp_path / "a/p33/teacher.pt").is_file()
 
 
 def test_sweeps_over_what_comes_later_distil_once_and_over_the_teacher_each_time(generic, distilled):

@@ -21,6 +21,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from us_anomaly.errors import UsadError
@@ -36,6 +37,9 @@ from us_anomaly.settings.plain import flat
 from us_anomaly.version import __version__
 
 log = logging.getLogger(__name__)
+
+LEFT_BEHIND_AFTER_SECONDS = 24 * 3600
+"""What is half-written for so long in a cache belongs to a process that was killed: an entry is written in seconds."""
 
 
 def take_or_distil(
@@ -104,6 +108,7 @@ def _keep(settings: Settings, entry: RunDir, patch_size: int, recipe: Recipe, *,
     aside: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(folder)
         aside = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=folder))
         made = RunDir(aside / entry.root.name)
         kept = made.teacher(patch_size)
@@ -123,6 +128,14 @@ def _keep(settings: Settings, entry: RunDir, patch_size: int, recipe: Recipe, *,
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove what killed processes, of this or of another machine, left half-written."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - path.lstat().st_mtime > LEFT_BEHIND_AFTER_SECONDS:
+                shutil.rmtree(path)
 
 
 def _publish(made: RunDir, entry: RunDir, patch_size: int, recipe: Recipe) -> None:
