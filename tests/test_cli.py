@@ -562,7 +562,7 @@ class Held:
 def failing_sweep(monkeypatch, parts, tmp_path, as_a_new_process):
     """Return a function that runs a sweep whose jobs raise what is given, by seed."""
 
-    def sweep(*errors):
+    def sweep(*errors, more=()):
         held = []
 
         def run(settings):
@@ -578,7 +578,7 @@ def failing_sweep(monkeypatch, parts, tmp_path, as_a_new_process):
         monkeypatch.setattr("us_anomaly.commands.split.run", run)
         seeds = ",".join(map(str, range(len(errors))))
         typed = ["split", "-m", f"run_dir={tmp_path}/run", "data=folder", f"data.root={parts}", f"seed={seeds}"]
-        return cli._main(typed)
+        return cli._main([*typed, *more])
 
     return sweep
 
@@ -603,6 +603,13 @@ def test_every_job_of_a_sweep_that_failed_is_listed_whatever_it_raised(failing_s
 def test_a_failed_job_of_a_sweep_leaves_its_memory_to_the_next(failing_sweep, capsys, kind):
     assert failing_sweep(kind("it failed"), None) == 1
     assert "usad: 1 of the jobs failed:" in capsys.readouterr().err
+
+
+def test_a_sweep_in_batches_is_told_once_that_a_failed_job_stops_it(failing_sweep, tmp_path, capsys):
+    assert failing_sweep(TrainingError("it failed"), None, more=["hydra.sweeper.max_batch_size=1"]) == 1
+    told = "hydra.sweeper.max_batch_size=1: if a job fails, Hydra starts no batch after its own"
+    assert capsys.readouterr().err.count(told) == 1
+    assert not (tmp_path / "run-sweep/seed-1/.hydra").exists()
 
 
 def test_a_sweep_that_is_stopped_lists_the_jobs_that_had_failed(failing_sweep, capsys):

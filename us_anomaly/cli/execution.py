@@ -47,6 +47,7 @@ def execute(name: str, config: Any) -> None:
         config.run_dir = HydraConfig.get().runtime.output_dir  # one complete run directory per job
         overrides = [override for override in typed if not override.startswith("run_dir=")]
         overrides.append(f"run_dir={as_text(config.run_dir)}")
+        _warn_of_batches()
     forget_what_was_said()
     try:
         with interruptible(), explained():
@@ -101,6 +102,18 @@ def _unexpected(error: BaseException) -> str:
     """Return what an exception that is no fault of a user says in one line, with its kind."""
     kind, said = type(error).__name__, in_one_line(error)
     return kind if said == kind else f"{kind}: {said}"
+
+
+def _warn_of_batches() -> None:
+    """Say, with the first job of a sweep in batches, what Hydra does where one fails."""
+    from hydra.core.hydra_config import HydraConfig
+
+    size = HydraConfig.get().sweeper.get("max_batch_size")
+    if size is not None and HydraConfig.get().job.num == 0:
+        log.warning(
+            "hydra.sweeper.max_batch_size=%s: if a job fails, Hydra starts no batch after its own; without it all other jobs run",
+            size,
+        )
 
 
 def _let_go(error: BaseException) -> None:
