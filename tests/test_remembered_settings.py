@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from us_anomaly.cli import _main
-from us_anomaly.cli.remembered import remember, with_remembered
+from us_anomaly.cli.remembered import remember, renew_paths, with_remembered
 from us_anomaly.errors import ArtifactError
+from us_anomaly.reporting.comparison_unfinished import why_unfinished
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.interruption import Interrupted
 
@@ -234,6 +236,15 @@ def test_what_is_shown_of_a_note_can_do_nothing_to_a_terminal(tmp_path, capsys):
     assert said.rstrip("\n").isprintable()
 
 
+@pytest.mark.parametrize("folder", ["nowhere", "{tmp}/nowhere", "{tmp}/\x1b[31m", "", 3])
+def test_a_folder_of_configuration_that_cannot_be_one_is_not_told(tmp_path, capsys, folder):
+    (tmp_path / "\x1b[31m").mkdir()
+    planted = folder.replace("{tmp}", str(tmp_path)) if isinstance(folder, str) else folder
+    note = {"command": "run", "overrides": ["data=csv"], "config_dir": planted}
+    with_remembered([plant(tmp_path / "run", json.dumps(note))])
+    assert "--config-dir" not in capsys.readouterr().err
+
+
 # --- commands ----------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +259,60 @@ def test_commands_go_on_with_the_settings_of_the_first(parts, tmp_path, monkeypa
     assert _main(["split", "run_dir=../run"]) == 0
     assert (tmp_path / "run/split.jsonl").stat().st_mtime_ns == before
     assert "../run/split.jsonl is up to date" in capsys.readouterr().err
+
+
+@pytest.fixture
+def own_experiment(tmp_path):
+    """A folder with an experiment of one's own."""
+    path = tmp_path / "my configs/experiment/gentle.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\nsplit:\n  ratios: 50-25-25\n")
+    return path.parents[1]
+
+
+def test_the_folder_of_an_experiment_of_ones_own_is_told_and_not_taken(
+    parts, tmp_path, own_experiment, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    given = ["run_dir=run", "data=folder", f"data.root={parts}", "experiment=gentle"]
+    assert _main(["split", "--config-dir", "my configs", *given]) == 0
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # as in a new process
+    capsys.readouterr()
+    flag = f"--config-dir={own_experiment}"
+    assert _main(["split", "run_dir=run"]) == 1
+    *_, taken, refused = capsys.readouterr().err.splitlines()
+    assert taken.endswith(f"; not taken over, type it again if you want it: '{flag}'")
+    assert refused.startswith("usad: Could not find 'experiment/gentle'.")
+    assert refused.endswith(f"; one of your own needs '{flag}'")
+    assert _main(["split", "run_dir=run", "--config-dir", "my configs"]) == 0
+    assert "not taken over" not in capsys.readouterr().err
+    assert why_unfinished(Path("run")) == f"it has no evaluation.json: `usad run run_dir=run '{flag}'` goes on"
+
+
+def test_a_command_that_failed_is_offered_with_the_folder_of_its_experiment(
+    parts, tmp_path, own_experiment, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    given = ["run_dir=run", "data=folder", f"data.root={parts}", "experiment=gentle", "data.normal=bad"]
+    assert _main(["split", "--config-dir", "my configs", *given]) == 1
+    assert why_unfinished(Path("run")).endswith(
+        f"to go on: usad split '--config-dir={own_experiment}' {shlex.join(given)}"
+    )
+    own_experiment.rename("moved")
+    assert why_unfinished(Path("run")).endswith("; type its whole command again to go on")
+
+
+def test_the_folder_of_an_experiment_is_still_known_when_paths_are_noted_anew(tmp_path):
+    made(tmp_path / "run", ["data.root=x"], paths={"data.root": "/old"})
+    remember(RunDir(tmp_path / "run"), command="run", typed=[], resolved=[], paths={}, config_dir=str(tmp_path))
+    note = RunDir(tmp_path / "run").made_with
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"overrides": ["data.root=/old"]}))
+    renew_paths(RunDir(tmp_path / "run"), {"data.root": "/new"})
+    assert json.loads(note.read_text()) == {
+        "command": "run",
+        "overrides": ["data.root=/new"],
+        "config_dir": str(tmp_path),
+    }
 
 
 @pytest.mark.parametrize("wrong", ["split.ratios=60-20-20", "data.images=nowhere", "data.normal=bad", "seed=-1"])

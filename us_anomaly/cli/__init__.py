@@ -26,6 +26,7 @@ from us_anomaly.cli.help import show_help
 from us_anomaly.cli.job_names import name_jobs
 from us_anomaly.cli.messages import one_line
 from us_anomaly.cli.process_environment import prepare_environment
+from us_anomaly.cli.remembered import naming_the_folder
 from us_anomaly.errors import SettingsError, UsadError
 from us_anomaly.run_dir.faults import explain
 from us_anomaly.run_dir.interruption import interruptible
@@ -179,7 +180,7 @@ def _worded(error: Exception, arguments: Sequence[str]) -> Exception | None:
     if (unquoted := beyond_ascii(error, arguments)) is not None:
         return unquoted
     if isinstance(error, UsadError | HydraException | OmegaConfBaseException):
-        return error
+        return naming_the_folder(error, arguments)
     if hasattr(error, "problem_mark"):  # an error of the YAML reader, which OmegaConf brings along
         return SettingsError(f"this is not YAML: {' '.join(str(error).split())}")
     return explain(error) or not_an_option(error, arguments)

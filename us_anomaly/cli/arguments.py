@@ -46,8 +46,11 @@ def prepared(name: str, arguments: Sequence[str]) -> list[str]:
     if name == "compare":
         return [*flags, *named_runs(others)]
     if asked_help(flags):
-        return [*flags, *(other for other in with_remembered(others) if not is_sweep(flags) or _is_of_all_jobs(other))]
-    return expand_categories(name, [*flags, *with_remembered(others)])
+        return [
+            *flags,
+            *(other for other in with_remembered(others, flags=flags) if not is_sweep(flags) or _is_of_all_jobs(other)),
+        ]
+    return expand_categories(name, [*flags, *with_remembered(others, flags=flags)])
 
 
 def not_an_option(error: BaseException, arguments: Sequence[str]) -> SettingsError | None:

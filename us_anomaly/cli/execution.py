@@ -15,7 +15,7 @@ from us_anomaly.cli.configuration import to_settings
 from us_anomaly.cli.messages import as_text
 from us_anomaly.cli.remembered import missing_data, remember, renew_paths
 from us_anomaly.errors import SettingsError, UsadError
-from us_anomaly.reporting.comparison_unfinished import FAILED
+from us_anomaly.reporting.comparison_unfinished import CONFIG_DIR, FAILED
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.command_log import leaving_no_trace, recorded
 from us_anomaly.run_dir.faults import explained, in_one_line, with_way_out
@@ -48,6 +48,8 @@ def execute(name: str, config: Any) -> None:
         overrides = [override for override in typed if not override.startswith("run_dir=")]
         overrides.append(f"run_dir={as_text(config.run_dir)}")
         _warn_of_batches()
+    added = _added_folder()
+    flags = [] if added is None else [f"{CONFIG_DIR}{added}"]
     forget_what_was_said()
     try:
         with interruptible(), explained():
@@ -66,13 +68,20 @@ def execute(name: str, config: Any) -> None:
                 locked(home, command=" ".join(["usad", name, *overrides])),
                 working_in(f"run_dir={as_text(settings.run_dir)}"),
                 recorded(home, command=name, texts=texts),
-                _failure_in_log(shlex.join(["usad", name, *overrides])),
+                _failure_in_log(shlex.join(["usad", name, *flags, *overrides])),
             ):
                 before = run_dir.notes()
                 importlib.import_module(f"us_anomaly.commands.{COMMANDS[name].module}").run(settings)
                 made_something = run_dir.notes() != before or not run_dir.made_with.exists()
                 if settings.inference.output is None and made_something:
-                    remember(run_dir, command=name, typed=typed, resolved=resolved, paths=settings.paths())
+                    remember(
+                        run_dir,
+                        command=name,
+                        typed=typed,
+                        resolved=resolved,
+                        paths=settings.paths(),
+                        config_dir=added,
+                    )
                 elif settings.inference.input is None:  # its files were looked at, and are what they were
                     renew_paths(run_dir, settings.paths())
         if is_sweep:
@@ -208,6 +217,14 @@ def _failure_in_log(command: str) -> Iterator[None]:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(record)
         raise
+
+
+def _added_folder() -> str | None:
+    """Return the folder that `--config-dir` has added, as an absolute path."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources
+    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
 
 
 def _as_typed(overrides: Any) -> list[str]:

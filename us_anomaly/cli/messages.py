@@ -22,6 +22,9 @@ NO_CONSTANT = r"(?!(?:null|true|false|inf|nan)$)"
 """Begins a pattern of words: those that Hydra reads as a value of another kind are none."""
 
 
+NEEDS_A_FOLDER = "; one of your own needs --config-dir FOLDER"
+
+
 def one_line(error: BaseException) -> str:
     """Return what an error says as one line that quotes the key, without Hydra's and OmegaConf's decoration."""
     if isinstance(error, UsadError):
@@ -86,7 +89,7 @@ def _with_point(override: str) -> str | None:
 def _where_else(text: str) -> str:
     """Say where to find what is no option of a group, if we know."""
     if "'experiment/" in text:
-        return "; one of your own needs --config-dir FOLDER"
+        return NEEDS_A_FOLDER
     if "'backbone/" in text:
         return "; other networks of torchvision: backbone.name=resnet50"
     for package, names in LAUNCHERS.items():

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from us_anomaly.cli.configuration import config_dir
-from us_anomaly.cli.messages import NO_CONSTANT, as_text
+from us_anomaly.cli.foreign import added_folders
+from us_anomaly.cli.messages import NEEDS_A_FOLDER, NO_CONSTANT, as_text, one_line
 from us_anomaly.errors import ArtifactError, SettingsError
+from us_anomaly.reporting.comparison_unfinished import CONFIG_DIR, added_folder_of
 from us_anomaly.run_dir import RunDir
 from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.settings import is_of_one_command
@@ -28,7 +30,13 @@ _INTERPOLATION = re.compile(r"[^\[{]*\$\{.*")
 
 
 def remember(
-    run_dir: RunDir, *, command: str, typed: Sequence[str], resolved: Sequence[str], paths: Mapping[str, str]
+    run_dir: RunDir,
+    *,
+    command: str,
+    typed: Sequence[str],
+    resolved: Sequence[str],
+    paths: Mapping[str, str],
+    config_dir: str | None = None,
 ) -> None:
     """Note the overrides with which a command made something.
 
@@ -38,6 +46,7 @@ def remember(
         typed: Overrides as typed.
         resolved: The same with what interpolations stand for, which is noted: the environment may be another next time.
         paths: By key, which are noted as absolute ones: the next command may come from elsewhere.
+        config_dir: Folder of configuration files that was added. It is told to whoever goes on, and never taken over.
     """
     noted = []
     for override, meant in zip(typed, resolved, strict=True):
@@ -48,7 +57,8 @@ def remember(
             value = as_text(meant.partition("=")[2])
         noted.append(f"{key}={value}")
     own = [override for override in noted if not _is_of_one_command(override)]
-    write_json(run_dir.made_with, {"command": command, "overrides": own})
+    added = {} if config_dir is None else {"config_dir": config_dir}
+    write_json(run_dir.made_with, {"command": command, "overrides": own} | added)
 
 
 def renew_paths(run_dir: RunDir, paths: Mapping[str, str]) -> None:
@@ -59,7 +69,7 @@ def renew_paths(run_dir: RunDir, paths: Mapping[str, str]) -> None:
         paths: By key.
     """
     try:
-        command, overrides = _read(run_dir.made_with)
+        _, overrides = _read(run_dir.made_with)
     except ArtifactError:  # told to the one who wants what it remembers
         return
     keys = [_key(override) for override in overrides]
@@ -68,14 +78,14 @@ def renew_paths(run_dir: RunDir, paths: Mapping[str, str]) -> None:
         for key, override in zip(keys, overrides, strict=True)
     ]
     if renewed != overrides:
-        write_json(run_dir.made_with, {"command": command, "overrides": renewed})
+        write_json(run_dir.made_with, read_json(run_dir.made_with) | {"overrides": renewed})
 
 
 def _absolute(path: str) -> str:
     return as_text(str(Path(path).expanduser().absolute()))
 
 
-def with_remembered(arguments: Sequence[str]) -> list[str]:
+def with_remembered(arguments: Sequence[str], *, flags: Sequence[str] = ()) -> list[str]:
     """Return settings, preceded by those that the run directory was made with, where they name one and no data set.
 
     What is typed takes the place of what is remembered: a value of one value, an option of a group (`backbone=`) of the group
@@ -84,6 +94,7 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
 
     Args:
         arguments: Settings as typed, without flags.
+        flags: The flags as typed.
 
     Raises:
         ArtifactError: What the run directory remembers cannot be read.
@@ -99,10 +110,21 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
     wanted = [override for override in overrides if not _is_replaced(override, typed)]
     taken = [override for override in wanted if _is_of_detector(override)]
     left = [override for override in wanted if override not in taken]
+    if (folder := added_folder_of(run_dir)) is not None and not added_folders(flags):
+        left.append(f"{CONFIG_DIR}{folder}")
     said = _shown(taken) or "none but the defaults"
     said += f"; not taken over, type it again if you want it: {_shown(left)}" if left else ""
     print(f"usad: settings of {run_dir.root}, as its `usad {_printable(command)}` had them: {said}", file=sys.stderr)
     return [*taken, *arguments]
+
+
+def naming_the_folder(error: Exception, arguments: Sequence[str]) -> Exception:
+    """Return an error over an experiment that is not there, with the folder where the run directory has found its own."""
+    run_dir = _run_dir([argument for argument in arguments if "=" in argument])
+    folder = None if run_dir is None or added_folders(arguments) else added_folder_of(run_dir)
+    if folder is None or not (text := one_line(error)).endswith(NEEDS_A_FOLDER):
+        return error
+    return SettingsError(text.replace("--config-dir FOLDER", shlex.quote(f"{CONFIG_DIR}{folder}")))
 
 
 def _tell_what_is_lost(run_dir: RunDir, typed: set[str]) -> None:

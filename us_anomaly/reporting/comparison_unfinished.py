@@ -13,6 +13,7 @@ from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.lock_owner import owner_at
 from us_anomaly.settings import is_of_one_command
 
+CONFIG_DIR = "--config-dir="
 FAILED = "`%s` failed: %s"
 """The last record of the log of a command that failed: the command as typed, and its error."""
 _LAST_BYTES = 65_536
@@ -32,10 +33,31 @@ def why_unfinished(folder: Path) -> str:
     if (failure := _failure(run_dir)) is not None:
         return failure
     if run_dir.made_with.is_file():
-        return f"it has no evaluation.json: `usad run {shlex.quote(f'run_dir={folder.as_posix()}')}` goes on"
+        added = added_folder_of(run_dir)
+        typed = [f"run_dir={folder.as_posix()}", *([] if added is None else [f"{CONFIG_DIR}{added}"])]
+        return f"it has no evaluation.json: `usad run {shlex.join(typed)}` goes on"
     return (
         "it has no evaluation.json and no note of a failure: it is at work or was killed; type its whole command again"
     )
+
+
+def added_folder_of(run_dir: RunDir) -> str | None:
+    """Return the folder of configuration files that was added when something was last made, if it is still there.
+
+    It is for messages: a run directory may come from anybody.
+    """
+    try:
+        content = read_json(run_dir.made_with)
+    except UsadError:
+        return None
+    match content:
+        case {"config_dir": str(folder)} if _can_be_offered(folder):
+            return folder
+    return None
+
+
+def _can_be_offered(folder: str) -> bool:
+    return folder.isprintable() and os.path.isabs(folder) and os.path.isdir(folder)  # noqa: PTH112, PTH117 (texts)
 
 
 def left_undone(folder: Path) -> str | None:
@@ -105,13 +127,17 @@ def _command(text: str, *, of: Path) -> str | None:
         program, name, *settings = shlex.split(text)
     except ValueError:
         return None
+    flags = settings[:1] if settings and settings[0].startswith(CONFIG_DIR) else []
+    settings = settings[len(flags) :]
     if program != "usad" or not re.fullmatch(r"[a-z]+(-[a-z]+)*", name) or not all(map(_SETTING.fullmatch, settings)):
+        return None
+    if not all(_can_be_offered(flag.removeprefix(CONFIG_DIR)) for flag in flags):
         return None
     keys = {setting.partition("=")[0].lstrip("+~"): setting.partition("=")[2] for setting in settings}
     elsewhere = os.path.realpath(keys.get("run_dir", "").strip("\"'")) != os.path.realpath(of)
     if elsewhere or any(is_of_one_command(key) for key in keys if key != "run_dir"):
         return None
-    command = shlex.join(["usad", name, *settings])
+    command = shlex.join(["usad", name, *flags, *settings])
     return command if command.isprintable() else None
 
 
