@@ -176,7 +176,10 @@ def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path, runs):
 
 def test_differences_to_a_baseline_of_the_same_images_have_paired_intervals(tmp_path, runs):
     better = evaluated_run(tmp_path / "better", category="cable", shift=0.5)
-    (row,) = compared([better], baseline=runs[0]).rows
+    comparison = compared([better], baseline=runs[0])
+    (row,) = comparison.rows
+    said = "An interval is over resampled test images: what another seed would change is not in it."
+    assert said in comparison_notes(comparison)
     difference = row.differences["image_auroc"]
     base, ours = (json.loads((run / "evaluation.json").read_text())["metrics"] for run in (runs[0], better))
     assert difference.value == pytest.approx(ours["image_auroc"] - base["image_auroc"])
@@ -423,6 +426,7 @@ def test_csv_has_folders_repeats_and_settings_in_its_last_columns(sweep):
         ("mean of 2 seeds, tile: steps=5", "0.625", "", "5"),
         ("smallest of 2 seeds, tile: steps=5", "0.5", "", "5"),
         ("largest of 2 seeds, tile: steps=5", "0.75", "", "5"),
+        ("standard deviation of 2 seeds, tile: steps=5", str(np.std([0.5, 0.75], ddof=1)), "", "5"),
     ]
 
 

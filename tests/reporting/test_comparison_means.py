@@ -1,11 +1,12 @@
 import shutil
 
+import numpy as np
 import pytest
 from compared_runs import rewrite_note, write_run
 
 from us_anomaly.reporting.comparison import compare
 from us_anomaly.reporting.comparison_cells import comparison_notes
-from us_anomaly.reporting.comparison_formats import comparison_json
+from us_anomaly.reporting.comparison_formats import comparison_csv, comparison_json
 from us_anomaly.reporting.run_collection import collect_runs
 
 
@@ -35,6 +36,7 @@ def test_rows_that_differ_by_their_seed_only_have_mean_smallest_and_largest(tmp_
     assert mean.rows == ["tile: seed=0", "tile: seed=1"]
     assert mean.figures["image_auroc"] == pytest.approx(0.8)
     assert (mean.smallest, mean.largest) == ({"image_auroc": 0.7}, {"image_auroc": 0.9})
+    assert mean.deviations["image_auroc"] == pytest.approx(np.std([0.7, 0.9], ddof=1))
     assert (mean.called("mean"), mean.called("smallest")) == ("mean of 2 seeds, tile", "smallest of 2 seeds, tile")
 
 
@@ -42,6 +44,27 @@ def test_each_data_set_counts_once_in_the_mean_however_many_seeds_it_has(tmp_pat
     comparison = compared(grid(tmp_path, *SEEDS))
     assert figures(comparison.means) == {"mean": (0.8 + 0.4) / 2}
     assert "In a mean over data sets each counts once, with the mean of its runs." in comparison_notes(comparison)
+
+
+def test_the_mean_over_data_sets_has_its_spread_over_the_seeds_that_all_of_them_have(tmp_path):
+    jobs = [("tile", 0.1, 0), ("tile", 0.5, 1), ("tile", 0.6, 2), ("leather", 0.3, 0), ("leather", 0.9, 1)]
+    comparison = compared(grid(tmp_path, *((category, auroc, {"seed": seed}) for category, auroc, seed in jobs)))
+    (mean,) = comparison.means
+    assert mean.figures["image_auroc"] == pytest.approx((0.4 + 0.6) / 2)  # of all runs
+    assert mean.smallest["image_auroc"] == pytest.approx((0.1 + 0.3) / 2)
+    assert mean.largest["image_auroc"] == pytest.approx((0.5 + 0.9) / 2)
+    assert mean.deviations["image_auroc"] == pytest.approx(np.std([0.2, 0.7], ddof=1))
+    assert any(
+        note.startswith("Smallest and largest of a mean over data sets") for note in comparison_notes(comparison)
+    )
+    assert "standard deviation," in comparison_csv(comparison)
+
+
+def test_a_single_seed_has_no_spread(tmp_path):
+    comparison = compared(grid(tmp_path, *SEEDS))
+    (mean,) = comparison.means
+    assert mean.smallest == mean.largest == mean.deviations == {}
+    assert not any("one seed" in note for note in comparison_notes(comparison))
 
 
 def test_rows_that_differ_by_a_setting_are_not_averaged(tmp_path):

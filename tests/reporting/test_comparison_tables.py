@@ -89,7 +89,10 @@ def test_means_over_seeds_follow_the_runs_with_smallest_and_largest(sweep):
         "mean of 2 seeds, tile: num_students=1 smallest largest mean of 2 seeds, tile: num_students=2 smallest largest"
         in names
     )
-    assert names.endswith("mean of 2 data sets: num_students=1 mean of 2 data sets: num_students=2")
+    assert names.endswith(
+        "mean of 2 data sets: num_students=1 smallest largest mean of 2 data sets: num_students=2 smallest largest"
+    )
+    assert "deviation" not in names
 
 
 def test_the_mean_over_seeds_of_the_only_data_set_is_not_shown_twice(tmp_path):

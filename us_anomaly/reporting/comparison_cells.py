@@ -99,6 +99,13 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     once = []
     if comparison.seed_means and len(shown_means(comparison)) > len(comparison.seed_means):
         once = ["In a mean over data sets each counts once, with the mean of its runs."]
+    if any(mean.smallest for mean in shown_means(comparison) if mean not in comparison.seed_means):
+        once.append(
+            "Smallest and largest of a mean over data sets are means of one seed, of those that all of them have."
+        )
+    intervals = [row.differences[name].interval for row in comparison.rows for name in row.differences]
+    if any(interval is not None for interval in intervals):
+        once.append("An interval is over resampled test images: what another seed would change is not in it.")
     partial = [note for mean in shown_means(comparison) for note in _incomplete(mean)]
     missing = [f"not in the table: {one.folder.as_posix()}: {one.reason}" for one in comparison.unusable]
     return comparison.notes + once + partial + missing

@@ -16,6 +16,7 @@ from us_anomaly.reporting.comparison_cells import (
     figure_lines,
     resolution_caption,
 )
+from us_anomaly.reporting.comparison_means import Mean
 from us_anomaly.reporting.comparison_rows import Difference, Row
 from us_anomaly.reporting.tables import IN_CSV
 from us_anomaly.settings.plain import typed
@@ -35,8 +36,9 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Return CSV: a row per run, then means and best; absent figures are empty cells, peeking ones are called `oracle_...`.
+    """Return CSV: a row per run, then means with their spread over seeds, and best.
 
+    Absent figures are empty cells, peeking ones are called `oracle_...`.
     With a baseline, three more columns per figure: difference and the ends of its interval. The last columns are the run
     directory, the one that it repeats and what speaks against its figures if there are such rows, and each setting in which the
     runs differ.
@@ -63,7 +65,7 @@ def comparison_csv(comparison: Comparison) -> str:
         settings = _csv_settings(mean.settings)
         gains = _csv_differences(mean.differences)
         writer.writerow({"run": mean.called("mean"), **_csv_figures(mean.figures), **gains, **settings})
-        for what, figures in (("smallest", mean.smallest), ("largest", mean.largest)):
+        for what, figures in _spread(mean):
             if figures:
                 writer.writerow({"run": mean.called(what), **_csv_figures(figures), **settings})
     writer.writerow({"run": "best", **_csv_figures({name: "; ".join(best) for name, best in comparison.best.items()})})
@@ -94,6 +96,10 @@ def _markdown_table(comparison: Comparison, lines: Sequence[Line]) -> str:
 
 def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
+
+
+def _spread(mean: Mean) -> list[tuple[str, dict[str, float]]]:
+    return [("smallest", mean.smallest), ("largest", mean.largest), ("standard deviation", mean.deviations)]
 
 
 def _doubt(row: Row) -> str | None:

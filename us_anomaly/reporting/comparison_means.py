@@ -53,8 +53,11 @@ class Mean:
     figures: dict[str, float]
     """Each data set counts once, with the mean of its rows that have the figure."""
     smallest: dict[str, float]
-    """Over seeds; empty where it is a mean over data sets."""
+    """Over seeds; empty where there are not several. Of a mean over data sets: over its means of each seed that all have."""
     largest: dict[str, float]
+    """Alike."""
+    deviations: dict[str, float]
+    """Standard deviation, with n - 1, of the same values."""
     num_averaged: dict[str, int]
     """How many rows have the figure."""
     differences: dict[str, Difference]
@@ -66,7 +69,7 @@ class Mean:
 
 
 def seed_means(measured: Sequence[Measured], distinction: Distinction, *, columns: Sequence[str]) -> list[Mean]:
-    """Return the mean, the smallest and the largest figures of rows of one data set that differ by their seed only."""
+    """Return the mean and the spread of the figures of rows of one data set that differ by their seed only."""
     groups: dict[Hashable, list[Measured]] = {}
     for one in _counted(measured):
         groups.setdefault((one.data_set, one.variant), []).append(one)
@@ -144,7 +147,7 @@ def _told_apart(means: Sequence[Mean]) -> list[Mean]:
 def _mean(group: Sequence[Measured], *, of: str, columns: Sequence[str]) -> Mean:
     having = {name: [one for one in group if name in one.row.figures] for name in columns}
     values = {name: np.array([one.row.figures[name] for one in some]) for name, some in having.items() if some}
-    is_over_seeds = _num_data_sets(group) == 1 and len(group) > 1
+    spread = {name: each for name in values if len(each := _by_seed(having[name], values[name])) > 1}
     return Mean(
         of=of,
         rows=[one.row.name for one in group],
@@ -154,11 +157,23 @@ def _mean(group: Sequence[Measured], *, of: str, columns: Sequence[str]) -> Mean
             if all(key in one.settings and one.settings[key] == value for one in group)
         },
         figures={name: float(_average(having[name], values[name])) for name in values},
-        smallest={name: float(values[name].min()) for name in values} if is_over_seeds else {},
-        largest={name: float(values[name].max()) for name in values} if is_over_seeds else {},
+        smallest={name: float(each.min()) for name, each in spread.items()},
+        largest={name: float(each.max()) for name, each in spread.items()},
+        deviations={name: float(each.std(ddof=1)) for name, each in spread.items()},
         num_averaged={name: len(some) for name, some in having.items()},
         differences=_mean_differences(group, columns),
     )
+
+
+def _by_seed(group: Sequence[Measured], values: FloatArray) -> FloatArray:
+    """Return the values of rows of one data set, and of several the mean over them for each seed that all of them have."""
+    if _num_data_sets(group) == 1:
+        return values
+    seeds: dict[Hashable, list[int]] = {}
+    for number, one in enumerate(group):
+        seeds.setdefault(one.row.settings.get(SEED), []).append(number)
+    complete = [some for some in seeds.values() if _num_data_sets([group[n] for n in some]) == _num_data_sets(group)]
+    return np.array([_average([group[n] for n in some], values[some]) for some in complete])
 
 
 def _mean_differences(group: Sequence[Measured], columns: Sequence[str]) -> dict[str, Difference]:
