@@ -14,9 +14,9 @@ from torture import contents, damages, differences
 from us_anomaly.commands import distill_teacher, infer, results, run, stage, train_students
 from us_anomaly.errors import ArtifactError, StaleArtifactError, TrainingError
 from us_anomaly.run_dir import RunDir
-from us_anomaly.run_dir.atomic import read_tensors
+from us_anomaly.run_dir.atomic import read_json, read_tensors, write_tensors
 from us_anomaly.settings import CheckpointSettings
-from us_anomaly.training.checkpoint import Interrupted, TrainingCheckpoint
+from us_anomaly.training.checkpoint import Interrupted, TrainingCheckpoint, seconds_trained
 
 
 class Killed(BaseException):
@@ -246,7 +246,8 @@ def train(checkpoint, network, optimizer, *, start=0, end=6, total=6):
         checkpoint.after_step(step + 1, {"loss": float(step)}, total=total)
 
 
-def test_weights_moments_and_curve_are_restored_bit_for_bit(tmp_path):
+def test_weights_moments_and_curve_are_restored_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)  # a state tells how long it took
     checkpoint, network, optimizer = checkpoint_of(tmp_path / "a")
     train(checkpoint, network, optimizer)
     interrupted, *parts = checkpoint_of(tmp_path / "b", every_steps=4)
@@ -280,6 +281,26 @@ def test_states_are_saved_by_time(tmp_path, monkeypatch):
         now[0] += 4
         checkpoint.after_step(step, {"loss": 1.0}, total=100)
     assert steps == [3, 6]  # at 12 and 24 seconds: at the first step that is 10 seconds after the last state
+
+
+def test_the_time_of_a_training_that_went_on_is_that_of_all_attempts(trained_copy, compose, tiny, monkeypatch):
+    run_dir = RunDir(trained_copy)
+    run_dir.students(33).unlink()
+    settings = compose("run", *tiny(trained_copy, "checkpoint.every_steps=2"))
+    run_until(5, train_students, settings, monkeypatch)
+    state = read_tensors(run_dir.training_state(run_dir.students(33)))
+    assert 0 < state["seconds"] < 600
+    write_tensors(run_dir.training_state(run_dir.students(33)), state | {"seconds": 1000.0})
+    train_students.run(settings)
+    assert 1000 < read_json(run_dir.provenance(run_dir.students(33)))["seconds"] < 1600
+
+
+@pytest.mark.parametrize("changes", [{"key": "another"}, {"seconds": "long"}, {"seconds": None}])
+def test_the_time_of_another_training_does_not_count(tmp_path, changes):
+    write_tensors(tmp_path / "state", {"key": "ours", "seconds": 1000.0} | changes)
+    assert seconds_trained(tmp_path / "state", key="ours") == 0
+    (tmp_path / "state").write_text("damaged")
+    assert seconds_trained(tmp_path / "state", key="ours") == 0
 
 
 def test_every_second_zero_saves_after_every_step(tmp_path, monkeypatch):

@@ -40,6 +40,15 @@ class Stateful(Protocol):
         ...
 
 
+def seconds_trained(state_path: Path, *, key: str) -> float:
+    """Return how long a training took over all its attempts, as its last state tells; 0 for that of another training."""
+    try:
+        state = read_tensors(state_path)
+        return float(state.get("seconds", 0.0)) if state.get("key") == key else 0.0
+    except (ArtifactError, TypeError, ValueError):
+        return 0.0
+
+
 class TrainingCheckpoint:
     """Save and resume the parts of one training, and keep its loss curve."""
 
@@ -67,7 +76,8 @@ class TrainingCheckpoint:
         self._parts = dict(parts)
         self._settings = settings
         self._curve: list[dict[str, float]] = []
-        self._saved_at = time.monotonic()
+        self._began_at = self._saved_at = time.monotonic()
+        self._seconds_before = 0.0
         self._signal: int | None = None
 
     def resume(self) -> int:
@@ -87,6 +97,7 @@ class TrainingCheckpoint:
                 part.load_state_dict(state["parts"][name])
             self._curve = [dict(point) for point in state["curve"]]
             step = int(state["step"])
+            self._seconds_before = float(state.get("seconds", 0.0))  # states of version 0.6.0 do not tell
         except (ArtifactError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
@@ -139,6 +150,7 @@ class TrainingCheckpoint:
             "step": step,
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "curve": self._curve,
+            "seconds": self._seconds_before + time.monotonic() - self._began_at,
         }
         curve = "".join(json.dumps(point) + "\n" for point in self._curve)
         write_text(self._curve_path, curve)  # first: a curve ahead of the state is written again, one behind it is not
