@@ -17,6 +17,7 @@ import pytest
 import yaml
 from conftest import draw_parts, files_below
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -610,6 +611,27 @@ def test_a_sweep_in_batches_is_told_once_that_a_failed_job_stops_it(failing_swee
     told = "hydra.sweeper.max_batch_size=1: if a job fails, Hydra starts no batch after its own"
     assert capsys.readouterr().err.count(told) == 1
     assert not (tmp_path / "run-sweep/seed-1/.hydra").exists()
+
+
+def test_what_no_job_raised_is_told_beside_the_jobs_that_failed(monkeypatch, capsys):
+    def fail(error):
+        def application(name, arguments):
+            cli.failures.append("runs/a (seed=1): the loss became nan")
+            raise error
+
+        monkeypatch.setattr(cli, "_run_application", application)
+
+    fail(HydraException("the launcher lost its jobs"))
+    assert cli._main(["split", "-m", "seed=1,2"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "usad: 1 of the jobs failed:",
+        "  runs/a (seed=1): the loss became nan",
+        "usad: the launcher lost its jobs",
+    ]
+    fail(KeyError("a bug of the launcher"))
+    with pytest.raises(KeyError):
+        cli._main(["split", "-m", "seed=1,2"])
+    assert "usad: 1 of the jobs failed:" in capsys.readouterr().err
 
 
 def test_a_sweep_that_is_stopped_lists_the_jobs_that_had_failed(failing_sweep, capsys):

@@ -72,6 +72,7 @@ def test_the_file_describes_itself_and_is_valid(exported):
         "us_anomaly": __version__,
         "input": {"name": "image", "type": "uint8", "shape": [1, 3, 48, 48], "channels": "RGB"},
         "before_the_input": [{"name": "Resize", "params": {"size": [48, 48]}}],
+        "white_level": None,
         "image_threshold": calibration.image_threshold,
         "pixel_threshold": calibration.pixel_threshold,
         "color_range": list(calibration.color_range),

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 import us_anomaly
-from us_anomaly.commands import split
+from us_anomaly.commands import infer, split
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.run import run as run_all
 from us_anomaly.errors import StaleArtifactError
@@ -65,10 +65,17 @@ def test_another_white_level_makes_everything_stale_that_saw_a_picture(run_dir, 
         run_all(settings)
     split.run(compose("split", *tiny(run_dir), f"data.root={deep_parts}", "data.white_level=4095", "overwrite=true"))
     recipes = Recipes(settings)
-    assert recipes.run_dir.students(33).exists()
-    with pytest.raises(StaleArtifactError):
+    with pytest.raises(StaleArtifactError, match=r"data\.white_level"):
         state(recipes.run_dir, recipes.run_dir.students(33), recipes.students(33))
     split.run(compose("split", *tiny(run_dir), f"data.root={deep_parts}", "data.white_level=2550", "overwrite=true"))
+
+
+def test_pictures_are_not_scored_with_another_white_level_than_the_threshold_was_chosen_with(
+    run_dir, deep_parts, compose, tiny, tmp_path
+):
+    picture = deep_parts / "images/good/000.png"
+    with pytest.raises(StaleArtifactError, match=r"data\.white_level"):
+        infer.run(compose("infer", *tiny(run_dir), f"data.root={deep_parts}", f"inference.input={picture}"))
 
 
 def test_the_split_says_what_was_taken_for_white(deep_parts, compose, tiny, tmp_path, caplog):

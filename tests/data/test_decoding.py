@@ -291,6 +291,24 @@ def test_a_picture_of_pil_keeps_both_bytes_of_its_colours_and_goes_on_as_it_was(
         assert np.array_equal(np.asarray(picture.convert("RGBA")), untouched)
 
 
+def test_the_page_of_a_picture_of_pil_counts(tmp_path: Path) -> None:
+    pages = np.random.default_rng(4).integers(0, 65536, size=(2, 6, 7, 3)).astype(np.uint16)
+    pages[:, 0, 0] = 65535
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="rgb")
+    with Image.open(tmp_path / "a.tif") as picture:
+        for number in (1, 0):
+            picture.seek(number)
+            assert np.array_equal(rgb_of(picture), np.rint(pages[number] / 257).astype(np.uint8))
+
+
+def test_a_loaded_picture_of_pil_needs_its_file_no_more(tmp_path: Path, colours: np.ndarray) -> None:
+    Image.fromarray(colours).save(tmp_path / "a.tif", compression="tiff_lzw")
+    with (tmp_path / "a.tif").open("rb") as file:
+        picture = Image.open(file)
+        picture.load()
+    assert np.array_equal(rgb_of(picture), colours)
+
+
 def test_memory_that_is_exhausted_is_no_damaged_picture(monkeypatch: pytest.MonkeyPatch, colours: np.ndarray) -> None:
     def fail(*_: object) -> None:
         raise MemoryError

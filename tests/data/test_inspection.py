@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from raw_files import write_deep_png
 
@@ -172,6 +173,17 @@ def test_pictures_of_one_camera_that_get_several_brightnesses_are_told(root: Pat
         inspect_images(root, names, max_pixels=LIMIT, num_workers=1, white_level=4095), on_bad_image=OnBadImage.error
     )
     assert not caplog.records
+
+
+def test_no_white_level_is_advised_for_what_no_camera_gives(root: Path, caplog) -> None:
+    for name, brightest in (("a.tif", 1.0), ("b.tif", 1.02)):
+        tifffile.imwrite(root / name, np.array([[0.5, brightest]], dtype=np.float32))
+    keep_good(
+        inspect_images(root, [sample("a.tif"), sample("b.tif")], max_pixels=LIMIT, num_workers=1),
+        on_bad_image=OnBadImage.error,
+    )
+    assert "save all of them as 8 bits by one scale" in caplog.text
+    assert "data.white_level" not in caplog.text
 
 
 def test_brightness_of_colours_is_told_too(root: Path, caplog) -> None:

@@ -141,6 +141,22 @@ def test_how_a_graphics_card_computes_convolutions_is_put_back_after_scoring(is_
         cudnn.allow_tf32, cudnn.benchmark = before, benchmark
 
 
+def test_of_threads_that_score_at_once_the_last_puts_back_what_the_first_found():
+    cudnn, compute = torch.backends.cudnn, Compute(torch.device("cuda"), torch.float32)
+    before = cudnn.allow_tf32
+    try:
+        cudnn.allow_tf32 = True
+        first, second = compute.alone(), compute.alone()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not cudnn.allow_tf32
+        second.__exit__(None, None, None)
+        assert cudnn.allow_tf32
+    finally:
+        cudnn.allow_tf32 = before
+
+
 @pytest.mark.skipif(not NAMED_SINCE_2_9, reason="torch has one name for all")
 @pytest.mark.parametrize(("conv", "rnn"), [("tf32", "ieee"), ("ieee", "tf32")])
 def test_a_program_that_tells_convolutions_by_the_newer_names_finds_them_as_they_were(conv, rnn):

@@ -96,7 +96,7 @@ def log(run, command, when, *, text=None):
     folder.mkdir(parents=True, exist_ok=True)
     failed = f"ERROR us_anomaly.cli.execution: {FAILED % (command, REFUSED)}"
     with (folder / "log.txt").open("a") as file:
-        file.write(f"2026-01-02 {when},678 {text or failed}\n")
+        file.write(f"2026-01-02 {when},678+0100 {text or failed}\n")
 
 
 def lock(run, command, since):
@@ -114,14 +114,37 @@ def test_a_command_that_failed_after_the_figures_were_made_is_told(evaluated):
 )
 def test_a_failure_that_is_none_of_the_figures_is_not_told(evaluated, command):
     log(evaluated, command, "12:00:07")
-    lock(evaluated, command, "2026-01-02 12:00:09")
+    lock(evaluated, command, "2026-01-02 12:00:09+0100")
     assert left_undone(evaluated) is None
 
 
-def test_a_report_that_was_written_since_hides_no_failure(evaluated):
+@pytest.mark.parametrize("command", ["report", "infer", "split"])
+def test_what_succeeds_without_making_figures_hides_no_failure(evaluated, command):
     log(evaluated, "usad run run_dir=x", "12:00:07")
-    log(evaluated, "usad report run_dir=x", "12:00:09", text="INFO us_anomaly.commands.report: done")
+    log(evaluated, f"usad {command} run_dir=x", "12:00:09", text="INFO us_anomaly.commands: done")
     assert left_undone(evaluated) is not None
+
+
+def test_a_picture_that_cannot_be_looked_at_hides_no_failure(evaluated):
+    log(evaluated, "usad run run_dir=x", "12:00:07")
+    log(evaluated, "usad infer run_dir=x inference.input=a.png", "12:00:09")
+    assert left_undone(evaluated) is not None
+
+
+@pytest.mark.parametrize(("stage", "is_told"), [("[8/8] report", False), ("[7/8] evaluate", True)])
+def test_figures_of_a_run_that_failed_in_its_report_are_its_own(evaluated, stage, is_told):
+    log(evaluated, "usad run run_dir=x", "12:00:01", text=f"INFO us_anomaly.commands.run: {stage}")
+    log(evaluated, "usad run run_dir=x", "12:00:07")
+    assert (left_undone(evaluated) is not None) == is_told
+
+
+@pytest.mark.parametrize(("offset", "is_told"), [("+0000", True), ("+0200", False)])
+def test_machines_of_one_disk_may_have_several_time_zones(evaluated, offset, is_told):
+    folder = evaluated / ".hydra/run"
+    folder.mkdir(parents=True)
+    failed = f"ERROR us_anomaly.cli.execution: {FAILED % ('usad run run_dir=x', REFUSED)}"
+    (folder / "log.txt").write_text(f"2026-01-02 12:30:00,678{offset} {failed}\n")
+    assert (left_undone(evaluated) is not None) == is_told
 
 
 def test_a_failure_from_before_the_figures_is_not_told_whatever_the_times_of_the_files(evaluated):
@@ -138,11 +161,11 @@ def test_a_command_that_ended_well_after_a_failure_is_the_last_one(evaluated):
 
 
 def test_a_command_that_is_at_work_or_was_killed_is_told(evaluated):
-    lock(evaluated, "usad run overwrite=true run_dir=x", "2026-01-02 12:00:07")
+    lock(evaluated, "usad run overwrite=true run_dir=x", "2026-01-02 12:00:07+0100")
     assert left_undone(evaluated) == (
         "a command has begun there since these figures were made, and is at work or was killed"
     )
-    lock(evaluated, "usad run overwrite=true run_dir=x", "2026-01-02 11:59:59")  # it has made them
+    lock(evaluated, "usad run overwrite=true run_dir=x", "2026-01-02 11:59:59+0100")  # it has made them
     assert left_undone(evaluated) is None
 
 

@@ -332,6 +332,7 @@ def test_a_disk_that_is_full_when_the_owner_is_written_down_is_told(run_dir, mon
     with pytest.raises(ResourceError, match="the disk is full"), locked(run_dir, command="usad"):
         pytest.fail("not locked")
     monkeypatch.undo()
+    assert not run_dir.lock.exists()
     with locked(run_dir, command="usad"):
         pass
 

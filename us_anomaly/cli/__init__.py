@@ -20,7 +20,7 @@ from us_anomaly.cli.arguments import (
 )
 from us_anomaly.cli.commands import ALIASES, COMMANDS, overview, suggestion
 from us_anomaly.cli.configuration import config_dir, register_schemas, to_settings
-from us_anomaly.cli.execution import TASKS, failures, faults, jobs
+from us_anomaly.cli.execution import TASKS, failures, faults, jobs, unexpected
 from us_anomaly.cli.foreign import refuse_code, refuse_hidden
 from us_anomaly.cli.help import show_help
 from us_anomaly.cli.job_names import name_jobs
@@ -117,10 +117,10 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         return 128 + number
     except Exception as error:
         worded = _worded(error, arguments)
-        if show_traceback or (worded is None and not failures):
+        if show_traceback or (worded is None and not _is_of_a_job(error)):
             _list_failures()
             raise
-        return _report(worded or error)
+        return _report(worded or error, is_told=_is_of_a_job(error))
     if name in EVALUATING:
         for folder in dict.fromkeys(Path(run_dir).parent for run_dir in jobs):
             print(f"the jobs side by side: usad compare {shlex.quote(str(folder))}")
@@ -186,12 +186,17 @@ def _worded(error: Exception, arguments: Sequence[str]) -> Exception | None:
     return explain(error) or not_an_option(error, arguments)
 
 
-def _report(error: BaseException) -> int:
-    if failures:
-        _list_failures()
-    else:
+def _report(error: BaseException, *, is_told: bool = False) -> int:
+    """Say what went wrong, after the jobs that failed; `is_told` where it is one of those."""
+    _list_failures()
+    if not is_told:
         print(f"usad: {one_line(error)}", file=sys.stderr)
     return 1
+
+
+def _is_of_a_job(error: BaseException) -> bool:
+    """Return whether a job of a sweep that is listed raised it."""
+    return any(failure in str(error) or unexpected(error) in failure for failure in failures)
 
 
 def _list_failures() -> None:

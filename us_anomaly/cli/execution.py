@@ -6,7 +6,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def execute(name: str, config: Any) -> None:
     added = _added_folder()
     flags = [] if added is None else [f"{CONFIG_DIR}{added}"]
     forget_what_was_said()
+    home: RunDir | None = None
     try:
         with interruptible(), explained():
             settings = _settings(config, typed)
@@ -97,9 +98,10 @@ def execute(name: str, config: Any) -> None:
         faults.append(error)  # not raised, because Hydra would print a line of its own
     except Exception as error:
         if is_sweep:
-            log.error("this job failed: %s", _unexpected(error))
-            logs = RunDir(config.run_dir).command_folder(name) / "log.txt"
-            failures.append(f"{config.run_dir} ({' '.join(typed)}): {_unexpected(error)}; the traceback is in {logs}")
+            log.error("this job failed: %s", unexpected(error))
+            log_file = (home or RunDir(config.run_dir)).command_log(name)
+            traced = f"; the traceback is in {log_file}" if log_file.exists() else ""
+            failures.append(f"{config.run_dir} ({' '.join(typed)}): {unexpected(error)}{traced}")
             _let_go(error)
         raise
     finally:
@@ -107,7 +109,7 @@ def execute(name: str, config: Any) -> None:
             _free_device_memory()
 
 
-def _unexpected(error: BaseException) -> str:
+def unexpected(error: BaseException) -> str:
     """Return what an exception that is no fault of a user says in one line, with its kind."""
     kind, said = type(error).__name__, in_one_line(error)
     return kind if said == kind else f"{kind}: {said}"
@@ -144,7 +146,8 @@ def _free_device_memory() -> None:
     """Give back what torch keeps on a graphics card for later, where torch was loaded at all."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after a fault of the card; what failed is told
+            torch.cuda.empty_cache()
 
 
 def _home(name: str, settings: Any) -> RunDir:
@@ -211,7 +214,7 @@ def _failure_in_log(command: str) -> Iterator[None]:
             yield
     except (Exception, KeyboardInterrupt) as error:
         is_expected = isinstance(error, UsadError | KeyboardInterrupt)
-        said, trace = (error, None) if is_expected else (_unexpected(error), sys.exc_info())
+        said, trace = (error, None) if is_expected else (unexpected(error), sys.exc_info())
         record = log.makeRecord(log.name, logging.ERROR, __file__, 0, FAILED, (command, said), trace)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):

@@ -172,9 +172,7 @@ class DataInputs:
         return self._masks(SCORED_MASKS, self._scored)
 
     def _pictures(self, input_name: str, samples: Sequence[Sample]) -> dict[str, str]:
-        digest = self._digest(input_name, [sample.filename for sample in samples])
-        white = self.settings.data.white_level
-        return digest if white is None else {name: _hash_of(f"{found} {white:g}") for name, found in digest.items()}
+        return self._digest(input_name, [sample.filename for sample in samples])
 
     def _masks(self, input_name: str, samples: Sequence[Sample]) -> dict[str, str]:
         names = [name for sample in samples for name in mask_files(sample, self.root)]

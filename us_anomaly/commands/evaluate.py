@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from us_anomaly.scoring.pixel_source import PixelSource
 from us_anomaly.scoring.saturation import read_saturation_table, saturation_file
 from us_anomaly.scoring.scored_images import ScoredImage, parse_predictions, scored_images
 from us_anomaly.scoring.thresholds import Threshold
-from us_anomaly.settings import MapResolution, OnBadImage, Settings, category_of
+from us_anomaly.settings import MapResolution, OnBadImage, Settings, Tracker, category_of
+
+log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
@@ -54,8 +57,10 @@ def run(settings: Settings) -> None:
         anew=settings.overwrite,  # as the message about a damaged one advises
     )
     evaluation = read_evaluation(run_dir.evaluation_json)
-    if was_made:  # else a tracker has all of it
+    if was_made:
         track_evaluation(settings, evaluation)
+    elif settings.tracking.tracker is not Tracker.none:
+        log.info("the figures were made before, and are tracked when they are made: overwrite=true makes them again")
     show(evaluation, run_dir)
 
 

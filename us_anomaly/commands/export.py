@@ -85,7 +85,7 @@ def _exported(settings: Settings) -> tuple[bytes, Parity]:
         DetectorGraph(detector),
         height=height,
         width=width,
-        metadata=_metadata(transforms, calibration, height=height, width=width),
+        metadata=_metadata(transforms, calibration, height=height, width=width, white_level=settings.data.white_level),
     )
     parity = measure_parity(
         OnnxDetector(content, num_threads=num_threads(settings.runtime)),
@@ -123,13 +123,19 @@ def _on_bytes(transforms: Sequence[TransformSettings]) -> list[TransformSettings
 
 
 def _metadata(
-    transforms: Sequence[TransformSettings], calibration: Calibration, *, height: int, width: int
+    transforms: Sequence[TransformSettings],
+    calibration: Calibration,
+    *,
+    height: int,
+    width: int,
+    white_level: float | None,
 ) -> dict[str, Any]:
     """Return what a program must know that runs the file."""
     return {
         "us_anomaly": __version__,
         "input": {"name": INPUT, "type": "uint8", "shape": [1, 3, height, width], "channels": "RGB"},
         "before_the_input": [plain(entry) for entry in _on_bytes(transforms)],
+        "white_level": white_level,
         "image_threshold": calibration.image_threshold,
         "pixel_threshold": calibration.pixel_threshold,
         "color_range": list(calibration.color_range),

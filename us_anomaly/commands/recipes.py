@@ -63,6 +63,11 @@ class Recipes:
         """What decides `split.jsonl`."""
         return self.data.split
 
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """The setting that decides what the bytes of a picture mean, for all that looks at pictures of the data set."""
+        return without_what_is_off({"data.white_level": self.settings.data.white_level})
+
     def _with_training_pictures(self, **inputs: str) -> dict[str, Any]:
         """Return the inputs of what learns from the training pictures, and what older notes mention in their place."""
         return {"inputs": inputs | self.data.training_pictures, "before": self.data.split_itself}
@@ -98,7 +103,9 @@ class Recipes:
                 **flat("backbone", self.settings.backbone, without=("input_size_px",)),
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
                 "seed": self.settings.seed,
+                **self._reading,
             },
+            when_absent=OFF,
             **self._with_training_pictures(**self._weights(self.run_dir.backbone), **self.data.training_groups),
         )
 
@@ -120,8 +127,9 @@ class Recipes:
         if teacher.start_from is not None:
             inputs |= self._named_teacher("start_from", teacher.start_from, patch_size)
         learned: dict[str, Any] = {"inputs": inputs}
+        reading = {}
         if TRAIN in teacher.image_sources():
-            learned = self._with_training_pictures(**inputs)
+            learned, reading = self._with_training_pictures(**inputs), self._reading
         decisive = {
             **flat("teacher", teacher, without=NOT_DECISIVE),
             **flat("backbone", self.settings.backbone),
@@ -134,7 +142,7 @@ class Recipes:
         return Recipe(
             command=command,
             format_version=version,
-            settings=without_what_is_off(decisive) | drawn_size,
+            settings=without_what_is_off(decisive) | drawn_size | reading,
             when_absent=OFF | drawn_size,
             **learned,
         )
@@ -161,7 +169,9 @@ class Recipes:
                 "teacher.statistics_positions": plain(self.settings.teacher.statistics_positions),
                 "teacher.whitening_floor": self.settings.teacher.whitening_floor,
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+                **self._reading,
             },
+            when_absent=OFF,
             **self._with_training_pictures(**self._checked(self.run_dir.teacher(patch_size), self.teacher(patch_size))),
         )
 
@@ -177,6 +187,7 @@ class Recipes:
                 **without_what_is_off(flat("students", self.settings.students)),
                 "augmentation.students": plain(self.settings.augmentation.students),
                 "seed": self.settings.seed,
+                **self._reading,
             },
             inputs={
                 **self.statistics(patch_size).inputs,
@@ -198,6 +209,7 @@ class Recipes:
                 "scoring.border_px": self.settings.scoring.border_px,
                 **without_what_is_off({"scoring.position_components": self.settings.scoring.position_components}),
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+                **self._reading,
             },
             inputs={
                 **self.students(patch_size).inputs,
@@ -224,6 +236,7 @@ class Recipes:
                 **without_what_is_off(flat("scoring", self.settings.scoring, without=("position_components",))),
                 **flat("calibration", self.settings.calibration),
                 "augmentation.evaluation": plain(self.settings.augmentation.evaluation),
+                **self._reading,
             },
             inputs=inputs,
             when_absent=OFF,
@@ -234,7 +247,8 @@ class Recipes:
         """What decides `predictions.jsonl` and the pictures it vouches for."""
         return Recipe(
             command="infer",
-            settings=flat("inference", self.settings.inference, without=("input", "output")),
+            settings={**flat("inference", self.settings.inference, without=("input", "output")), **self._reading},
+            when_absent=OFF,
             inputs={
                 **self.data.split_itself,
                 **self._checked(self.run_dir.calibration, self.calibration),

@@ -13,6 +13,7 @@ from us_anomaly.commands.picture_list import write_left_out
 from us_anomaly.commands.recipes import Recipes
 from us_anomaly.commands.stage import make, read_split
 from us_anomaly.data.images import BadImage, Inspection, find_duplicates, inspect_images, keep_good
+from us_anomaly.data.images.brightness import WHITE_LEVELS
 from us_anomaly.data.images.inspection import MAX_NAMED as MAX_BAD_NAMED
 from us_anomaly.data.listing import some
 from us_anomaly.data.sample import SPLITS, Sample, dump_labels
@@ -97,7 +98,7 @@ def _inspections(settings: Settings, samples: Sequence[Sample]) -> list[Inspecti
 def _advise_a_white_level(inspections: Sequence[Inspection], settings: Settings) -> None:
     """Say what was taken for white where that was guessed and the same for all; where it differs, there is a warning."""
     levels = {found.white_level for found in inspections if found.white_level is not None}
-    if settings.data.white_level is None and len(levels) == 1:
+    if settings.data.white_level is None and len(levels) == 1 and levels <= set(WHITE_LEVELS):
         log.info(
             "pictures of more than 8 bits: %g was taken for white, a guess from the largest value of each; data.white_level=%g "
             "makes sure that darker and brighter pictures are read alike",

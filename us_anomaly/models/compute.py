@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Compute:
             if torch.empty(0).device.type != "cpu":  # a mode costs time at every call of torch
                 stack.enter_context(torch.device("cpu"))
             if self.device.type == "cuda":
-                stack.enter_context(_convolutions_as_ours())
+                stack.enter_context(_CONVOLUTIONS.as_ours())
             yield
 
     def compiled(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -77,24 +78,49 @@ class Compute:
         return moved.contiguous(memory_format=torch.channels_last)
 
 
-@contextmanager
-def _convolutions_as_ours() -> Iterator[None]:
-    """Compute the convolutions of a graphics card as `choose_compute` has them, and put back how they were computed."""
-    cudnn: Any = torch.backends.cudnn
-    exact: tuple[Any, str, Any] = (cudnn, "allow_tf32", False)
-    try:
-        _ = cudnn.allow_tf32
-    except RuntimeError:  # the caller uses the names that torch has since 2.9, which it refuses to mix with this one
-        exact = (cudnn.conv, "fp32_precision", "ieee")
-    changes = [exact, (cudnn, "benchmark", True)]
-    before = [getattr(owner, name) for owner, name, _ in changes]
-    try:
+class _Convolutions:
+    """How a graphics card computes convolutions, told to the whole process: while we compute, as `choose_compute` has it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_computing = 0
+        self._before: list[tuple[Any, str, Any]] = []
+
+    @contextmanager
+    def as_ours(self) -> Iterator[None]:
+        """Set it with the first of several threads that compute, and put back what was set before with the last."""
+        with self._lock:
+            if self._num_computing == 0:
+                self._before = self._set()
+            self._num_computing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_computing -= 1
+                if self._num_computing == 0:
+                    for owner, name, value in self._before:
+                        setattr(owner, name, value)
+
+    @staticmethod
+    def _set() -> list[tuple[Any, str, Any]]:
+        """Return what was set before, as owner, name and value."""
+        cudnn: Any = torch.backends.cudnn
+        exact: tuple[Any, str, Any] = (cudnn, "allow_tf32", False)
+        try:
+            _ = cudnn.allow_tf32
+        except (
+            RuntimeError
+        ):  # the caller uses the names that torch has since 2.9, which it refuses to mix with this one
+            exact = (cudnn.conv, "fp32_precision", "ieee")
+        changes = [exact, (cudnn, "benchmark", True)]
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
         for owner, name, value in changes:
             setattr(owner, name, value)
-        yield
-    finally:
-        for (owner, name, _), value in zip(changes, before, strict=True):
-            setattr(owner, name, value)
+        return before
+
+
+_CONVOLUTIONS = _Convolutions()
 
 
 @functools.cache

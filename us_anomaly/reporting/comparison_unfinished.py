@@ -3,8 +3,8 @@
 import os
 import re
 import shlex
-import time
-from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from us_anomaly.errors import UsadError
@@ -18,9 +18,13 @@ FAILED = "`%s` failed: %s"
 """The last record of the log of a command that failed: the command as typed, and its error."""
 _LAST_BYTES = 65_536
 _MAX_SHOWN = 500
-_RECORD = re.compile(r"^(\d{4}-\d\d-\d\d [\d:]{8}),\d{3} [A-Z]+ [\w.]+: ", re.MULTILINE)
+_RECORD = re.compile(r"^(\d{4}-\d\d-\d\d [\d:]{8},\d{3}(?:[+-]\d{4})?) [A-Z]+ [\w.]+: ", re.MULTILINE)
+_STAGE = re.compile(r": \[\d+/\d+\] ([\w-]+)$", re.MULTILINE)
+"""How `usad run` announces a stage."""
 _WITHOUT_FIGURES = ("export", "report")
 """Commands that change no figure."""
+_EVALUATING = ("run", "evaluate")
+"""Commands whose success means that the figures are those of what is there."""
 _FAILURE = re.compile(r"`(usad .+?)` failed: (\S.*)", re.DOTALL)
 _SETTING = re.compile(r"[+~]*(?!hydra)[\w.]+=.*", re.DOTALL)
 
@@ -65,20 +69,29 @@ def left_undone(folder: Path) -> str | None:
     run_dir = RunDir(folder)
     made_at = _made_at(run_dir)
     owner = owner_at(run_dir.lock)
-    if owner is not None and str(owner.since) >= made_at and _is_of_figures(str(owner.command)):
+    if owner is not None and _seconds(str(owner.since)) >= made_at and _is_of_figures(str(owner.command)):
         return "a command has begun there since these figures were made, and is at work or was killed"
-    when, failure = _last_record(run_dir, but=_WITHOUT_FIGURES)
-    if failure is None or when < made_at or not _is_of_figures(failure[1]):
-        return None
-    return f"its last command failed after these figures were made ({_in_one_line(failure[2])})"
+    lasts = [last for last in _last_records(run_dir) if last.at >= made_at]
+    succeeded_at = max((last.at for last in lasts if last.of in _EVALUATING and last.failure is None), default=made_at)
+    failures = [last.failure for last in lasts if last.is_of_figures and last.at >= succeeded_at]
+    told = [failure for failure in failures if failure is not None]
+    return f"its last command failed after these figures were made ({_in_one_line(told[-1][2])})" if told else None
 
 
-def _made_at(run_dir: RunDir) -> str:
-    """Return when the figures were made, in the form of the times of a log."""
+def _made_at(run_dir: RunDir) -> float:
+    """Return when the figures were made, in seconds."""
     try:
-        return str(read_json(run_dir.provenance(run_dir.evaluation_json))["made_at"])[:19].replace("T", " ")
+        return _seconds(str(read_json(run_dir.provenance(run_dir.evaluation_json))["made_at"]))
     except (UsadError, KeyError, TypeError):  # old run directories have no such note
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run_dir.evaluation_json.stat().st_mtime))
+        return float(int(run_dir.evaluation_json.stat().st_mtime))
+
+
+def _seconds(text: str) -> float:
+    """Return a time in seconds; without an offset, as in older files, it is the local one, and 0 stands for what is no time."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _is_of_figures(command: str) -> bool:
@@ -88,7 +101,8 @@ def _is_of_figures(command: str) -> bool:
 
 def _failure(run_dir: RunDir) -> str | None:
     """Return what ended the last command, and the command; None if that is not known."""
-    _, found = _last_record(run_dir)
+    lasts = _last_records(run_dir)
+    found = lasts[-1].failure if lasts else None
     if found is None or "inference.input=" in found[1]:  # a picture that was looked at: nothing of the pipeline
         return None
     command = _command(found[1], of=run_dir.root)
@@ -96,20 +110,34 @@ def _failure(run_dir: RunDir) -> str | None:
     return f"it did not finish: {_in_one_line(found[2])}; {way}"
 
 
-def _last_record(run_dir: RunDir, *, but: Sequence[str] = ()) -> tuple[str, re.Match[str] | None]:
-    """Return when the last command wrote last, and what it wrote if that is a failure.
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The last record in the log of one command."""
 
-    Times are those in the logs, for copied files have others.
+    at: float
+    """When it was written, in seconds: that in the log, for copied files have other times."""
+    of: str
+    """Name of the command."""
+    failure: re.Match[str] | None
+    """The command as typed, and its error, if the record tells one."""
+    is_of_figures: bool
+    """Whether that command may change figures and had not made them yet."""
 
-    Args:
-        run_dir: Where it worked.
-        but: Commands that do not count.
-    """
-    logs = [path for path in run_dir.of_all_commands(run_dir.command_log) if path.parent.name not in but]
-    ends = [_end(path) for path in logs]
-    records = [(list(_RECORD.finditer(text))[-1:], text) for text in ends]
-    last = max(((found[0][1], text[found[0].end() :]) for found, text in records if found), default=("", ""))
-    return last[0], _FAILURE.match(last[1])
+
+def _last_records(run_dir: RunDir) -> list[_Last]:
+    """Return the last record of each command that worked in a folder, in the order in which they were written."""
+    lasts = []
+    for path in run_dir.of_all_commands(run_dir.command_log):
+        text = _end(path)
+        record = next(iter(list(_RECORD.finditer(text))[-1:]), None)
+        if record is None:
+            continue
+        failure = _FAILURE.match(text[record.end() :])
+        stages = _STAGE.findall(text[: record.start()])
+        has_figures = path.parent.name == "run" and stages[-1:] == ["report"]  # which comes after them
+        is_of_figures = failure is not None and _is_of_figures(failure[1]) and not has_figures
+        lasts.append(_Last(_seconds(record[1]), path.parent.name, failure, is_of_figures))
+    return sorted(lasts, key=lambda last: last.at)
 
 
 def _end(path: Path) -> str:

@@ -5,6 +5,7 @@ Written only by the process that holds the lock, so that a refused command leave
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +41,9 @@ def recorded(run_dir: RunDir, *, command: str, texts: Mapping[Path, str]) -> Ite
         handler = _Log(log_path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise cannot_write(log_path, error) from error
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    formatter = logging.Formatter(_FORMAT)
+    formatter.default_msec_format = f"%s,%03d{time.strftime('%z')}"  # machines that share a disk may differ
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.addHandler(handler)
     try:

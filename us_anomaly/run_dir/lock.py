@@ -80,7 +80,12 @@ def _take(run_dir: RunDir, command: str) -> int:
                 raise _refusal(run_dir, previous)
             if _is_at(descriptor, run_dir.lock):
                 is_certain = is_new or _can_be_taken_over(run_dir, previous, are_locks_known=is_ours is not None)
-                write_owner(descriptor, ours := this_process(command))
+                ours = this_process(command)
+                try:
+                    write_owner(descriptor, ours)
+                except BaseException:  # an empty file would keep others waiting
+                    run_dir.lock.unlink(missing_ok=True)
+                    raise
                 if not is_certain:
                     _require_still_ours(run_dir, ours)
                 return descriptor

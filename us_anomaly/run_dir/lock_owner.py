@@ -22,7 +22,7 @@ class Owner:
     boot_id: str | None
     """Identifies the kernel it runs under, which containers of one machine share; None where there is none."""
     since: str
-    """When it took the lock, local time."""
+    """When it took the lock, local time with its offset."""
     command: str
     """What it does."""
     job: str | None = None
@@ -75,7 +75,7 @@ def this_process(command: str) -> Owner:
         pid=os.getpid(),
         host=socket.gethostname(),
         boot_id=_boot_id(),
-        since=time.strftime("%Y-%m-%d %H:%M:%S"),
+        since=time.strftime("%Y-%m-%d %H:%M:%S%z"),
         command=command,
         job=job,
         restarts=restarts,

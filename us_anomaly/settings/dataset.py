@@ -33,7 +33,8 @@ class DataSettings:
     white_level: float | None
     """Which value is white in pictures of more than 8 bits, for example 4095 for a camera of 12 bits; black is 0. null guesses it
     for each picture, the smallest of 255, 1023, 4095, 16383 and 65535 (or 1) that holds its largest value, so a dark picture
-    may come out brighter than others: name it wherever pictures have more than 8 bits."""
+    may come out brighter than others: name it wherever pictures have more than 8 bits. It
+    is for pictures of the data set and new ones, not for folders in `teacher.images`."""
     allow_outside_root: bool
     """Accept image and mask paths that leave `data.root` (links, `..`, absolute paths)."""
     group_pattern: str | None

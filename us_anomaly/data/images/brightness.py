@@ -167,6 +167,8 @@ def _decoded_as(file: BinaryIO, image: Image.Image, raw_mode: str) -> NDArray[np
     """Decode the file with another raw mode, (H, W, channels)."""
     file.seek(0)
     again: Any = Image.open(file, formats=[str(image.format)])
+    if page := image.tell():
+        again.seek(page)
     again.tile = [_with_raw_mode(tile, raw_mode) for tile in again.tile]
     again.load()
     return np.asarray(again)

@@ -68,7 +68,7 @@ def read_image(path: Path, *, max_pixels: int, white_level: float | None = None)
         BadImageError: The file is missing, unreadable, empty, truncated, not a picture, has more than
             `max_pixels` pixels (told from the header, before decoding), holds not-a-number, or values above `white_level`.
     """
-    return read_with_white_level(path, max_pixels=max_pixels, white_level=white_level)[0]
+    return decode(path, lambda opened: _rgb(opened, white_level), max_pixels=max_pixels)
 
 
 def rgb_of(image: Image.Image, *, white_level: float | None = None) -> NDArray[np.uint8]:
@@ -100,7 +100,7 @@ def rgb_of(image: Image.Image, *, white_level: float | None = None) -> NDArray[n
 def _deep_channels_of(image: Image.Image) -> DeepChannels | None:
     """Return what a picture of Pillow holds in several channels of 16 bits, which stays as it is; None for any other."""
     file = getattr(image, "fp", None)
-    if file is None:
+    if file is None or not getattr(image, "tile", None):  # loaded, and the file perhaps closed
         return None
     position = file.tell()
     try:
@@ -120,13 +120,11 @@ def read_with_white_level(
 
     def read(opened: Opened) -> tuple[NDArray[np.uint8], float | None]:
         image, file = opened
-        orientation = stored_orientation(image)
         deep = deep_channels(image, file)
-        if deep is not None:
-            _, white = value_range(deep.colour, white_level=white_level)
-            return upright(_over_white(deep.to_rgba(white_level=white)), orientation), white
-        pixels = upright(_colours(loaded(image), white_level=white_level), orientation)
-        return pixels, value_range(np.asarray(image), white_level=white_level)[1] if is_deep_grey(image) else None
+        pixels = _rgb(opened, white_level, deep=deep)
+        if deep is None and not is_deep_grey(image):
+            return pixels, None
+        return pixels, value_range(np.asarray(image) if deep is None else deep.colour, white_level=white_level)[1]
 
     return decode(path, read, max_pixels=max_pixels)
 
@@ -246,6 +244,16 @@ def _valid_orientation(read: Callable[[], object]) -> int:
     except Exception:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _rgb(opened: Opened, white_level: float | None, *, deep: DeepChannels | None = None) -> NDArray[np.uint8]:
+    """Return the upright picture as uint8, shape (H, W, 3); `deep` is what `deep_channels` gives, where that is known."""
+    image, file = opened
+    orientation = stored_orientation(image)
+    deep = deep_channels(image, file) if deep is None else deep
+    if deep is not None:
+        return upright(_over_white(deep.to_rgba(white_level=white_level)), orientation)
+    return upright(_colours(loaded(image), white_level=white_level), orientation)
 
 
 def _colours(image: Image.Image, *, white_level: float | None) -> NDArray[np.uint8]:

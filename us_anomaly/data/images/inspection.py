@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from us_anomaly.data.images.brightness import WHITE_LEVELS
 from us_anomaly.data.images.decoding import read_with_white_level
 from us_anomaly.data.images.masks import load_mask, same_proportions
 from us_anomaly.data.sample import Sample
@@ -92,9 +93,11 @@ def _warn_about_brightness(levels: dict[float, list[str]]) -> None:
     found = [f"{level:g} in {len(names)}, for example {names[0]}" for level, names in sorted(levels.items())]
     log.warning(
         "pictures of more than 8 bits are not brought to one brightness, because their largest values differ: white is %s; the "
-        "same grey looks different in them: say what is white in all of them, here data.white_level=%g",
+        "same grey looks different in them: %s",
         "; ".join(found[:MAX_LEVELS_NAMED]) + ("; ..." if len(found) > MAX_LEVELS_NAMED else ""),
-        max(levels),
+        f"say what is white in all of them, here data.white_level={max(levels):g}"
+        if set(levels) <= set(WHITE_LEVELS)
+        else "save all of them as 8 bits by one scale",
     )
 
 
