@@ -158,6 +158,9 @@ def test_only_the_file_and_the_report_are_written(exported, trained):
     assert files_below(exported) - files_below(trained) == new
 
 
+NARROW = ("students.steps=2", "students.width=0.1")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
@@ -170,7 +173,7 @@ def test_only_the_file_and_the_report_are_written(exported, trained):
     ],
 )
 def test_other_ways_from_maps_to_scores_agree_too(compose, tiny, tmp_path, overrides):
-    settings = compose("run", *tiny(tmp_path / "run"), "teacher.checkpoint=builtin", "students.steps=2", *overrides)
+    settings = compose("run", *tiny(tmp_path / "run"), "teacher.checkpoint=builtin", *NARROW, *overrides)
     run_all(settings)
     export.run(settings)  # refuses what does not agree
     told = json.loads((tmp_path / "run/onnx/parity.json").read_text())
