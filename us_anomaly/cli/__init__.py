@@ -28,6 +28,7 @@ from us_anomaly.cli.messages import one_line
 from us_anomaly.cli.process_environment import prepare_environment
 from us_anomaly.cli.remembered import naming_the_folder
 from us_anomaly.errors import SettingsError, UsadError
+from us_anomaly.reporting.comparison_unfinished import EVALUATING
 from us_anomaly.run_dir.faults import explain
 from us_anomaly.run_dir.interruption import interruptible
 from us_anomaly.version import __version__
@@ -44,9 +45,6 @@ __all__ = [
     "register_schemas",
     "to_settings",
 ]
-
-EVALUATING = ("run", "evaluate")
-"""Commands whose results can be compared."""
 
 
 def main() -> None:
@@ -116,11 +114,11 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         print(f"usad: {interruption or 'stopped'}; run the same command again to go on", file=sys.stderr)
         return 128 + number
     except Exception as error:
-        worded = _worded(error, arguments)
-        if show_traceback or (worded is None and not _is_of_a_job(error)):
+        worded, is_told = _worded(error, arguments), _is_of_a_job(error)
+        if show_traceback or (worded is None and not is_told):
             _list_failures()
             raise
-        return _report(worded or error, is_told=_is_of_a_job(error))
+        return _report(worded or error, is_told=is_told)
     if name in EVALUATING:
         for folder in dict.fromkeys(Path(run_dir).parent for run_dir in jobs):
             print(f"the jobs side by side: usad compare {shlex.quote(str(folder))}")

@@ -15,8 +15,9 @@ from us_anomaly.cli.configuration import to_settings
 from us_anomaly.cli.messages import as_text
 from us_anomaly.cli.remembered import missing_data, remember, renew_paths
 from us_anomaly.errors import SettingsError, UsadError
-from us_anomaly.reporting.comparison_unfinished import CONFIG_DIR, FAILED
+from us_anomaly.reporting.comparison_unfinished import FAILED
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.added_folder import CONFIG_DIR
 from us_anomaly.run_dir.command_log import leaving_no_trace, recorded
 from us_anomaly.run_dir.faults import explained, in_one_line, with_way_out
 from us_anomaly.run_dir.interruption import interruptible
@@ -90,23 +91,26 @@ def execute(name: str, config: Any) -> None:
     except UsadError as error:
         log.debug("what failed, with its traceback:", exc_info=True)
         if is_sweep:  # raised, because a launcher may run the job in another process
-            log.error("this job failed: %s", error)
-            failures.append(f"{config.run_dir} ({' '.join(typed)}): {error}")
+            _note_failed_job(error, str(error), run_dir=config.run_dir, typed=typed)
             sweep = shlex.quote(str(Path(config.run_dir).parent))
-            _let_go(error)
             raise type(error)(f"{failures[-1]}; `usad compare {sweep}` lists those that began") from error
         faults.append(error)  # not raised, because Hydra would print a line of its own
     except Exception as error:
         if is_sweep:
-            log.error("this job failed: %s", unexpected(error))
             log_file = (home or RunDir(config.run_dir)).command_log(name)
-            traced = f"; the traceback is in {log_file}" if log_file.exists() else ""
-            failures.append(f"{config.run_dir} ({' '.join(typed)}): {unexpected(error)}{traced}")
-            _let_go(error)
+            where = f"; the traceback is in {log_file}" if log_file.exists() else ""
+            _note_failed_job(error, unexpected(error), run_dir=config.run_dir, typed=typed, where=where)
         raise
     finally:
         if is_sweep:
             _free_device_memory()
+
+
+def _note_failed_job(error: BaseException, said: str, *, run_dir: str, typed: Sequence[str], where: str = "") -> None:
+    """Remember a job of a sweep for the list at the end, and nothing else of it."""
+    log.error("this job failed: %s", said)
+    failures.append(f"{run_dir} ({' '.join(typed)}): {said}{where}")
+    _let_go(error)
 
 
 def unexpected(error: BaseException) -> str:

@@ -17,8 +17,8 @@ from us_anomaly.cli.configuration import config_dir
 from us_anomaly.cli.foreign import added_folders
 from us_anomaly.cli.messages import NEEDS_A_FOLDER, NO_CONSTANT, as_text, one_line
 from us_anomaly.errors import ArtifactError, SettingsError
-from us_anomaly.reporting.comparison_unfinished import CONFIG_DIR, added_folder_of
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.added_folder import CONFIG_DIR, added_folder_of
 from us_anomaly.run_dir.atomic import read_json, write_json
 from us_anomaly.settings import is_of_one_command
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from us_anomaly.errors import UsadError
 from us_anomaly.run_dir import RunDir
+from us_anomaly.run_dir.added_folder import CONFIG_DIR, added_folder_of, can_be_offered
 from us_anomaly.run_dir.atomic import read_json
 from us_anomaly.run_dir.lock_owner import owner_at
 from us_anomaly.settings import is_of_one_command
 
-CONFIG_DIR = "--config-dir="
 FAILED = "`%s` failed: %s"
 """The last record of the log of a command that failed: the command as typed, and its error."""
 _LAST_BYTES = 65_536
@@ -23,8 +23,8 @@ _STAGE = re.compile(r": \[\d+/\d+\] ([\w-]+)$", re.MULTILINE)
 """How `usad run` announces a stage."""
 _WITHOUT_FIGURES = ("export", "report")
 """Commands that change no figure."""
-_EVALUATING = ("run", "evaluate")
-"""Commands whose success means that the figures are those of what is there."""
+EVALUATING = ("run", "evaluate")
+"""Commands whose success means that there are figures, of what is there, and that they can be compared."""
 _FAILURE = re.compile(r"`(usad .+?)` failed: (\S.*)", re.DOTALL)
 _SETTING = re.compile(r"[+~]*(?!hydra)[\w.]+=.*", re.DOTALL)
 
@@ -45,25 +45,6 @@ def why_unfinished(folder: Path) -> str:
     )
 
 
-def added_folder_of(run_dir: RunDir) -> str | None:
-    """Return the folder of configuration files that was added when something was last made, if it is still there.
-
-    It is for messages: a run directory may come from anybody.
-    """
-    try:
-        content = read_json(run_dir.made_with)
-    except UsadError:
-        return None
-    match content:
-        case {"config_dir": str(folder)} if _can_be_offered(folder):
-            return folder
-    return None
-
-
-def _can_be_offered(folder: str) -> bool:
-    return folder.isprintable() and os.path.isabs(folder) and os.path.isdir(folder)  # noqa: PTH112, PTH117 (texts)
-
-
 def left_undone(folder: Path) -> str | None:
     """Return what happened to a command that began or failed after the figures of a folder were made; None if nothing did."""
     run_dir = RunDir(folder)
@@ -72,7 +53,7 @@ def left_undone(folder: Path) -> str | None:
     if owner is not None and _seconds(str(owner.since)) >= made_at and _is_of_figures(str(owner.command)):
         return "a command has begun there since these figures were made, and is at work or was killed"
     lasts = [last for last in _last_records(run_dir) if last.at >= made_at]
-    succeeded_at = max((last.at for last in lasts if last.of in _EVALUATING and last.failure is None), default=made_at)
+    succeeded_at = max((last.at for last in lasts if last.of in EVALUATING and last.failure is None), default=made_at)
     failures = [last.failure for last in lasts if last.is_of_figures and last.at >= succeeded_at]
     told = [failure for failure in failures if failure is not None]
     return f"its last command failed after these figures were made ({_in_one_line(told[-1][2])})" if told else None
@@ -159,7 +140,7 @@ def _command(text: str, *, of: Path) -> str | None:
     settings = settings[len(flags) :]
     if program != "usad" or not re.fullmatch(r"[a-z]+(-[a-z]+)*", name) or not all(map(_SETTING.fullmatch, settings)):
         return None
-    if not all(_can_be_offered(flag.removeprefix(CONFIG_DIR)) for flag in flags):
+    if not all(can_be_offered(flag.removeprefix(CONFIG_DIR)) for flag in flags):
         return None
     keys = {setting.partition("=")[0].lstrip("+~"): setting.partition("=")[2] for setting in settings}
     elsewhere = os.path.realpath(keys.get("run_dir", "").strip("\"'")) != os.path.realpath(of)

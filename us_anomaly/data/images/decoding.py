@@ -68,7 +68,7 @@ def read_image(path: Path, *, max_pixels: int, white_level: float | None = None)
         BadImageError: The file is missing, unreadable, empty, truncated, not a picture, has more than
             `max_pixels` pixels (told from the header, before decoding), holds not-a-number, or values above `white_level`.
     """
-    return decode(path, lambda opened: _rgb(opened, white_level), max_pixels=max_pixels)
+    return decode(path, lambda opened: _rgb(opened[0], deep_channels(*opened), white_level), max_pixels=max_pixels)
 
 
 def rgb_of(image: Image.Image, *, white_level: float | None = None) -> NDArray[np.uint8]:
@@ -121,7 +121,7 @@ def read_with_white_level(
     def read(opened: Opened) -> tuple[NDArray[np.uint8], float | None]:
         image, file = opened
         deep = deep_channels(image, file)
-        pixels = _rgb(opened, white_level, deep=deep)
+        pixels = _rgb(image, deep, white_level)
         if deep is None and not is_deep_grey(image):
             return pixels, None
         return pixels, value_range(np.asarray(image) if deep is None else deep.colour, white_level=white_level)[1]
@@ -246,11 +246,9 @@ def _valid_orientation(read: Callable[[], object]) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _rgb(opened: Opened, white_level: float | None, *, deep: DeepChannels | None = None) -> NDArray[np.uint8]:
-    """Return the upright picture as uint8, shape (H, W, 3); `deep` is what `deep_channels` gives, where that is known."""
-    image, file = opened
+def _rgb(image: Image.Image, deep: DeepChannels | None, white_level: float | None) -> NDArray[np.uint8]:
+    """Return the upright picture as uint8, shape (H, W, 3); `deep` is what `deep_channels` gives of it."""
     orientation = stored_orientation(image)
-    deep = deep_channels(image, file) if deep is None else deep
     if deep is not None:
         return upright(_over_white(deep.to_rgba(white_level=white_level)), orientation)
     return upright(_colours(loaded(image), white_level=white_level), orientation)
